@@ -1,0 +1,1 @@
+"""cosmic_rays"""
