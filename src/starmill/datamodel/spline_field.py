@@ -38,34 +38,60 @@ def interpolate_line(
     at : (k,) array
         Where to evaluate.
     kind : {'akima', 'natural', 'linear', 'constant'}
-        Wanted spline; with fewer nodes than it needs (5, 3, 2, 1) a simpler one is used.
+        Wanted spline; with fewer nodes than it needs (5, 3, 2, 1) a simpler one is used. 'constant' takes
+        the nearest node.
 
     Returns
     -------
     interpolated : (k,) or (k, m) array
     """
-    best = _SIMPLER.get(len(nodes), "akima")
-    kind = kind if _RANK[kind] <= _RANK[best] else best
+    from_values, from_slopes = _line_weights(nodes, at, kind)
+    result = from_values @ values
+    if from_slopes is not None:
+        result += from_slopes @ _node_slopes(nodes, values, kind)
+    return np.asarray(result)
+
+
+def _possible_kind(n_nodes: int, kind: str) -> str:
+    best = _SIMPLER.get(n_nodes, "akima")
+    return kind if _RANK[kind] <= _RANK[best] else best
+
+
+def _node_slopes(nodes: NDArray[np.float64], values: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
+    """Return the first derivatives of the spline at its nodes; same shape as the values."""
+    if _possible_kind(len(nodes), kind) == "natural":
+        return np.asarray(CubicSpline(nodes, values, bc_type="natural")(nodes, 1))
+    return np.asarray(Akima1DInterpolator(nodes, values)(nodes, 1))
+
+
+def _line_weights(
+    nodes: NDArray[np.float64], at: NDArray[np.float64], kind: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Return the weights of the node values and of the node slopes in the result, (k, n) each.
+
+    A cubic in Hermite form is linear in both, and so is its continuation outside the end nodes with the
+    first and second derivative found there.
+    """
+    kind = _possible_kind(len(nodes), kind)
+    at = np.asarray(at, np.float64)
+    k = np.arange(len(at))
+    from_values = np.zeros((len(at), len(nodes)))
     if kind == "constant":
-        middle = (nodes[1:] + nodes[:-1]) / 2
-        return np.asarray(values)[np.searchsorted(middle, at)]
+        from_values[k, np.searchsorted((nodes[1:] + nodes[:-1]) / 2, at)] = 1.0
+        return from_values, None
+    left = np.clip(np.searchsorted(nodes, at) - 1, 0, len(nodes) - 2)
+    width = nodes[left + 1] - nodes[left]
+    t = (at - nodes[left]) / width
     if kind == "linear":
-        place = np.clip(np.searchsorted(nodes, at) - 1, 0, len(nodes) - 2)
-        step = (values[place + 1] - values[place]).T / (nodes[place + 1] - nodes[place])
-        return np.asarray((values[place].T + step * (at - nodes[place])).T)
-    if kind == "natural":
-        spline = CubicSpline(nodes, values, bc_type="natural")
-    else:
-        spline = Akima1DInterpolator(nodes, values)
-    result = np.asarray(spline(np.clip(at, nodes[0], nodes[-1])))
-    for end, outside in ((nodes[0], at < nodes[0]), (nodes[-1], at > nodes[-1])):
-        if outside.any():
-            slope, curve = spline(end, 1), spline(end, 2)
-            d = at[outside] - end
-            result[outside] += (np.multiply.outer(d, slope) + np.multiply.outer(d**2 / 2, curve)).reshape(
-                result[outside].shape
-            )
-    return result
+        from_values[k, left], from_values[k, left + 1] = 1 - t, t
+        return from_values, None
+    from_slopes = np.zeros_like(from_values)
+    up = np.where(t < 0, 3 * t**2, np.where(t > 1, 1 - 3 * (t - 1) ** 2, t**2 * (3 - 2 * t)))
+    first = np.where(t < 0, t - 2 * t**2, np.where(t > 1, (t - 1) ** 2, t * (1 - t) ** 2))
+    last = np.where(t < 0, -(t**2), np.where(t > 1, (t - 1) + 2 * (t - 1) ** 2, t**2 * (t - 1)))
+    from_values[k, left], from_values[k, left + 1] = 1 - up, up
+    from_slopes[k, left], from_slopes[k, left + 1] = first * width, last * width
+    return from_values, from_slopes
 
 
 class SplineField(Field):
@@ -118,30 +144,31 @@ class SplineField(Field):
                 columns[:, i] = interpolate_line(self.y_nodes[use], self.values[use, i], y, self.spline)
         return columns
 
-    def _grid(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        columns = self._columns_at(y)
-        use = np.isfinite(columns[0]) if len(columns) else np.ones(len(self.x_nodes), bool)
-        return interpolate_line(self.x_nodes[use], columns[:, use].T, x, self.spline).T
-
     def __call__(self, x: Any, y: Any) -> NDArray[np.float64]:
         x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
-        flat_x, flat_y = x.ravel(), y.ravel()
-        columns = self._columns_at(flat_y)
+        columns = self._columns_at(y.ravel())
         if not len(columns):
             return np.zeros(x.shape)
         use = np.isfinite(columns[0])
-        nodes = self.x_nodes[use]
-        # Each position has a line of its own; lines are handled together where they are the same.
-        out = np.array([
-            interpolate_line(nodes, row, flat_x[k : k + 1], self.spline)[0] for k, row in enumerate(columns[:, use])
-        ])
+        nodes, lines = self.x_nodes[use], columns[:, use]
+        from_values, from_slopes = _line_weights(nodes, x.ravel(), self.spline)
+        out = np.einsum("pn,pn->p", from_values, lines)
+        if from_slopes is not None:
+            out += np.einsum("pn,pn->p", from_slopes, _node_slopes(nodes, lines.T, self.spline).T)
         return out.reshape(x.shape)
 
     def image(self, box: Box | None = None, dtype: Any = np.float64) -> NDArray[Any]:
         box = box or self.box
-        x = np.arange(box.x0, box.x1, dtype=np.float64)
-        y = np.arange(box.y0, box.y1, dtype=np.float64)
-        return self._grid(x, y).astype(dtype, copy=False)
+        columns = self._columns_at(np.arange(box.y0, box.y1, dtype=np.float64))
+        if not len(columns):
+            return np.zeros(box.shape, dtype)
+        use = np.isfinite(columns[0])
+        nodes, lines = self.x_nodes[use], columns[:, use]
+        from_values, from_slopes = _line_weights(nodes, np.arange(box.x0, box.x1), self.spline)
+        if from_slopes is not None:
+            lines = np.hstack([lines, _node_slopes(nodes, lines.T, self.spline).T])
+            from_values = np.hstack([from_values, from_slopes])
+        return lines.astype(dtype, copy=False) @ from_values.T.astype(dtype)
 
     def to_dict(self) -> dict[str, Any]:
         return {
