@@ -1,1 +1,1 @@
-"""detection"""
+"""Finding sources: smoothing, thresholds, footprints, peaks."""
