@@ -1,1 +1,1 @@
-"""isr"""
+"""Instrument signature removal: algorithms on arrays."""

@@ -1,0 +1,80 @@
+"""Master bias, dark and flat, with the variance, in one pass."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from starmill.errors import InputError
+from starmill.kernels.isr import apply_masters as _apply
+
+__all__ = ["apply_masters"]
+
+_NO_IMAGE = np.empty((0, 0), np.float32)
+_NO_MASK = np.empty((0, 0), np.int32)
+
+
+def apply_masters(
+    image, mask, variance, regions, *, bias=None, dark=None, flat=None, dark_time=0.0,
+    minimum_flat=0.01, low_flat_bit=256, mask_bits=-1, uncertainty=True,
+):  # fmt: skip
+    """Subtract bias and dark, compute the variance and divide by the flat, in place.
+
+    With counts ``c`` (electron), bias ``b``, dark rate ``d``, time ``t`` and flat ``f``::
+
+        s        = c - b
+        variance = [max(s, 0) + read_noise^2 + var(b) + t^2 var(d)] / f^2 + (image / f)^2 var(f)
+        image    = (s - t d) / f
+
+    so the shot noise of the dark current counts, although its mean is subtracted.
+
+    Parameters
+    ----------
+    image, mask, variance : (ny, nx) arrays, float32 electron, int32, float32 electron**2
+        Changed.
+    regions : list of (Box, float or None)
+        Amplifier boxes and read noise (electron). None: ``variance`` is taken as it stands
+        instead of being computed.
+    bias, dark, flat : MasterFrame, optional
+        electron, electron/s, dimensionless.
+    dark_time : float, second
+    minimum_flat : float
+        Pixels with a smaller flat, and those where it is no number, get ``low_flat_bit``. Below
+        0.01 the division is left out.
+    low_flat_bit : int
+    mask_bits : int
+        Which bits of the masters' masks are passed on.
+    uncertainty : bool
+        Whether the variances of the masters are propagated.
+
+    References
+    ----------
+    Janesick 2001, *Scientific Charge-Coupled Devices*, chapter 2.
+    """
+    frames = [bias, dark, flat]
+    for frame in frames:
+        if frame is not None and frame.shape != image.shape:
+            raise InputError(f"the master {frame.kind} has shape {frame.shape}, the image {image.shape}")
+    images = tuple(_NO_IMAGE if frame is None else _contiguous(frame.image) for frame in frames)
+    planes = tuple(_used_mask(frame, mask_bits) for frame in frames)
+    variances = tuple(
+        _contiguous(frame.variance)
+        if frame is not None and uncertainty and frame.variance.any()
+        else _NO_IMAGE
+        for frame in frames
+    )
+    settings = (float(dark_time), float(minimum_flat))
+    for box, read_noise in regions:
+        noise = -1.0 if read_noise is None else float(read_noise)
+        limits = (box.y0, box.y1, box.x0, box.x1)
+        _apply(image, mask, variance, limits, noise, images, planes, variances, settings, int(low_flat_bit))
+
+
+def _contiguous(array):
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _used_mask(frame, mask_bits):
+    if frame is None or not frame.mask.any():
+        return _NO_MASK
+    plane = np.ascontiguousarray(frame.mask, np.int32)
+    return plane if mask_bits == -1 else plane & np.int32(mask_bits)

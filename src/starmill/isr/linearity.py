@@ -1,0 +1,109 @@
+"""Make the signal proportional to the light."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.interpolate import Akima1DInterpolator
+
+from starmill.errors import AlgorithmError
+from starmill.kernels.isr import add_polynomial, add_table
+
+__all__ = ["correct_linearity", "fit_linearity", "linearity_correction"]
+
+_STEP = 4.0  # adu between table nodes: the error of a smooth correction is far below 0.01 adu
+
+
+def linearity_correction(signal, linearity):
+    """Return what must be added to signals above the overscan, adu.
+
+    Parameters
+    ----------
+    signal : array, adu
+    linearity : Linearity
+
+    Returns
+    -------
+    correction : array, adu
+        Constant beyond the ends of a table or spline.
+    """
+    signal = np.asarray(signal, np.float64)
+    if linearity.kind in ("polynomial", "squared"):
+        powers = np.polynomial.polynomial.polyval(signal, np.array(linearity.coefficients))
+        return powers * signal**2
+    if linearity.kind == "lookup_table":
+        return np.interp(signal, linearity.nodes, linearity.coefficients)
+    if linearity.kind == "spline":
+        return -_spline(linearity)(np.clip(signal, linearity.nodes[0], linearity.nodes[-1]))
+    return np.zeros_like(signal)
+
+
+def correct_linearity(image, amplifier, linearity=None):
+    """Correct the pixels of one amplifier in place.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32 array, electron
+        Assembled image above the overscan level. Changed in ``amplifier.box``.
+    amplifier : Amplifier
+        Box and gain; the correction is defined in adu.
+    linearity : Linearity, optional
+        Instead of the amplifier's own.
+    """
+    linearity = amplifier.linearity if linearity is None else linearity
+    box = amplifier.box
+    limits = (box.y0, box.y1, box.x0, box.x1)
+    gain = float(amplifier.gain)
+    if linearity.kind in ("polynomial", "squared"):
+        add_polynomial(image, limits, np.array(linearity.coefficients, np.float32), gain)
+    elif linearity.kind != "none":
+        start, stop = linearity.nodes[0], linearity.nodes[-1]
+        count = max(2, int(np.ceil((stop - start) / _STEP)) + 1)
+        nodes = np.linspace(start, stop, count)
+        table = linearity_correction(nodes, linearity).astype(np.float32)
+        add_table(image, limits, table, float(start), float(nodes[1] - nodes[0]), gain)
+
+
+def fit_linearity(signal, light, *, order=2, linear_range=(30.0, 20000.0)):
+    """Polynomial linearity from a series of exposures of a steady lamp.
+
+    The proportionality ``signal = k light`` is fitted in ``linear_range``; the coefficients then
+    minimise the relative residuals of ``signal + sum_k c_k signal^(k+2) = k light``.
+
+    Parameters
+    ----------
+    signal : (n,) array, adu
+        Level above overscan, bias and dark.
+    light : (n,) array
+        Exposure time or photodiode charge.
+    order : int
+        Number of coefficients.
+    linear_range : (float, float), adu
+
+    Returns
+    -------
+    coefficients : (order,) array, adu^-(k+1)
+    """
+    signal, light = np.asarray(signal, np.float64), np.asarray(light, np.float64)
+    linear = (signal > linear_range[0]) & (signal < linear_range[1])
+    if linear.sum() < 2 or signal.size <= order:
+        raise AlgorithmError(
+            "too few exposures for a linearity fit",
+            numbers={"exposures": signal.size, "in_linear_range": int(linear.sum()), "needed": order + 1},
+        )
+    scale = np.median(signal[linear] / light[linear])
+    unit = signal.max()
+    for _ in range(20):  # the low exposures are themselves slightly non-linear: alternate the two fits
+        target = (scale * light - signal) / signal
+        design = np.stack([(signal / unit) ** (k + 1) for k in range(order)], axis=1)
+        solution = np.linalg.lstsq(design, target, rcond=None)[0]
+        coefficients = solution / unit ** np.arange(1, order + 1)
+        corrected = signal + sum(c * signal ** (k + 2) for k, c in enumerate(coefficients))
+        update = np.sum(corrected[linear] * light[linear]) / np.sum(light[linear] ** 2)
+        if abs(update / scale - 1) < 1e-12:
+            break
+        scale = update
+    return coefficients
+
+
+def _spline(linearity):
+    return Akima1DInterpolator(np.array(linearity.nodes), np.array(linearity.coefficients))

@@ -1,0 +1,61 @@
+"""Saturated pixels and their trails."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+__all__ = ["grow_saturation", "widen_saturation_trails"]
+
+
+def grow_saturation(saturated, pixels=1):
+    """Grow saturated pixels by Manhattan distance.
+
+    Parameters
+    ----------
+    saturated : (ny, nx) bool array
+    pixels : int
+
+    Returns
+    -------
+    grown : (ny, nx) bool array
+    """
+    if pixels <= 0 or not saturated.any():
+        return saturated.copy()
+    return ndimage.binary_dilation(saturated, ndimage.generate_binary_structure(2, 1), iterations=pixels)
+
+
+def widen_saturation_trails(saturated, *, half_width=2, minimum_length=10):
+    """Widen bleed trails: the charge beside a long trail is not trustworthy either.
+
+    A saturated region that is at least ``minimum_length`` rows high and more than twice as high as
+    wide is a trail. Its runs are widened by ``half_width`` columns at the core (the widest row) and
+    by less away from it, in proportion to the distance from the nearer end.
+
+    Parameters
+    ----------
+    saturated : (ny, nx) bool array
+    half_width, minimum_length : int
+
+    Returns
+    -------
+    widened : (ny, nx) bool array
+    """
+    widened = saturated.copy()
+    labels, count = ndimage.label(saturated, np.ones((3, 3), int))
+    if count == 0:
+        return widened
+    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        if height < minimum_length or height <= 2 * width:
+            continue
+        region = labels[rows, columns] == label
+        core = int(region.sum(axis=1).argmax())
+        for i in range(height):
+            reach = core if i <= core else height - 1 - core
+            fraction = 1.0 - abs(i - core) / (reach + 1)
+            extra = int(np.ceil(half_width * fraction))
+            x = np.flatnonzero(region[i])
+            first = max(0, columns.start + x[0] - extra)
+            widened[rows.start + i, first : columns.start + x[-1] + 1 + extra] = True
+    return widened
