@@ -1,0 +1,148 @@
+"""Differential background: what is left between two matched images, measured without the sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from starmill.datamodel.field import ConstantField
+from starmill.differencing.spatial_terms import SpatialTerms
+from starmill.errors import AlgorithmError
+
+__all__ = ["DifferentialBackground", "fit_differential_background"]
+
+
+@dataclass(frozen=True)
+class DifferentialBackground:
+    """A smooth background and how it was chosen.
+
+    Attributes
+    ----------
+    field : Field
+        In the unit of the difference.
+    order : int
+        Order of the terms.
+    cells_used : int
+    error : float
+        Standard error of the background at a typical pixel.
+    """
+
+    field: object
+    order: int
+    cells_used: int
+    error: float
+
+
+def fit_differential_background(difference, variance, bad, box, *, order=None, cell=None, family="chebyshev", maximum_order=6):
+    """Fit a smooth function to a difference image of matched images, ignoring transients and residuals.
+
+    Parameters
+    ----------
+    difference, variance : (ny, nx) arrays
+        Matched difference without background subtraction and its variance.
+    bad : (ny, nx) bool array
+    box : Box
+        Of the image, parent frame.
+    order : int, optional
+        Order of the terms; chosen by cross-validation over the cells when not given.
+    cell : int, optional
+        Side of the cells in pixels; a sixteenth of the longer side by default, at least 32.
+    family : {"chebyshev", "polynomial", "bspline"}
+    maximum_order : int
+        Largest order tried.
+
+    Returns
+    -------
+    background : DifferentialBackground
+
+    Notes
+    -----
+    Each cell gives the clipped mean of its pixels weighted by inverse variance, so that static sources (which
+    cancel) count little and varying ones are clipped. Every second pixel is used in both directions.
+    """
+    x, y, mean, error = cell_means(difference, variance, bad, cell or max(32, max(difference.shape) // 16))
+    good = np.isfinite(mean)
+    if not good.any():
+        raise AlgorithmError(
+            "no cell has enough good pixels for the background", numbers={"cells": len(mean), "usable": 0}
+        )
+    x, y, mean, error = x[good] + box.x0, y[good] + box.y0, mean[good], error[good]
+    if len(mean) < 4:
+        value = np.average(mean, weights=1 / error**2)
+        return DifferentialBackground(ConstantField(box, value), 0, len(mean), float(error.mean()))
+    keep = np.ones(len(mean), bool)
+    orders = [order] if order is not None else range(maximum_order + 1)
+    for _ in range(3):
+        best = min(
+            (o for o in orders if _is_determined(SpatialTerms(box, o, family), keep.sum())),
+            key=lambda o: _validation_error(SpatialTerms(box, o, family), x[keep], y[keep], mean[keep], error[keep]),
+            default=0,
+        )
+        terms = SpatialTerms(box, best, family)
+        coefficients, covariance = _weighted_fit(terms.evaluate(x, y), mean, error, keep)
+        residual = (mean - terms.evaluate(x, y) @ coefficients) / error
+        spread = max(1.0, 1.4826 * np.median(np.abs(residual[keep])))  # MAD to sigma
+        new = np.abs(residual) < 4 * spread
+        if (new == keep).all():
+            break
+        keep = new
+    design = terms.evaluate(x, y)
+    typical = np.sqrt(np.mean(np.einsum("ij,jk,ik->i", design, covariance, design)))
+    return DifferentialBackground(terms.field(coefficients), best, int(keep.sum()), float(typical * spread))
+
+
+def cell_means(difference, variance, bad, cell):
+    """Return centres, clipped weighted means and their errors for every cell, ``(cells,)`` each.
+
+    A cell with less than a tenth of its pixels has a NaN mean.
+    """
+    ny, nx = difference.shape
+    rows = np.linspace(0, ny, max(1, round(ny / cell)) + 1).astype(int)
+    columns = np.linspace(0, nx, max(1, round(nx / cell)) + 1).astype(int)
+    step = 2 if min(np.diff(rows).min(), np.diff(columns).min()) >= 48 else 1
+    out = []
+    for top, bottom in zip(rows[:-1], rows[1:], strict=True):
+        for left, right in zip(columns[:-1], columns[1:], strict=True):
+            part = np.s_[top:bottom:step, left:right:step]
+            center = (left + right - 1) / 2, (top + bottom - 1) / 2
+            out.append((*center, *_clipped_mean(difference[part], variance[part], bad[part])))
+    return tuple(np.array(out).T)
+
+
+def _clipped_mean(values, variance, bad):
+    """Return the weighted mean of the pixels within three standard deviations, and its error."""
+    good = ~bad
+    if good.sum() < max(10, 0.1 * good.size):
+        return np.nan, np.nan
+    values, sigma = values[good].astype(np.float64), np.sqrt(variance[good].astype(np.float64))
+    weight = 1 / sigma**2
+    center = np.median(values)
+    for _ in range(4):
+        near = np.abs(values - center) < 3 * sigma
+        if near.sum() < 10:
+            return np.nan, np.nan
+        new = np.average(values[near], weights=weight[near])
+        if abs(new - center) < 1e-3 * sigma.min():
+            break
+        center = new
+    return new, 1 / np.sqrt(weight[near].sum())
+
+
+def _is_determined(terms, n):
+    return n >= 2 * len(terms)
+
+
+def _weighted_fit(design, values, error, keep):
+    scaled = design[keep] / error[keep][:, None]
+    inverse = np.linalg.pinv(scaled.T @ scaled, rcond=1e-10, hermitian=True)
+    return inverse @ (scaled.T @ (values[keep] / error[keep])), inverse
+
+
+def _validation_error(terms, x, y, values, error):
+    """Return the leave-one-out chi2 per cell of a fit of these terms."""
+    design = terms.evaluate(x, y) / error[:, None]
+    inverse = np.linalg.pinv(design.T @ design, rcond=1e-10, hermitian=True)
+    hat = np.einsum("ij,jk,ik->i", design, inverse, design)
+    residual = values / error - design @ (inverse @ (design.T @ (values / error)))
+    return np.mean(np.minimum((residual / np.maximum(1 - hat, 1e-3)) ** 2, 25))
