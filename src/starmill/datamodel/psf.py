@@ -34,7 +34,9 @@ Float = NDArray[np.float64]
 _KINDS: dict[str, type[Psf]] = {}
 
 
-def shift_images(images: NDArray[Any], dx: Any, dy: Any, order: int = 5) -> Float:
+def shift_images(
+    images: NDArray[Any], dx: Any, dy: Any, order: int = 5, *, preserve_moments: bool = False
+) -> Float:
     """Shift small images by Lanczos interpolation; what lies outside an image counts as zero.
 
     Parameters
@@ -44,6 +46,9 @@ def shift_images(images: NDArray[Any], dx: Any, dy: Any, order: int = 5) -> Floa
         Positive moves the light to larger x and y.
     order : int
         Half width of the interpolation kernel.
+    preserve_moments : bool
+        Correct the weights so that quadratics are interpolated exactly: the size of a well sampled star
+        then does not change by the per mille that plain Lanczos weights cost.
 
     Returns
     -------
@@ -58,7 +63,7 @@ def shift_images(images: NDArray[Any], dx: Any, dy: Any, order: int = 5) -> Floa
     out = np.empty_like(stack)
     n = len(stack)
     dx, dy = (np.ascontiguousarray(np.broadcast_to(np.asarray(d, np.float64), n)) for d in (dx, dy))
-    shift_stack(stack, dx, dy, order, out)
+    shift_stack(stack, dx, dy, order, out, preserve_moments)
     return out[0] if single else out
 
 
@@ -301,6 +306,8 @@ class PixelBasisPsf(Psf):
         Samples of the basis images in one detector pixel: 1 for images on the detector's grid.
     average_position : (x, y), optional
         Centre of the box of the first field when not given.
+    preserve_moments : bool
+        Shift images on the detector's grid with moment-preserving weights, see :func:`shift_images`.
     """
 
     kind = "pixel_basis"
@@ -313,7 +320,9 @@ class PixelBasisPsf(Psf):
         size: int | None = None,
         samples_per_pixel: float = 1.0,
         average_position: tuple[float, float] | None = None,
+        preserve_moments: bool = False,
     ) -> None:
+        self.preserve_moments = bool(preserve_moments)
         self.basis = np.ascontiguousarray(basis, np.float64)
         if self.basis.ndim != 3 or self.basis.shape[1] != self.basis.shape[2] or len(self.basis) != len(fields):
             raise InputError(f"basis images of shape {self.basis.shape} do not go with {len(fields)} fields")
@@ -357,10 +366,12 @@ class PixelBasisPsf(Psf):
         return np.asarray(kernels / kernels.sum((1, 2), keepdims=True))
 
     def images_at(self, x: Any, y: Any) -> tuple[Float, NDArray[np.int64], NDArray[np.int64]]:
-        if self.samples_per_pixel == 1:
-            return super().images_at(x, y)
         x, y = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
         ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+        if self.samples_per_pixel == 1:
+            kernels = self.kernels_at(x, y)
+            images = shift_images(kernels, x - ix, y - iy, preserve_moments=self.preserve_moments)
+            return images, ix - self.size // 2, iy - self.size // 2
         images = self._sampled(self._models_at(x, y), x - ix, y - iy)
         half = self.size // 2
         return images / images.sum((1, 2), keepdims=True), ix - half, iy - half
@@ -373,6 +384,7 @@ class PixelBasisPsf(Psf):
             "size": self.size,
             "samples_per_pixel": self.samples_per_pixel,
             "average_position": list(self.average_position),
+            "preserve_moments": self.preserve_moments,
         }
 
     @classmethod
@@ -384,6 +396,7 @@ class PixelBasisPsf(Psf):
             size=data["size"],
             samples_per_pixel=data["samples_per_pixel"],
             average_position=(x, y),
+            preserve_moments=data.get("preserve_moments", False),
         )
 
     def __repr__(self) -> str:

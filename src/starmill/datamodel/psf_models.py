@@ -30,7 +30,7 @@ class MoffatPsf(Psf):
         Ellipticity ``(a² - b²) / (a² + b²)`` times the cosine and sine of twice the angle
         counter-clockwise from +x.
     beta : Field
-        Exponent, larger than 1.
+        Exponent, larger than 1; infinity makes the profile Gaussian.
     size : int
         Odd side of the stamps.
     """
@@ -61,8 +61,10 @@ class MoffatPsf(Psf):
         # Metric of unit determinant, so that the geometric mean of the axes keeps the FWHM.
         norm = np.sqrt(1 - e1**2 - e2**2)
         r2 = ((1 - e1) * u**2 - 2 * e2 * u * v + (1 + e1) * v**2) / norm
-        a2 = (fwhm / 2) ** 2 / (2 ** (1 / beta) - 1)
-        images = (1 + r2 / a2) ** -beta
+        half2 = (fwhm / 2) ** 2
+        finite = np.where(np.isinf(beta), 1.0, beta)
+        moffat = (1 + r2 * (2 ** (1 / finite) - 1) / half2) ** -finite
+        images = np.where(np.isinf(beta), 2 ** -(r2 / half2), moffat) if np.isinf(beta).any() else moffat
         return np.asarray(images / images.sum((1, 2), keepdims=True))
 
     def kernels_at(self, x: Any, y: Any) -> Float:

@@ -33,10 +33,37 @@ def lanczos_weights(fraction, order, weights):
 
 
 @njit
-def shift_stack(images, dx, dy, order, out):
+def preserve_moments(fraction, order, weights):
+    """Change Lanczos weights so that a quadratic is interpolated exactly: sum w = 1, sum w t = 0, sum w t^2 = 0.
+
+    Plain Lanczos weights have a second moment of a few thousandths of a pixel squared, which changes the size of a
+    well sampled star by a per mille. Each weight is multiplied by ``c0 + c1 t + c2 t^2``.
+    """
+    m = np.zeros(5)
+    for k in range(2 * order):
+        t = fraction - (k - order + 1)
+        power = weights[k]
+        for i in range(5):
+            m[i] += power
+            power *= t
+    # first column of the inverse of [[m0 m1 m2] [m1 m2 m3] [m2 m3 m4]]
+    c0 = m[2] * m[4] - m[3] * m[3]
+    c1 = m[2] * m[3] - m[1] * m[4]
+    c2 = m[1] * m[3] - m[2] * m[2]
+    determinant = m[0] * c0 + m[1] * c1 + m[2] * c2
+    if abs(determinant) < 1e-20:  # the point is on a tap, all other weights are zero
+        return
+    for k in range(2 * order):
+        t = fraction - (k - order + 1)
+        weights[k] *= (c0 + c1 * t + c2 * t * t) / determinant
+
+
+@njit
+def shift_stack(images, dx, dy, order, out, moments=False):
     """Shift each image of a stack by its own ``(dx, dy)``.
 
-    images : (n, ny, nx); dx, dy : (n,) pixels, positive moves the light to larger x, y; out : as images.
+    images : (n, ny, nx); dx, dy : (n,) pixels, positive moves the light to larger x, y; out : as images;
+    moments : interpolate quadratics exactly (see :func:`preserve_moments`).
     """
     n, ny, nx = images.shape
     weights = np.empty(2 * order)
@@ -45,6 +72,8 @@ def shift_stack(images, dx, dy, order, out):
         px = -dx[i]
         base = math.floor(px)
         lanczos_weights(px - base, order, weights)
+        if moments:
+            preserve_moments(px - base, order, weights)
         first = int(base) - order + 1
         for y in range(ny):
             source = images[i, y]
@@ -59,6 +88,8 @@ def shift_stack(images, dx, dy, order, out):
         py = -dy[i]
         base = math.floor(py)
         lanczos_weights(py - base, order, weights)
+        if moments:
+            preserve_moments(py - base, order, weights)
         first = int(base) - order + 1
         for y in range(ny):
             target = out[i, y]
