@@ -1,0 +1,281 @@
+"""The file of an exposure: extensions IMAGE, MASK, VARIANCE, and META with everything else.
+
+The three images carry the WCS, so that DS9 and plain astropy show them at the right place; the names, bits and
+meanings of the mask planes stand in the header of MASK (``MP_<plane> = bit``). META is a document (see
+:mod:`starmill.io.structures`) with origin, PSF, aperture corrections, photometric scale and observation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from starmill.datamodel.exposure import Exposure, ObservationInfo
+from starmill.datamodel.field import Field, field_from_dict
+from starmill.datamodel.geometry import Box
+from starmill.datamodel.mask import Mask, MaskPlanes
+from starmill.datamodel.psf import psf_from_dict
+from starmill.errors import InputError
+from starmill.io.atomic import atomic_path
+from starmill.io.fits import find_image_hdu, info_from_header, merged_header, open_fits, wcs_from_header, wcs_header
+from starmill.io.structures import structure_from_hdus, structure_to_hdus
+
+__all__ = ["read_exposure", "read_exposure_component", "write_exposure"]
+
+FORMAT_VERSION = 1
+
+
+def write_exposure(exposure: Exposure, path: str | Path, *, compress: bool = False, provenance: Any = None) -> None:
+    """Write an exposure without loss; the file appears complete or not at all.
+
+    Parameters
+    ----------
+    exposure : Exposure
+    path : path
+        Ending in ``.fits``.
+    compress : bool
+        Tile-compress the three images without loss (GZIP_2 for the real ones, RICE_1 for the mask).
+    provenance : dict, optional
+        Plain values kept in META under ``provenance``.
+    """
+    hdus = fits.HDUList([fits.PrimaryHDU(header=_primary_header(exposure))])
+    common = fits.Header()
+    if exposure.wcs is not None:
+        common.update(wcs_header(exposure.wcs, exposure.origin))
+    common["LTV1"] = (-float(exposure.origin[0]), "array index + 1 = parent index + 1 + LTV")
+    common["LTV2"] = (-float(exposure.origin[1]), "array index + 1 = parent index + 1 + LTV")
+    planes = (
+        ("IMAGE", exposure.image, exposure.unit),
+        ("MASK", exposure.mask.array, ""),
+        ("VARIANCE", exposure.variance, f"{exposure.unit}**2"),
+    )
+    for name, array, unit in planes:
+        header = common.copy()
+        if unit:
+            header["BUNIT"] = unit
+        if name == "MASK":
+            _describe_planes(header, exposure.mask.planes)
+        hdus.append(_image_hdu(array, header, name, compress))
+    hdus.extend(structure_to_hdus(_metadata(exposure, provenance), "META"))
+    hdus[0].header["SMNEXT"] = (len(hdus) - 1, "number of extensions")
+    with atomic_path(path) as temporary:
+        hdus.writeto(temporary, checksum=False)
+
+
+def _image_hdu(array: Any, header: fits.Header, name: str, compress: bool) -> Any:
+    array = np.ascontiguousarray(array)
+    if not compress:
+        return fits.ImageHDU(array, header, name=name)
+    if array.dtype.kind == "f":
+        return fits.CompImageHDU(array, header, name=name, compression_type="GZIP_2", quantize_level=0.0)
+    return fits.CompImageHDU(array, header, name=name, compression_type="RICE_1")
+
+
+def _primary_header(exposure: Exposure) -> fits.Header:
+    header, info = fits.Header(), exposure.info
+    cards: dict[str, tuple[Any, str]] = {
+        "INSTRUME": (info.instrument, "instrument"),
+        "DETECTOR": (info.detector, "detector"),
+        "FILTER": (info.filter, "filter"),
+        "OBJECT": (info.object, "object"),
+        "EXPTIME": (info.exposure_time, "[s] exposure time"),
+        "DATE-OBS": (info.date, "start of the exposure, UTC"),
+        "MJD-MID": (info.mjd, "mid exposure, UTC"),
+        "AIRMASS": (info.airmass, "airmass"),
+    }
+    for name, (value, comment) in cards.items():
+        if value not in ("", None) and not (isinstance(value, float) and not np.isfinite(value)):
+            header[name] = (str(value)[:60].encode("ascii", "replace").decode() if isinstance(value, str) else value, comment)
+    header["SMFORMAT"] = (FORMAT_VERSION, "version of the layout of a starmill exposure")
+    return header
+
+
+def _describe_planes(header: fits.Header, planes: MaskPlanes) -> None:
+    for name, bit in planes.items():
+        header[f"HIERARCH MP_{name}"] = (bit, planes.description(name)[: max(0, 46 - len(name))])
+
+
+def _metadata(exposure: Exposure, provenance: Any) -> dict[str, Any]:
+    scale = exposure.photo_scale
+    return {
+        "format": FORMAT_VERSION,
+        "origin": list(exposure.origin),
+        "unit": exposure.unit,
+        "planes": exposure.mask.planes.descriptions,
+        "psf": None if exposure.psf is None else exposure.psf.to_dict(),
+        "photo_scale": scale.to_dict() if isinstance(scale, Field) else scale,
+        "aperture_corrections": {
+            name: [value.to_dict(), error.to_dict()] for name, (value, error) in exposure.aperture_corrections.items()
+        },
+        "info": exposure.info.to_dict(),
+        "detector": None if exposure.detector is None else exposure.detector.to_dict(),
+        "provenance": provenance,
+    }
+
+
+def read_exposure(path: str | Path, hdu: int | str | None = None, *, box: Box | None = None) -> Exposure:
+    """Read an exposure, or make one from any two-dimensional FITS image.
+
+    Parameters
+    ----------
+    path : path
+        A file of :func:`write_exposure`, or any image: extensions MASK and VARIANCE are used when present, the
+        observation comes from the usual cards.
+    hdu : int or str, optional
+        Extension of the image in a foreign file.
+    box : Box, optional
+        Only these pixels (parent frame); the rest of an uncompressed file is not read.
+
+    Returns
+    -------
+    exposure : Exposure
+        Pixels that are NaN or infinite are zero and flagged NO_DATA. In a foreign file without planes in its
+        header, a mask that is not zero becomes BAD.
+
+    Raises
+    ------
+    InputError
+        With file, extension and reason.
+    """
+    with open_fits(path) as hdus:
+        _check_complete(hdus)
+        number = find_image_hdu(hdus, hdu)
+        header = merged_header(hdus, number)
+        meta = structure_from_hdus(hdus, "META") if "META" in hdus else {}
+        origin = tuple(meta.get("origin", _origin(header)))
+        section = None if box is None else box.shifted(-origin[0], -origin[1])
+        image = _plane(hdus, number, section, np.float32)
+        where = origin if box is None else box.origin
+        mask = _read_mask(hdus, section, image.shape, where)
+        variance = _plane(hdus, "VARIANCE", section, np.float32) if "VARIANCE" in hdus else None
+        for name, plane in (("MASK", mask.array), ("VARIANCE", variance)):
+            if plane is not None and plane.shape != image.shape:
+                raise InputError(f"shape {plane.shape} differs from the image's {image.shape}", hdu=name)
+        unknown = ~np.isfinite(image)
+        if variance is not None:
+            unknown |= ~np.isfinite(variance)
+        if unknown.any():
+            image[unknown] = 0
+            if variance is not None:
+                variance[unknown] = 0
+            mask.set("NO_DATA", unknown)
+        info = ObservationInfo.from_dict(meta["info"]) if "info" in meta else info_from_header(header)
+        return Exposure(
+            image,
+            mask,
+            variance,
+            origin=where,
+            unit=meta.get("unit") or str(header.get("BUNIT", "")).strip() or "ADU",
+            wcs=wcs_from_header(header, origin),
+            info=info,
+            **_rich_parts(meta),
+        )
+
+
+def read_exposure_component(path: str | Path, name: str) -> Any:
+    """Read one part of an exposure's file without its pixels.
+
+    Parameters
+    ----------
+    path : path
+    name : {'psf', 'wcs', 'info', 'aperture_corrections', 'photo_scale', 'detector', 'provenance', 'box'}
+
+    Raises
+    ------
+    InputError
+        For another name or a file that is not an exposure.
+    """
+    with open_fits(path) as hdus:
+        if "META" not in hdus:
+            raise InputError("the file is not a starmill exposure: it has no META extension")
+        meta = structure_from_hdus(hdus, "META")
+        if name in ("wcs", "box"):
+            header = hdus["IMAGE"].header
+            origin = tuple(meta["origin"])
+            return (
+                wcs_from_header(header, origin)
+                if name == "wcs"
+                else Box(origin[0], origin[1], header["NAXIS1"], header["NAXIS2"])
+            )
+        if name == "info":
+            return ObservationInfo.from_dict(meta["info"])
+        if name == "provenance":
+            return meta.get("provenance")
+        parts = _rich_parts(meta)
+        if name not in parts:
+            raise InputError(f"an exposure has no component {name!r} (known: {', '.join(parts)}, wcs, info, box)")
+        return parts[name]
+
+
+def _rich_parts(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of an exposure that stand in META as objects."""
+    scale, detector = meta.get("photo_scale"), meta.get("detector")
+    parts: dict[str, Any] = {
+        "psf": psf_from_dict(meta["psf"]) if meta.get("psf") else None,
+        "photo_scale": field_from_dict(scale) if isinstance(scale, dict) else scale,
+        "aperture_corrections": {
+            name: (field_from_dict(value), field_from_dict(error))
+            for name, (value, error) in meta.get("aperture_corrections", {}).items()
+        },
+        "detector": None,
+    }
+    if detector is not None:
+        from starmill.datamodel.camera import Detector
+
+        parts["detector"] = Detector.from_dict(detector)
+    return parts
+
+
+def _check_complete(hdus: Any) -> None:
+    """Refuse a file of this package that has lost its last extensions."""
+    expected = hdus[0].header.get("SMNEXT")
+    if expected is not None and len(hdus) - 1 < int(expected):
+        raise InputError(f"the file is truncated: {len(hdus) - 1} of {expected} extensions are there")
+
+
+def _origin(header: Any) -> tuple[int, int]:
+    if "SMFORMAT" not in header:
+        return 0, 0  # other programs use the same cards for other frames
+    return round(-float(header.get("LTV1", 0))), round(-float(header.get("LTV2", 0)))
+
+
+def _plane(hdus: Any, hdu: int | str, section: Box | None, dtype: Any) -> Any:
+    item = hdus[hdu]
+    if section is not None:
+        full = Box.from_shape(item.shape[-2:])
+        if not full.contains_box(section):
+            raise InputError(f"the box lies outside the image: {section} in {full}", hdu=hdu)
+        data = item.section[(0,) * (len(item.shape) - 2) + section.slices()]
+    else:
+        data = item.data
+    if data is None:
+        raise InputError("the extension holds no data", hdu=hdu)
+    array = np.asarray(data)
+    while array.ndim > 2 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 2:
+        raise InputError(f"the extension has {array.ndim} axes, an image has two", hdu=hdu)
+    return np.array(array, dtype, order="C")
+
+
+def _read_mask(hdus: Any, section: Box | None, shape: tuple[int, int], origin: tuple[int, int]) -> Mask:
+    if "MASK" not in hdus:
+        return Mask.zeros(shape, origin=origin)
+    array = _plane(hdus, "MASK", section, np.int32)
+    header = hdus["MASK"].header
+    named = {card.keyword[3:]: int(card.value) for card in header.cards if card.keyword.startswith("MP_")}
+    if not named:
+        mask = Mask.zeros(array.shape, origin=origin)
+        mask.set("BAD", array != 0)
+        return mask
+    meanings = structure_from_hdus(hdus, "META").get("planes", {}) if "META" in hdus else {}
+    target = MaskPlanes(meanings) if list(meanings) == sorted(named, key=named.__getitem__) else MaskPlanes()
+    if all(target.get(name) == bit for name, bit in named.items() if name in target) and set(named) == set(target):
+        return Mask(array, target, origin)
+    moved = np.zeros_like(array)
+    for name, bit in named.items():
+        moved |= (array >> bit & 1) << target.add(name)
+    return Mask(moved, target, origin)

@@ -1,0 +1,75 @@
+"""Nested plain values with arrays, kept in extensions of a FITS file.
+
+The values become one JSON document in an extension of bytes; every array in them becomes an image extension that
+the document points to. Nothing is executed on reading.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from starmill.errors import InputError
+
+__all__ = ["structure_from_hdus", "structure_to_hdus"]
+
+
+def structure_to_hdus(values: Any, name: str) -> list[fits.ImageHDU]:
+    """Return the extensions that hold nested values.
+
+    Parameters
+    ----------
+    values : nested dict, list, str, number, None, numpy array
+    name : str
+        EXTNAME of the document; the arrays are called ``<name>_1``, ``<name>_2``, ...
+    """
+    arrays: list[np.ndarray] = []
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, np.ndarray):
+            arrays.append(item)
+            return {"__array__": len(arrays)}
+        if isinstance(item, np.generic):
+            return item.item()
+        if isinstance(item, dict):
+            return {str(key): plain(value) for key, value in item.items()}
+        if isinstance(item, list | tuple):
+            return [plain(value) for value in item]
+        return item
+
+    document = json.dumps(plain(values)).encode()
+    hdus = [fits.ImageHDU(np.frombuffer(document, np.uint8), name=name)]
+    hdus += [fits.ImageHDU(array, name=f"{name}_{i}") for i, array in enumerate(arrays, start=1)]
+    return hdus
+
+
+def structure_from_hdus(hdus: fits.HDUList, name: str) -> Any:
+    """Return the nested values that :func:`structure_to_hdus` put into extensions.
+
+    Raises
+    ------
+    InputError
+        When the document is damaged or an array is missing.
+    """
+    try:
+        document = json.loads(bytes(np.asarray(hdus[name].data)).decode())
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the document in this extension is damaged: {error}", hdu=name) from error
+
+    def rich(item: Any) -> Any:
+        if isinstance(item, dict):
+            if set(item) == {"__array__"}:
+                extension = f"{name}_{int(item['__array__'])}"
+                if extension not in hdus:
+                    raise InputError("an array of the document is missing", hdu=extension)
+                data = np.asarray(hdus[extension].data)
+                return data.astype(data.dtype.newbyteorder("="))
+            return {key: rich(value) for key, value in item.items()}
+        if isinstance(item, list):
+            return [rich(value) for value in item]
+        return item
+
+    return rich(document)
