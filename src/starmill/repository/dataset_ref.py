@@ -1,0 +1,114 @@
+"""References to data sets: everything needed to find a file, nothing of its content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starmill.repository.data_id import DIMENSIONS, DataId, Value
+
+if TYPE_CHECKING:
+    from starmill.repository.repository import Repository
+
+
+@dataclass(frozen=True)
+class StoredDataset:
+    """One registered data set.
+
+    Attributes
+    ----------
+    id : str
+        32 hexadecimal digits.
+    dataset_type, storage, run : str
+        Names.
+    data_id : DataId
+        The identifying dimensions.
+    path : str
+        Relative to the root; absolute for a file ingested in place.
+    checksum : str
+        SHA-256 of the file.
+    size : int
+        Byte.
+    link : str
+        ``file``, ``symlink`` (a link out of the root made by ingest) or ``direct`` (left in place).
+    implied : dict
+        Further dimension values that follow from the exposure.
+    quantum : str or None
+        What made it.
+    """
+
+    id: str
+    dataset_type: str
+    storage: str
+    run: str
+    data_id: DataId
+    path: str
+    checksum: str
+    size: int
+    link: str = "file"
+    implied: tuple[tuple[str, Value], ...] = ()
+    quantum: str | None = None
+
+    @property
+    def known(self) -> dict[str, Value]:
+        """All dimension values: identifying and implied."""
+        return {**dict(self.implied), **self.data_id.to_dict()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `--json` prints them."""
+        return {
+            "dataset_type": self.dataset_type,
+            "run": self.run,
+            "data_id": self.data_id.to_dict(),
+            "implied": {name: value for name, value in self.implied if name not in self.data_id},
+            "path": self.path,
+            "size": self.size,
+            "checksum": self.checksum,
+            "id": self.id,
+        }
+
+    @classmethod
+    def from_row(cls, row: Any, dimensions: tuple[str, ...], dataset_type: str, storage: str, run: str) -> StoredDataset:
+        """Make a reference from a row that holds all columns of the dataset table."""
+        values = row._mapping
+        data_id = DataId.trusted(tuple((name, values[name]) for name in dimensions))
+        implied = tuple(
+            (name, values[name]) for name in DIMENSIONS if values[name] is not None and name not in dimensions
+        )
+        return cls(
+            row.id, dataset_type, storage, run, data_id, row.path, row.checksum, row.size, row.link, implied, row.quantum_id
+        )
+
+
+class DataRef:
+    """A repository, a data ID, and by default a dataset type: what a script passes from step to step.
+
+    Parameters
+    ----------
+    repository : Repository
+        Where to look.
+    dataset_type : str
+        Name used when `get`, `put` and `exists` are called without one.
+    data_id : DataId
+        Complete for the dataset type; it may hold more dimensions.
+    """
+
+    def __init__(self, repository: Repository, dataset_type: str, data_id: DataId) -> None:
+        self.repository = repository
+        self.dataset_type = dataset_type
+        self.data_id = data_id
+
+    def get(self, dataset_type: str | None = None, *, component: str | None = None, box: Any = None) -> Any:
+        """Read the data set of this data ID."""
+        return self.repository.get(dataset_type or self.dataset_type, self.data_id, component=component, box=box)
+
+    def put(self, value: Any, dataset_type: str | None = None) -> StoredDataset:
+        """Write a data set of this data ID."""
+        return self.repository.put(value, dataset_type or self.dataset_type, self.data_id)
+
+    def exists(self, dataset_type: str | None = None) -> bool:
+        """Tell whether the data set is registered and its file is there."""
+        return self.repository.exists(dataset_type or self.dataset_type, self.data_id)
+
+    def __repr__(self) -> str:
+        return f"DataRef({self.dataset_type}, {self.data_id.key})"

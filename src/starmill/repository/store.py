@@ -1,0 +1,283 @@
+"""Where the files of a repository are kept: a folder, staged and renamed so that no half file is ever seen."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from starmill.errors import InputError, RepositoryError
+from starmill.repository import crash_points
+from starmill.repository.layout import PRIVATE_FOLDER, RUNS_FOLDER, check_relative
+
+_BLOCK = 1 << 20
+
+
+class Store(Protocol):
+    """What the repository needs of a place for files; paths are relative with forward slashes."""
+
+    url: str
+    is_local: bool
+
+    root: Path
+
+    def initialise(self, config_name: str) -> None:
+        """Make the place; refuse one that holds anything."""
+
+    def read_text(self, path: str) -> str | None:
+        """Content of a small text file; None when it does not exist."""
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write a small text file, complete or not at all."""
+
+    def staging_folder(self, writer: str) -> Path:
+        """Return a local folder in which files of one writer are prepared."""
+
+    def deliver(self, staged: Path, writer: str) -> str:
+        """Bring a prepared file to where `publish` can take it; returns its token."""
+
+    def publish(self, moves: Iterable[tuple[str, str]]) -> None:
+        """Give delivered files their final names, durably; pairs already done are left alone."""
+
+    @property
+    def local_reading(self) -> bool:
+        """Whether files can be opened in place."""
+
+    def reading(self, path: str) -> object:
+        """Context that gives a local path of the file."""
+
+    def exists(self, path: str) -> bool:
+        """Tell whether the file is there."""
+
+    def size(self, path: str) -> int:
+        """Length of the file, byte."""
+
+    def remove(self, path: str) -> None:
+        """Delete a file; a missing one is no error."""
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """All files of data sets: relative path and size, byte."""
+
+
+def file_checksum(path: Path | str) -> str:
+    """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class LocalStore:
+    """Files in a folder on a local or shared file system.
+
+    Parameters
+    ----------
+    root : Path
+        The repository's folder.
+    """
+
+    is_local = True
+    local_reading = True
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self.url = str(self.root)
+        self._real_root = os.path.realpath(self.root)
+        self._checked: set[Path] = set()
+
+    def initialise(self, config_name: str) -> None:
+        """Make the folder; refuse one that holds anything."""
+        if (self.root / config_name).exists():
+            raise RepositoryError(f"{self.root} is a repository already")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if any(entry.name != PRIVATE_FOLDER and not _is_unfinished(entry) for entry in self.root.iterdir()):
+                raise RepositoryError(f"{self.root} is not empty")
+            (self.root / PRIVATE_FOLDER).mkdir(exist_ok=True)
+            for left in self.root.glob("registry.sqlite3*"):
+                left.unlink()
+        except NotADirectoryError as error:
+            raise RepositoryError(f"{self.root} is no folder") from error
+        except PermissionError as error:
+            raise RepositoryError(f"cannot make {self.root}: {error.strerror}") from error
+
+    def read_text(self, path: str) -> str | None:
+        """Content of a small text file; None when it does not exist."""
+        try:
+            return (self.root / path).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except UnicodeDecodeError as error:
+            raise InputError("not a text file", path=self.root / path) from error
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write a small text file, complete or not at all."""
+        from starmill.io.atomic import atomic_write_text
+
+        atomic_write_text(self.root / path, text)
+
+    def staging_folder(self, writer: str) -> Path:
+        """Return a folder on the same file system as the final names."""
+        folder = self.root / PRIVATE_FOLDER / "staging" / writer
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def deliver(self, staged: Path, writer: str) -> str:  # noqa: ARG002
+        """Make a prepared file durable; its token is its path."""
+        crash_points.reach("store: before sync of a staged file")
+        sync_file(staged)
+        crash_points.reach("store: after sync of a staged file")
+        return str(staged.relative_to(self.root))
+
+    def publish(self, moves: Iterable[tuple[str, str]]) -> None:
+        """Rename staged files to their final names and make the renames durable."""
+        folders: set[Path] = set()
+        for token, path in moves:
+            staged, final = self.root / token, self.absolute(path)
+            self._prepare_folder(final.parent)
+            crash_points.reach("store: before rename")
+            try:
+                staged.replace(final)
+            except FileNotFoundError:
+                if not final.exists():
+                    raise
+            crash_points.reach("store: after rename")
+            folders.add(final.parent)
+        for folder in sorted(folders):
+            sync_folder(folder)
+        crash_points.reach("store: after sync of folders")
+
+    def _prepare_folder(self, folder: Path) -> None:
+        if folder in self._checked:
+            return
+        made = []
+        probe = folder
+        while not probe.exists():
+            made.append(probe)
+            probe = probe.parent
+        self._require_inside(probe)
+        folder.mkdir(parents=True, exist_ok=True)
+        for new in made:
+            sync_folder(new.parent)
+        self._checked.add(folder)
+
+    def _require_inside(self, path: Path) -> None:
+        real = os.path.realpath(path)
+        if real != self._real_root and not real.startswith(self._real_root + os.sep):
+            raise RepositoryError(f"{path} leads through a symbolic link to {real}, outside of the repository")
+
+    def absolute(self, path: str) -> Path:
+        """Return the absolute path of a file of this store."""
+        return self.root / check_relative(path)
+
+    @contextmanager
+    def reading(self, path: str, *, linked: bool = False) -> Iterator[Path]:
+        """Give the path of a file; one that is a link out of the root is refused unless ingested as such."""
+        absolute = self.absolute(path)
+        if not linked:
+            self._require_inside(absolute)
+        yield absolute
+
+    def exists(self, path: str) -> bool:
+        """Tell whether the file is there (a dangling link is not)."""
+        return self.absolute(path).is_file()
+
+    def has_token(self, token: str) -> bool:
+        """Tell whether a delivered file still waits for its final name."""
+        return (self.root / check_relative(token)).is_file()
+
+    def size(self, path: str) -> int:
+        """Length of the file, byte."""
+        return self.absolute(path).stat().st_size
+
+    def checksum(self, path: str) -> str:
+        """SHA-256 of the file."""
+        return file_checksum(self.absolute(path))
+
+    def remove(self, path: str) -> None:
+        """Delete a file and the folders that became empty."""
+        final = self.absolute(path)
+        crash_points.reach("store: before delete")
+        final.unlink(missing_ok=True)
+        crash_points.reach("store: after delete")
+        for parent in final.parents:
+            if parent == self.root / RUNS_FOLDER or self.root not in parent.parents:
+                break
+            try:
+                parent.rmdir()
+            except OSError:  # not empty, or another process was faster
+                break
+            self._checked.discard(parent)
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """All files below ``runs/``: relative path and size, byte (-1 for a dangling link)."""
+        top = self.root / RUNS_FOLDER
+        for folder, _, names in os.walk(top):
+            for name in sorted(names):
+                full = Path(folder) / name
+                try:
+                    size = full.stat().st_size
+                except OSError:
+                    size = -1
+                yield full.relative_to(self.root).as_posix(), size
+
+    def writers_with_staging(self) -> list[str]:
+        """Names of the writers that have a staging folder."""
+        folder = self.root / PRIVATE_FOLDER / "staging"
+        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+    def clear_staging(self, writer: str) -> None:
+        """Delete what a writer left unfinished."""
+        shutil.rmtree(self.root / PRIVATE_FOLDER / "staging" / writer, ignore_errors=True)
+
+
+def _is_unfinished(entry: Path) -> bool:
+    """Tell whether a file is what a killed `create` left: a registry without a configuration."""
+    from starmill.io.atomic import TEMPORARY_MARK
+
+    return entry.name.startswith("registry.sqlite3") or TEMPORARY_MARK in entry.name
+
+
+def copy_file(source: Path, target: Path) -> str:
+    """Copy a file and return the SHA-256 of what was copied.
+
+    Parameters
+    ----------
+    source, target : Path
+        Existing file; new file.
+
+    Returns
+    -------
+    checksum : str
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    try:
+        with source.open("rb") as reader, target.open("xb") as writer:
+            while block := reader.read(_BLOCK):
+                crash_points.reach("store: before write of a block")
+                digest.update(block)
+                writer.write(block)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"cannot be read: {error.strerror}", path=source) from error
+    return digest.hexdigest()
