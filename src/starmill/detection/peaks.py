@@ -73,6 +73,7 @@ def replace_peaks(
     shape: tuple[int, int],
     *,
     max_simple: int = 1,
+    sign: float = 1.0,
 ) -> FootprintSet:
     """Give footprints with many peaks the peaks found after a local background was subtracted.
 
@@ -88,6 +89,8 @@ def replace_peaks(
         Of the image.
     max_simple : int
         Footprints with at most this number of peaks are left alone.
+    sign : float
+        -1 when the deepest peak comes first.
 
     Returns
     -------
@@ -109,6 +112,5 @@ def replace_peaks(
     keep_old = ~many[old_owner] | (first & ~found[old_owner])
     all_owner = np.concatenate([old_owner[keep_old], kept_owner])
     all_peaks = np.concatenate([footprints.peaks[keep_old], kept_peaks])
-    sign = -1.0 if len(all_peaks) and np.median(all_peaks["value"]) < 0 else 1.0
     peaks, offsets = sort_peaks(all_owner, all_peaks, len(footprints), sign)
     return FootprintSet(footprints.spans, footprints.span_offsets, peaks, offsets)

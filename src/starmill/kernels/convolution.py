@@ -14,7 +14,24 @@ import numpy as np
 
 from ._jit import fast_njit, njit
 
+SEGMENT = 128  # pixels looked at together when searching for missing pixels or set bits
 LARGEST = np.float32(3.0e38)  # |value| above it (also inf; NaN compares false) counts as not finite
+
+
+@fast_njit
+def _all_usable(image, variance, mask, missing_bits, use_mask, use_variance):
+    """Tell whether no pixel of a stretch needs :func:`_clean_row`; zero times NaN or infinity is NaN."""
+    total = np.float32(0.0)
+    for x in range(image.shape[0]):
+        total += image[x] * np.float32(0.0)
+    if use_variance:
+        for x in range(image.shape[0]):
+            total += variance[x] * np.float32(0.0)
+    bits = np.int32(0)
+    if use_mask:
+        for x in range(image.shape[0]):
+            bits |= mask[x]
+    return total == np.float32(0.0) and (bits & missing_bits) == 0
 
 
 @njit
@@ -101,10 +118,76 @@ def _normalise_row(weight, minimum, use_variance, out_i, out_v):
 
 
 @njit
+def _load_row(image, variance, mask, y, missing_bits, keep_bits, half, ring_i, ring_v, ring_w, flagged):
+    """Put a cleaned row into its place of the ring; note which segments miss pixels."""
+    nx = image.shape[1]
+    use_variance = variance.shape[0] > 0
+    use_mask = mask.shape[0] > 0
+    slot = y % ring_i.shape[0]
+    for s in range(flagged.shape[1]):
+        a, b = s * SEGMENT, min(nx, (s + 1) * SEGMENT)
+        v_row = variance[y, a:b] if use_variance else image[y, a:b]
+        m_row = mask[y, a:b] if use_mask else mask.reshape(-1)
+        out_v = ring_v[slot, half + a : half + b] if use_variance else ring_v[slot]
+        out_i, out_w = ring_i[slot, half + a : half + b], ring_w[slot, half + a : half + b]
+        if _all_usable(image[y, a:b], v_row, m_row, missing_bits, use_mask, use_variance):
+            out_i[:] = image[y, a:b]
+            if use_variance:
+                out_v[:] = v_row
+            if flagged[slot, s]:
+                out_w[:] = np.float32(1.0)
+            flagged[slot, s] = False
+            continue
+        n_missing = _clean_row(
+            image[y, a:b], v_row, m_row, missing_bits, keep_bits, use_mask, use_variance, out_i, out_v, out_w
+        )
+        flagged[slot, s] = n_missing > 0
+
+
+@njit
+def _weigh(ring_w, taps_x, taps_y, first, order, minimum, use_variance, a, b, column, weight, out_i, out_v):
+    """Normalise pixels ``a:b`` of a row."""
+    reach = b - a + taps_x.shape[0] - 1
+    _sum_rows(ring_w[:, a : a + reach], first, taps_y, order, column[:reach])
+    _sum_shifts(column[:reach], taps_x, weight[: b - a])
+    _normalise_row(weight[: b - a], minimum, use_variance, out_i[a:b], out_v[a:b] if use_variance else out_i[a:b])
+
+
+@njit
+def _weigh_row(
+    ring_w, flagged, taps_x, taps_y, first, order, minimum, use_variance, whole, column, weight, out_i, out_v
+):
+    """Normalise the parts of a row near missing pixels and near the border."""
+    nx = out_i.shape[0]
+    half = taps_x.shape[0] // 2
+    last = taps_y.shape[0]
+    start, stop = 0, min(half, nx)
+    if whole:
+        stop = nx
+    for s in range(flagged.shape[1]):
+        hit = False
+        for k in range(first, last):
+            hit = hit or flagged[order[k], s]
+        if not hit:
+            continue
+        a, b = max(0, s * SEGMENT - half), min(nx, (s + 1) * SEGMENT + half)
+        if a > stop:
+            _weigh(
+                ring_w, taps_x, taps_y, first, order, minimum, use_variance, start, stop, column, weight, out_i, out_v
+            )
+            start = a
+        stop = max(stop, b)
+    if stop < nx - half:
+        _weigh(ring_w, taps_x, taps_y, first, order, minimum, use_variance, start, stop, column, weight, out_i, out_v)
+        start = max(nx - half, 0)
+    _weigh(ring_w, taps_x, taps_y, first, order, minimum, use_variance, start, nx, column, weight, out_i, out_v)
+
+
+@njit
 def convolve_separable_band(
     image, variance, mask, missing_bits, keep_bits, kernel_x, kernel_y, min_weight, y0, y1, out_i, out_v
 ):
-    """Rows ``y0:y1`` of the mask-aware separable convolution.
+    """Compute rows ``y0:y1`` of the mask-aware separable convolution.
 
     Parameters
     ----------
@@ -128,71 +211,42 @@ def convolve_separable_band(
     ny, nx = image.shape
     hx, hy = kernel_x.shape[0] // 2, kernel_y.shape[0] // 2
     use_variance = variance.shape[0] > 0
-    use_mask = mask.shape[0] > 0
     n_ring = 2 * hy + 1
     width = nx + 2 * hx
-    taps_x = kernel_x[::-1].copy()
-    taps_y = kernel_y[::-1].copy()
-    squares_x = taps_x * taps_x
-    squares_y = taps_y * taps_y
+    taps_x, taps_y = kernel_x[::-1].copy(), kernel_y[::-1].copy()
+    squares_x, squares_y = taps_x * taps_x, taps_y * taps_y
     ring_i = np.zeros((n_ring, width), np.float32)
     ring_v = np.zeros((n_ring, width if use_variance else 1), np.float32)
     ring_w = np.zeros((n_ring, width), np.float32)
-    missing = np.zeros(n_ring, np.int64)
-    column = np.empty(width, np.float32)
-    weight = np.empty(nx, np.float32)
-    inside_x = np.zeros(width, np.float32)
-    inside_x[hx : hx + nx] = np.float32(1.0)
-    weight_x = np.empty(nx, np.float32)
-    _sum_shifts(inside_x, taps_x, weight_x)
+    ring_w[:, hx : hx + nx] = np.float32(1.0)
+    flagged = np.zeros((n_ring, (nx + SEGMENT - 1) // SEGMENT), np.bool_)
+    column, weight = np.empty(width, np.float32), np.empty(nx, np.float32)
     order = np.empty(n_ring, np.int64)
-    minimum = np.float32(min_weight)
     loaded = max(y0 - hy, 0)
     for y in range(y0, y1):
         while loaded < min(y + hy + 1, ny):
-            slot = loaded % n_ring
-            v_row = variance[loaded] if use_variance else image[loaded]
-            m_row = mask[loaded] if use_mask else mask.reshape(-1)
-            out_v_row = ring_v[slot, hx : hx + nx] if use_variance else ring_v[slot]
-            missing[slot] = _clean_row(
-                image[loaded], v_row, m_row, missing_bits, keep_bits, use_mask, use_variance,
-                ring_i[slot, hx : hx + nx], out_v_row, ring_w[slot, hx : hx + nx],
-            )  # fmt: skip
+            _load_row(image, variance, mask, loaded, missing_bits, keep_bits, hx, ring_i, ring_v, ring_w, flagged)
             loaded += 1
-        first = max(0, hy - y)
-        last = min(n_ring, ny - y + hy)
-        any_missing = False
-        weight_y = np.float32(0.0)
+        first, last = max(0, hy - y), min(n_ring, ny - y + hy)
         for k in range(first, last):
             order[k] = (y - hy + k) % n_ring
-            any_missing = any_missing or missing[order[k]] > 0
-            weight_y += taps_y[k]
         _sum_rows(ring_i, first, taps_y[:last], order, column)
         _sum_shifts(column, taps_x, out_i[y])
         if use_variance:
             _sum_rows(ring_v, first, squares_y[:last], order, column)
             _sum_shifts(column, squares_x, out_v[y])
-        if any_missing:
-            _sum_rows(ring_w, first, taps_y[:last], order, column)
-            _sum_shifts(column, taps_x, weight)
-            _normalise_row(weight, minimum, use_variance, out_i[y], out_v[y])
-        elif first > 0 or last < n_ring:
-            for x in range(nx):
-                weight[x] = weight_x[x] * weight_y
-            _normalise_row(weight, minimum, use_variance, out_i[y], out_v[y])
-        else:
-            ends = min(hx, nx)
-            _normalise_row(weight_x[:ends], minimum, use_variance, out_i[y, :ends], out_v[y, :ends])
-            start = max(nx - hx, ends)
-            _normalise_row(weight_x[start:], minimum, use_variance, out_i[y, start:], out_v[y, start:])
+        whole = first > 0 or last < n_ring
+        _weigh_row(
+            ring_w, flagged, taps_x, taps_y[:last], first, order, np.float32(min_weight), use_variance, whole,
+            column, weight, out_i[y], out_v[y] if use_variance else out_i[y],
+        )  # fmt: skip
 
 
-SEGMENT = 128  # pixels looked at together when searching for set bits
 
 
 @njit
 def spread_mask_band(mask, half_x, half_y, y0, y1, out):
-    """OR of the mask over a (2 half_y + 1) x (2 half_x + 1) box, rows ``y0:y1``.
+    """Spread the mask over a (2 half_y + 1) x (2 half_x + 1) box by OR, rows ``y0:y1``.
 
     Only segments of a row with a set bit are worked on, so a clean mask costs one reading pass.
 

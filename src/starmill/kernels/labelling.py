@@ -1,7 +1,8 @@
 """Connected components of an image above a threshold, as run-length spans.
 
 A pixel is set when ``sign * value >= threshold * sqrt(variance)`` (or ``>= threshold`` without a
-variance); pixels touching at a side or a corner belong together. The threshold map exists for one
+variance); pixels touching at a side or a corner belong together. A pixel whose variance
+is not positive is never set. The threshold map exists for one
 row at a time only.
 """
 
@@ -17,7 +18,7 @@ def _row_above(value, variance, use_variance, sign, threshold, out):
     """Flag the pixels of one row at or above the threshold."""
     if use_variance:
         for x in range(value.shape[0]):
-            out[x] = sign * value[x] >= threshold * np.sqrt(variance[x])
+            out[x] = (sign * value[x] >= threshold * np.sqrt(variance[x])) & (variance[x] > np.float32(0.0))
     else:
         for x in range(value.shape[0]):
             out[x] = sign * value[x] >= threshold
