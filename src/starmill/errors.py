@@ -6,6 +6,7 @@
     ├── InputError (ValueError)          a file, header, array or option that cannot be used
     │   └── ConfigError                  an unknown or invalid configuration value
     ├── AlgorithmError (RuntimeError)    an image on which an algorithm cannot give a right answer
+    │   └── TooManyCosmicRaysError       more cosmic-ray pixels than the limit
     ├── NoDataError                      nothing to do: a skip, not a failure
     └── RepositoryError (OSError)        a repository that is missing, damaged, locked or newer
     StarmillWarning (UserWarning)        the result is valid, but somebody should look
@@ -28,6 +29,7 @@ __all__ = [
     "RepositoryError",
     "StarmillError",
     "StarmillWarning",
+    "TooManyCosmicRaysError",
     "nearest_name",
 ]
 
@@ -100,6 +102,10 @@ class AlgorithmError(StarmillError, RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, {"numbers": self.numbers})
+
+
+class TooManyCosmicRaysError(AlgorithmError):
+    """More pixels look like cosmic rays than the limit: wrong PSF, wrong variance, or a ruined frame."""
 
 
 class NoDataError(StarmillError):
