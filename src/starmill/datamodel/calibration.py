@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,16 @@ class MasterFrame:
     def mask(self) -> NDArray[np.int32]:
         """Mask bits; BAD and NO_DATA where the frame must not be used."""
         return self.pixels.mask.array
+
+    @cached_property
+    def has_variance(self) -> bool:
+        """Whether any pixel has a variance."""
+        return bool(self.variance.any())
+
+    @cached_property
+    def has_mask(self) -> bool:
+        """Whether any pixel is flagged."""
+        return bool(self.mask.any())
 
     @property
     def shape(self) -> tuple[int, int]:

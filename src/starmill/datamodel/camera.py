@@ -151,8 +151,11 @@ class Amplifier:
             "readout_corner": self.readout_corner,
             "gain": self.gain,
             "read_noise": self.read_noise,
-            "saturation": self.saturation,
-            "suspect_level": self.suspect_level,
+        }
+        values |= {
+            name: getattr(self, name)
+            for name in ("saturation", "suspect_level")
+            if np.isfinite(getattr(self, name))
         }
         if self.raw_overscan_box is not None:
             values["overscan"] = format_section(self.raw_overscan_box)

@@ -30,7 +30,7 @@ def apply_masters(
     Parameters
     ----------
     image, mask, variance : (ny, nx) arrays, float32 electron, int32, float32 electron**2
-        Changed.
+        Changed. Without variance pass an array of shape (0, 0).
     regions : list of (Box, float or None)
         Amplifier boxes and read noise (electron). None: ``variance`` is taken as it stands
         instead of being computed.
@@ -55,26 +55,21 @@ def apply_masters(
         if frame is not None and frame.shape != image.shape:
             raise InputError(f"the master {frame.kind} has shape {frame.shape}, the image {image.shape}")
     images = tuple(_NO_IMAGE if frame is None else _contiguous(frame.image) for frame in frames)
-    planes = tuple(_used_mask(frame, mask_bits) for frame in frames)
+    planes = tuple(
+        np.ascontiguousarray(frame.mask, np.int32) if frame is not None and frame.has_mask else _NO_MASK
+        for frame in frames
+    )
     variances = tuple(
-        _contiguous(frame.variance)
-        if frame is not None and uncertainty and frame.variance.any()
-        else _NO_IMAGE
+        _contiguous(frame.variance) if frame is not None and uncertainty and frame.has_variance else _NO_IMAGE
         for frame in frames
     )
     settings = (float(dark_time), float(minimum_flat))
+    bits = (int(low_flat_bit), int(mask_bits))
     for box, read_noise in regions:
         noise = -1.0 if read_noise is None else float(read_noise)
         limits = (box.y0, box.y1, box.x0, box.x1)
-        _apply(image, mask, variance, limits, noise, images, planes, variances, settings, int(low_flat_bit))
+        _apply(image, mask, variance, limits, noise, images, planes, variances, settings, bits)
 
 
 def _contiguous(array):
     return np.ascontiguousarray(array, np.float32)
-
-
-def _used_mask(frame, mask_bits):
-    if frame is None or not frame.mask.any():
-        return _NO_MASK
-    plane = np.ascontiguousarray(frame.mask, np.int32)
-    return plane if mask_bits == -1 else plane & np.int32(mask_bits)

@@ -10,7 +10,7 @@ from scipy.interpolate import Akima1DInterpolator
 from starmill.errors import AlgorithmError, InputError
 from starmill.numerics.statistics import (
     clipped_statistics,
-    median_and_sigma,
+    median,
     robust_sigma,
     row_medians_and_sigmas,
 )
@@ -40,8 +40,6 @@ class OverscanLevel:
         What to subtract from each row.
     mean, median : float, adu
         Of the used overscan pixels.
-    sigma : float, adu
-        Scatter of the used overscan pixels (MAD based).
     residual_sigma : float, adu
         Scatter (clipped) after subtraction of ``level``: the read noise as the frame shows it.
     rejected : int
@@ -51,7 +49,6 @@ class OverscanLevel:
     level: np.ndarray
     mean: float
     median: float
-    sigma: float
     residual_sigma: float
     rejected: int
 
@@ -94,7 +91,8 @@ def fit_overscan(
     if columns.size == 0:
         raise InputError(f"no overscan pixel is left of {n_rows} x {n_columns} after skipping {skip} columns")
     values = columns.astype(np.float32)
-    centre = median_and_sigma(values)[0]
+    centre = median(values[:: max(1, n_rows // 512)])
+    centre = centre if np.isfinite(centre) else median(values)
     if np.isnan(centre):
         raise AlgorithmError("no overscan pixel is finite", numbers={"pixels": columns.size, "finite": 0})
     values[~(np.abs(values - np.float32(centre)) <= max_deviation)] = np.nan
@@ -106,7 +104,6 @@ def fit_overscan(
         level.astype(np.float32),
         statistics.mean,
         statistics.median,
-        median_and_sigma(values)[1],
         clipped_statistics(residual, n_sigma=5.0).clipped_std,
         rejected,
     )

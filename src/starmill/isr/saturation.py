@@ -5,24 +5,35 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["grow_saturation", "widen_saturation_trails"]
+from starmill.kernels.isr import flagged_pixels
+
+__all__ = ["grow_flag", "widen_saturation_trails"]
 
 
-def grow_saturation(saturated, pixels=1):
-    """Grow saturated pixels by Manhattan distance.
+def grow_flag(mask, bit, pixels=1):
+    """Grow flagged regions by Manhattan distance, in place.
 
     Parameters
     ----------
-    saturated : (ny, nx) bool array
+    mask : (ny, nx) int32 array
+        Changed.
+    bit : int
+        The flag that grows.
     pixels : int
+        How far.
 
-    Returns
-    -------
-    grown : (ny, nx) bool array
+    Notes
+    -----
+    Works on the list of flagged pixels: the cost grows with their number, not with the image.
     """
-    if pixels <= 0 or not saturated.any():
-        return saturated.copy()
-    return ndimage.binary_dilation(saturated, ndimage.generate_binary_structure(2, 1), iterations=pixels)
+    ny, nx = mask.shape
+    y, x = flagged_pixels(mask, int(bit)).T
+    for dy in range(-pixels, pixels + 1):
+        reach = pixels - abs(dy)
+        for dx in range(-reach, reach + 1):
+            if dx or dy:
+                row, column = np.clip(y + dy, 0, ny - 1), np.clip(x + dx, 0, nx - 1)
+                mask[row, column] |= np.int32(bit)
 
 
 def widen_saturation_trails(saturated, *, half_width=2, minimum_length=10):

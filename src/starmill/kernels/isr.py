@@ -148,15 +148,18 @@ def add_polynomial(image, limits, coefficients, gain):
     y0, y1, x0, x1 = limits
     factor = np.float32(gain)
     inverse = np.float32(1.0 / gain)
-    order = coefficients.size
+    width = x1 - x0
+    total = np.empty(width, np.float32)
     for y in range(y0, y1):
         row = image[y, x0:x1]
-        for x in range(x1 - x0):
+        total[:] = 0
+        for k in range(coefficients.size - 1, -1, -1):
+            coefficient = coefficients[k]
+            for x in range(width):
+                total[x] = total[x] * (row[x] * inverse) + coefficient
+        for x in range(width):
             value = row[x] * inverse
-            total = np.float32(0.0)
-            for k in range(order - 1, -1, -1):
-                total = total * value + coefficients[k]
-            row[x] += factor * total * value * value
+            row[x] += factor * total[x] * value * value
 
 
 @njit
@@ -182,13 +185,13 @@ def add_table(image, limits, table, start, step, gain):
 
 
 @njit
-def apply_masters(image, mask, variance, limits, noise, masters, mask_planes, uncertainty, settings, bit):
+def apply_masters(image, mask, variance, limits, noise, masters, mask_planes, uncertainty, settings, bits):
     """Bias, shot and read noise, dark and flat in one pass over the rows of one amplifier.
 
     Parameters
     ----------
     image, mask, variance : (ny, nx) arrays, float32 electron, int32, float32 electron**2
-        Changed in place.
+        Changed in place. A variance of shape (0, 0) is not computed.
     limits : tuple of int
         ``y0, y1, x0, x1`` of the amplifier.
     noise : float, electron
@@ -201,8 +204,8 @@ def apply_masters(image, mask, variance, limits, noise, masters, mask_planes, un
         Their variances, propagated; shape (0, 0) skips.
     settings : tuple of float
         Dark time in seconds and the smallest flat that is not flagged.
-    bit : int
-        Flag for pixels whose flat is below the minimum or not a number.
+    bits : tuple of int
+        Flag for pixels whose flat is below the minimum or not a number; bits taken over from the masters.
     """
     y0, y1, x0, x1 = limits
     width = x1 - x0
@@ -210,20 +213,22 @@ def apply_masters(image, mask, variance, limits, noise, masters, mask_planes, un
     time = np.float32(settings[0])
     smallest = np.float32(settings[1])
     divisible = np.float32(0.01)  # below one hundredth of the mean, division only makes noise
-    set_bit = np.int32(bit)
+    set_bit = np.int32(bits[0])
+    kept_bits = np.int32(bits[1])
     zero_bit = np.int32(0)
     zero = np.float32(0.0)
     one = np.float32(1.0)
     noise_variance = np.float32(noise * noise)
+    unused = np.zeros(width, np.float32)
     for y in range(y0, y1):
         out = image[y, x0:x1]
         flags = mask[y, x0:x1]
-        spread = variance[y, x0:x1]
+        spread = variance[y, x0:x1] if variance.size else unused
         for plane in mask_planes:
             if plane.size:
                 more = plane[y, x0:x1]
                 for x in range(width):
-                    flags[x] |= more[x]
+                    flags[x] |= more[x] & kept_bits
         if bias.size:
             row = bias[y, x0:x1]
             for x in range(width):
@@ -256,3 +261,30 @@ def apply_masters(image, mask, variance, limits, noise, masters, mask_planes, un
                     inverse = one / row[x] if row[x] > divisible else one
                     relative = out[x] * inverse
                     spread[x] += relative * relative * row2[x]
+
+
+@njit
+def flagged_pixels(mask, bits):
+    """Return the ``(n, 2)`` indices (y, x) of the pixels with any of the bits, row by row."""
+    ny, nx = mask.shape
+    wanted = np.int32(bits)
+    counts = np.zeros(ny, np.int64)
+    for y in range(ny):
+        row = mask[y]
+        seen = np.int32(0)
+        for x in range(nx):
+            seen |= row[x]
+        if seen & wanted:
+            for x in range(nx):
+                counts[y] += 1 if row[x] & wanted else 0
+    indices = np.empty((counts.sum(), 2), np.int64)
+    k = 0
+    for y in range(ny):
+        if counts[y]:
+            row = mask[y]
+            for x in range(nx):
+                if row[x] & wanted:
+                    indices[k, 0] = y
+                    indices[k, 1] = x
+                    k += 1
+    return indices
