@@ -1,0 +1,314 @@
+"""Noise of a map: local level, local rms, and how neighbouring pixels are correlated.
+
+Maps of interferometers and bolometers have noise that is correlated over the beam, and structure (cirrus) that
+acts as noise for compact sources. Both are stationary enough to be described by a local rms and one correlation
+function, measured on the map itself with the sources taken out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.ndimage import map_coordinates
+
+from starmill.errors import AlgorithmError
+from starmill.numerics.convolution import convolve_separable, gaussian_kernel
+from starmill.numerics.statistics import median, mesh_statistics
+
+__all__ = [
+    "CellNoise", "MapNoise", "cell_rms", "global_rms", "local_rms", "noise_correlation", "noise_model", "smooth_map",
+]  # fmt: skip
+
+CORRELATION_TILE = 512  # pixels; the correlation of larger maps is averaged over a few tiles
+
+
+@dataclass(frozen=True, slots=True)
+class MapNoise:
+    """Noise of a map.
+
+    Attributes
+    ----------
+    rms : (ny, nx) float32 array, map unit
+        Local standard deviation of a pixel about the smooth level.
+    correlation : (2h + 1, 2h + 1) float64 array
+        Correlation of two pixels by their lag; 1 at the centre.
+    """
+
+    rms: NDArray[np.float32]
+    correlation: NDArray[np.float64]
+
+
+def smooth_map(image: NDArray[Any], valid: NDArray[np.bool_], sigma: float) -> NDArray[np.float32]:
+    """Gaussian mean of the valid pixels around every pixel.
+
+    Wide Gaussians are applied to a block-averaged map, so that the cost does not grow with the width.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        Values of invalid pixels do not count.
+    valid : (ny, nx) bool array
+    sigma : float, pixel
+
+    Returns
+    -------
+    smooth : (ny, nx) float32 array
+        Defined everywhere: far from valid pixels a wider mean is taken.
+    """
+    if not valid.any():
+        raise AlgorithmError("a map without valid pixels has no level", numbers={"valid pixels": 0})
+    step = int(sigma / 2.5)
+    if step <= 1:
+        kernel = gaussian_kernel(max(sigma, 0.3))
+        clean = np.where(valid, image, np.nan).astype(np.float32)
+        level = convolve_separable(clean, kernel, min_weight=1e-3).image
+    else:
+        clean = np.where(valid, image, np.float32(0)).astype(np.float32)
+        total, count = _block_sums(clean, step), _block_sums(valid.astype(np.float32), step)
+        kernel = gaussian_kernel(sigma / step)
+        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        level = _expand(_fill(_weighted_mean(mean, count, kernel), mean, count, kernel), step, image.shape)
+    missing = ~np.isfinite(level)
+    if missing.any():
+        if sigma > max(image.shape):
+            level[missing] = np.mean(image[valid], dtype=np.float64)
+        else:
+            level[missing] = smooth_map(image, valid, max(4.0 * sigma, 6.0))[missing]
+    return level
+
+
+def _weighted_mean(
+    mean: NDArray[np.float32], count: NDArray[np.float32], kernel: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Smooth block means with the number of pixels as weight; NaN where nothing is near."""
+    half = kernel.size // 2
+    pads = [np.pad(plane, half) for plane in (np.where(count > 0, mean, 0) * count, count)]
+    total, weight = (convolve_separable(plane, kernel).image[half:-half, half:-half] for plane in pads)
+    return np.where(weight > 1e-3, total / np.maximum(weight, 1e-3), np.nan).astype(np.float32)
+
+
+def _fill(
+    level: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    count: NDArray[np.float32],
+    kernel: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Take a wider mean for blocks that have no level."""
+    while not np.isfinite(level).all():
+        kernel = gaussian_kernel(2.0 * kernel.size / 7.0)
+        wider = _weighted_mean(mean, count, kernel)
+        level = np.where(np.isfinite(level), level, wider)
+    return level
+
+
+def _block_sums(image: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+    """Sum blocks of step x step pixels; the last blocks may be smaller."""
+    rows = np.add.reduceat(image, np.arange(0, image.shape[0], step), axis=0)
+    return np.add.reduceat(rows, np.arange(0, image.shape[1], step), axis=1)
+
+
+def _expand(blocks: NDArray[np.float32], step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Interpolate block values linearly to pixels, one axis after the other."""
+    out = blocks.astype(np.float32)
+    for axis, size in enumerate(shape):
+        last = out.shape[axis] - 1
+        position = np.clip((np.arange(size) - 0.5 * (step - 1)) / step, 0, last)
+        low = np.minimum(position.astype(np.int64), max(last - 1, 0))
+        part = (position - low).astype(np.float32)
+        part = part[:, None] if axis == 0 else part[None, :]
+        lower, upper = np.take(out, low, axis=axis), np.take(out, np.minimum(low + 1, last), axis=axis)
+        out = lower + part * (upper - lower)
+    return out
+
+
+def local_rms(residual: NDArray[Any], valid: NDArray[np.bool_], sigma: float) -> NDArray[np.float32]:
+    """Gaussian-weighted root mean square around every pixel, robust against what is left of sources.
+
+    Parameters
+    ----------
+    residual : (ny, nx) array
+        Map minus sources minus smooth level.
+    valid : (ny, nx) bool array
+    sigma : float, pixel
+        Width of the average.
+
+    Returns
+    -------
+    rms : (ny, nx) float32 array
+        Positive everywhere.
+    """
+    squares = np.where(valid, residual, 0).astype(np.float32) ** 2
+    median_square = float(median(squares[valid])) if valid.any() else 0.0
+    if not median_square > 0.0:
+        rms = float(np.sqrt(squares[valid].mean(dtype=np.float64))) if valid.any() else 0.0
+        return np.full(residual.shape, rms or 1.0, np.float32)
+    # 0.4549 is the median of chi2 with one degree of freedom; 25 variances is 5 sigma
+    clipped = np.minimum(squares, np.float32(25.0 * median_square / 0.4549))
+    floor = 0.05 * np.sqrt(median_square / 0.4549)
+    return np.maximum(np.sqrt(np.maximum(smooth_map(clipped, valid, sigma), 0.0)), floor).astype(np.float32)
+
+
+def global_rms(image: NDArray[Any], n_sigma: float = 3.0, n_iterations: int = 10) -> float:
+    """Root mean square about the mean of the pixels that survive clipping around the median.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        NaN is no data.
+    n_sigma, n_iterations
+        Clipping.
+    """
+    values = np.asarray(image, np.float64)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        raise AlgorithmError("a map without valid pixels has no noise", numbers={"valid pixels": 0})
+    values = values - values.mean()
+    for _ in range(n_iterations):
+        keep = np.abs(values - np.median(values)) <= n_sigma * values.std()
+        if keep.all():
+            break
+        values = values[keep]
+    return float(np.sqrt(np.mean(values**2)))
+
+
+@dataclass(frozen=True, slots=True)
+class CellNoise:
+    """Noise in cells, joined bilinearly.
+
+    Attributes
+    ----------
+    level : (cells in y, cells in x) float array
+        Standard deviation of a pixel.
+    shape : (ny, nx)
+        Of the map.
+    """
+
+    level: NDArray[np.float64]
+    shape: tuple[int, ...]
+
+    def at(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the noise at pixel positions."""
+        place = [
+            np.clip((np.asarray(v, float) + 0.5) / n * cells - 0.5, 0, cells - 1)
+            for v, n, cells in zip((y, x), self.shape, self.level.shape, strict=True)
+        ]
+        return map_coordinates(self.level, place, order=1, mode="nearest")
+
+
+def cell_rms(image: NDArray[Any], valid: NDArray[np.bool_], cell: int) -> CellNoise:
+    """Clipped standard deviation in cells: the noise of a band-passed map.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+    valid : (ny, nx) bool array
+    cell : int, pixel
+        Size of a cell.
+    """
+    edges = [np.linspace(0, n, max(1, n // cell) + 1).astype(np.int64) for n in image.shape]
+    masked = np.where(valid, image, np.nan).astype(np.float32)
+    cells = mesh_statistics(masked, y_edges=edges[0], x_edges=edges[1], n_iterations=6)
+    level = np.where(cells.n >= 30, cells.clipped_std, np.nan)
+    known = np.isfinite(level) & (level > 0)
+    if not known.any():
+        spread = float(np.nanstd(masked)) if np.isfinite(masked).any() else 0.0
+        return CellNoise(np.full((1, 1), spread or 1.0), image.shape)
+    level = smooth_map(np.where(known, level, 0.0), known, 0.7)
+    return CellNoise(level.astype(np.float64), image.shape)
+
+
+def noise_correlation(normalised: NDArray[Any], valid: NDArray[np.bool_], half: int) -> NDArray[np.float64]:
+    """Correlation of pixels by lag, from the pairs of valid pixels.
+
+    Parameters
+    ----------
+    normalised : (ny, nx) array
+        Map minus sources minus smooth level, divided by its local rms.
+    valid : (ny, nx) bool array
+    half : int, pixel
+        Largest lag along each axis.
+
+    Returns
+    -------
+    correlation : (2 half + 1, 2 half + 1) float64 array
+        1 at the centre; 0 at lags that no pair has.
+
+    Notes
+    -----
+    Sums of products over sums of pairs, by Fourier transform. Large maps are sampled by tiles spread evenly.
+    """
+    products = np.zeros((2 * half + 1, 2 * half + 1))
+    pairs = np.zeros_like(products)
+    lags = np.arange(-half, half + 1)
+    for tile in _tiles(normalised.shape):
+        good = valid[tile]
+        if not good.any():
+            continue
+        values = np.where(good, normalised[tile], 0.0).astype(np.float32)
+        shape = tuple(next_fast_len(n + half, real=True) for n in values.shape)
+        for total, plane in ((products, values), (pairs, good.astype(np.float32))):
+            power = np.abs(rfft2(plane, shape)) ** 2
+            total += irfft2(power, shape)[np.ix_(lags, lags)]
+    correlation = np.where(pairs > 0.5, products / np.maximum(pairs, 0.5), 0.0)
+    if not correlation[half, half] > 0:
+        correlation[:] = 0.0
+        correlation[half, half] = 1.0
+    return correlation / correlation[half, half]
+
+
+def _tiles(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
+    """One, two or four tiles, spread evenly over the map."""
+    starts = []
+    for n in shape:
+        spare = max(0, n - CORRELATION_TILE)
+        starts.append([spare // 2] if n < 2 * CORRELATION_TILE else [spare // 4, spare - spare // 4])
+    return [
+        (slice(y, y + CORRELATION_TILE), slice(x, x + CORRELATION_TILE)) for y in starts[0] for x in starts[1]
+    ]
+
+
+def noise_model(
+    residual: NDArray[Any],
+    valid: NDArray[np.bool_],
+    clear: NDArray[np.bool_],
+    *,
+    level_sigma: float,
+    rms_sigma: float,
+    half: int,
+    uniform: bool = False,
+) -> tuple[NDArray[np.float32], MapNoise]:
+    """Smooth level, local rms and correlation of a map without its sources.
+
+    Parameters
+    ----------
+    residual : (ny, nx) array, map unit
+        Map minus fitted sources.
+    valid : (ny, nx) bool array
+    clear : (ny, nx) bool array
+        Valid pixels away from sources; only these count, because fits absorb noise where sources are.
+    level_sigma, rms_sigma : float, pixel
+        Widths of the Gaussian means of level and rms.
+    half : int, pixel
+        Largest lag of the correlation.
+    uniform : bool
+        One rms for the whole map.
+
+    Returns
+    -------
+    level : (ny, nx) float32 array, map unit
+    noise : MapNoise
+    """
+    use = clear & valid
+    if use.sum() < 50:
+        use = valid
+    level = smooth_map(residual, use, level_sigma)
+    detrended = np.where(valid, residual - level, 0.0).astype(np.float32)
+    if uniform:
+        rms = np.full(residual.shape, max(global_rms(detrended[use]), np.finfo(np.float32).tiny), np.float32)
+    else:
+        rms = local_rms(detrended, use, rms_sigma)
+    return level, MapNoise(rms, noise_correlation(detrended / rms, use, half))

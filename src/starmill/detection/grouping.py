@@ -1,0 +1,140 @@
+"""Groups of sources that must be fitted together: friends of friends, with a cap on their size."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+__all__ = ["SourceGroups", "group_sources"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceGroups:
+    """Sources by group.
+
+    Attributes
+    ----------
+    offsets : (n_groups + 1,) int64 array
+    members : (n,) int64 array
+        Group g holds the sources ``members[offsets[g]:offsets[g + 1]]``, in ascending order.
+    label : (n,) int64 array
+        Group of every source. Groups are numbered by their first source.
+    chain_size : (n,) int64 array
+        Number of sources in the whole friends-of-friends chain, before a long chain was cut.
+    """
+
+    offsets: NDArray[np.int64]
+    members: NDArray[np.int64]
+    label: NDArray[np.int64]
+    chain_size: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return self.offsets.size - 1
+
+    def __getitem__(self, group: int) -> NDArray[np.int64]:
+        return self.members[self.offsets[group] : self.offsets[group + 1]]
+
+    @property
+    def size(self) -> NDArray[np.int64]:
+        """Number of sources fitted together with every source, itself included."""
+        return np.diff(self.offsets)[self.label]
+
+
+def group_sources(x: NDArray[Any], y: NDArray[Any], link: float, max_members: int = 10) -> SourceGroups:
+    """Join sources closer than ``link`` into groups, and cut groups that grow too large.
+
+    Parameters
+    ----------
+    x, y : (n,) arrays, pixel
+    link : float, pixel
+    max_members : int
+        A longer chain is cut in halves across its longest direction until every part is small enough. The parts
+        are fitted one by one with their neighbours subtracted, so that the cost stays proportional to n.
+
+    Returns
+    -------
+    groups : SourceGroups
+    """
+    n = x.size
+    if n == 0:
+        empty = np.zeros(0, np.int64)
+        return SourceGroups(np.zeros(1, np.int64), empty, empty, empty)
+    xy = np.column_stack([x, y]).astype(np.float64)
+    chain = _chains(xy, link)
+    sizes = np.bincount(chain)
+    label = chain.copy()
+    following = sizes.size
+    order = np.argsort(chain, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    for group in np.flatnonzero(sizes > max_members):
+        parts = _halve(order[starts[group] : starts[group + 1]], xy, max_members)
+        for part in parts[1:]:
+            label[part] = following
+            following += 1
+    _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first, kind="stable"), kind="stable")
+    label = rank[inverse]
+    members = np.argsort(label, kind="stable").astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(label))]).astype(np.int64)
+    return SourceGroups(offsets, members, label.astype(np.int64), sizes[chain].astype(np.int64))
+
+
+def _chains(xy: NDArray[np.float64], link: float) -> NDArray[np.int64]:
+    """Label of the friends-of-friends chain of every source; sparse, so dense clumps do not cost n**2 memory."""
+    cells = np.floor(xy / (link / np.sqrt(2.0))).astype(np.int64)  # any two sources of a cell are friends
+    _, representative, cell = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    cell = cell.ravel()
+    crowded = np.bincount(cell).max() > 50
+    if not crowded:
+        pairs = cKDTree(xy).query_pairs(link, output_type="ndarray")
+    else:
+        pairs = _crowded_pairs(xy, cells, cell, link)
+    n = xy.shape[0]
+    first, second = (
+        np.concatenate([pairs[:, 0], representative[cell]]),
+        np.concatenate([pairs[:, 1], np.arange(n)]),
+    )
+    graph = coo_matrix((np.ones(first.size, np.int8), (first, second)), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _crowded_pairs(
+    xy: NDArray[np.float64], cells: NDArray[np.int64], cell: NDArray[np.int64], link: float
+) -> NDArray[np.int64]:
+    """One close pair for every two neighbouring cells that have one, which is enough to join them."""
+    order = np.argsort(cell, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(cell))])
+    trees = [cKDTree(xy[order[a:b]]) for a, b in itertools.pairwise(starts)]
+    place = {tuple(key): i for i, key in enumerate(np.unique(cells, axis=0))}
+    pairs = []
+    for key, i in place.items():
+        for dy in range(-2, 3):
+            for dx in range(-2, 3):
+                j = place.get((key[0] + dx, key[1] + dy), -1)
+                if j > i:
+                    distance, index = trees[j].query(trees[i].data, distance_upper_bound=link)
+                    nearest = int(np.argmin(distance))
+                    if np.isfinite(distance[nearest]):
+                        pairs.append((order[starts[i] + nearest], order[starts[j] + index[nearest]]))
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _halve(members: NDArray[np.int64], xy: NDArray[np.float64], limit: int) -> list[NDArray[np.int64]]:
+    """Cut a set of positions at the median of its longer side until every part is small enough."""
+    parts, waiting = [], [members]
+    while waiting:
+        part = waiting.pop()
+        if part.size <= limit:
+            parts.append(part)
+            continue
+        axis = int(np.argmax(np.ptp(xy[part], axis=0)))
+        order = part[np.argsort(xy[part, axis], kind="stable")]
+        waiting += [order[part.size // 2 :], order[: part.size // 2]]
+    return parts

@@ -1,0 +1,376 @@
+"""Finding point-like peaks in a map: band-pass filters matched to the beam, and shape tests of DAOFIND.
+
+A band-pass filter is a weighted sum of Gaussians whose weights add up to zero, so that a smooth background
+vanishes. When the noise is correlated over the beam (interferometers, filtered bolometer maps), the best filter
+sharpens the map and splits blends; when pixels are independent, it smooths by the beam. :func:`choose_filter`
+measures which one suits the map.
+
+References
+----------
+Stetson 1987, PASP 99, 191, section III (DAOFIND: sharpness and roundness).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
+from scipy.spatial import cKDTree
+
+from starmill.numerics.convolution import convolve_separable, gaussian_kernel
+from starmill.numerics.statistics import robust_sigma
+
+__all__ = [
+    "FILTERS", "PointPeaks", "band_pass", "box_high_pass", "choose_filter", "daofind_shapes", "filter_gain", "local_maxima",
+    "shoulder_scores", "thin_pairs",
+]  # fmt: skip
+
+FILTERS: dict[str, tuple[tuple[float, float], ...]] = {
+    "sharp": ((2.0, 0.35), (-1.0, 0.8), (-1.0, 1.6)),
+    "medium": ((1.0, 0.6), (-1.0, 1.5)),
+    "smooth": ((1.0, 1.0), (-1.0, 2.0)),
+}
+"""Weight and width (in units of the beam's sigma) of the Gaussians of every band-pass filter."""
+
+KEEP_SIGNAL = 0.75
+"""The sharpest filter that keeps this part of the best signal-to-noise ratio of a beam is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointPeaks:
+    """Local maxima of a filtered map; 1-D arrays of the same length, brightest first.
+
+    Attributes
+    ----------
+    x, y : pixel
+        Top of the parabola through the maximum and its neighbours along each axis.
+    value : filtered map unit
+    significance : float
+        Value over local noise.
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    value: NDArray[np.float64]
+    significance: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return self.x.size
+
+    def select(self, keep: NDArray[Any]) -> PointPeaks:
+        """Return the peaks of a boolean mask or of a list of indices."""
+        return PointPeaks(self.x[keep], self.y[keep], self.value[keep], self.significance[keep])
+
+
+def band_pass(
+    image: NDArray[Any], valid: NDArray[np.bool_], beam_sigma: float, name: str
+) -> NDArray[np.float32]:
+    """Filter a map with a band-pass of :data:`FILTERS`.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        Values of invalid pixels do not count; nothing is lost beside them.
+    valid : (ny, nx) bool array
+    beam_sigma : float, pixel
+    name : str
+
+    Returns
+    -------
+    filtered : (ny, nx) float32 array
+        Zero on invalid pixels.
+    """
+    clean = np.where(valid, image, np.nan).astype(np.float32)
+    out = np.zeros(image.shape, np.float32)
+    for weight, width in FILTERS[name]:
+        kernel = gaussian_kernel(max(width * beam_sigma, 0.3))
+        out += np.float32(weight) * convolve_separable(clean, kernel, min_weight=1e-3).image
+    out[~valid | ~np.isfinite(out)] = 0.0
+    return out
+
+
+def filter_gain(name: str, beam_sigma: float) -> float:
+    """Noise of the filtered map over the noise of a pixel, for noise that is correlated over the beam.
+
+    Parameters
+    ----------
+    name : str
+        Of :data:`FILTERS`.
+    beam_sigma : float, pixel
+        The noise is taken as white noise smoothed by the beam.
+    """
+    half = int(np.ceil(12 * beam_sigma))
+    offset = np.arange(-half, half + 1)
+    beam = np.exp(-0.5 * (offset / beam_sigma) ** 2)
+    beam = np.outer(beam, beam)
+    filtered = band_pass(beam, np.ones(beam.shape, bool), beam_sigma, name)
+    return float(np.sqrt(np.sum(filtered.astype(np.float64) ** 2) / np.sum(beam**2)))
+
+
+def choose_filter(image: NDArray[Any], valid: NDArray[np.bool_], beam_sigma: float, size: int = 256) -> str:
+    """Return the name of the sharpest filter that is nearly as sensitive to a beam as the best one.
+
+    Parameters
+    ----------
+    image, valid, beam_sigma
+        As for :func:`band_pass`.
+    size : int, pixel
+        The noise is measured on the best-covered square of this size.
+    """
+    window = _fullest_window(valid, size)
+    good = valid[window]
+    if good.sum() < 100:
+        return "medium"
+    half = int(np.ceil(6 * beam_sigma)) + 1
+    offset = np.arange(-half, half + 1)
+    beam = np.exp(-0.5 * (offset / beam_sigma) ** 2)
+    beam = np.outer(beam, beam)
+    everywhere = np.ones(beam.shape, bool)
+    sensitivity = {}
+    for name in FILTERS:
+        noise = _lower_rms(band_pass(image[window], good, beam_sigma, name)[good])
+        signal = float(band_pass(beam, everywhere, beam_sigma, name)[half, half])
+        sensitivity[name] = signal / noise if noise > 0 else 0.0
+    best = max(sensitivity.values())
+    return next(name for name in FILTERS if sensitivity[name] >= KEEP_SIGNAL * best)
+
+
+def _lower_rms(values: NDArray[Any]) -> float:
+    """Clipped rms of the negative values: sources, which are positive, hardly change it."""
+    below = values[values < 0].astype(np.float64)
+    if below.size == 0:
+        return 0.0
+    limit = 3.0 * robust_sigma(np.concatenate([below, -below]))
+    below = below[below > -limit] if limit > 0 else below
+    return float(np.sqrt(np.mean(below**2))) if below.size else 0.0
+
+
+def _fullest_window(valid: NDArray[np.bool_], size: int) -> tuple[slice, slice]:
+    ny, nx = valid.shape
+    starts = [
+        (y, x)
+        for y in np.linspace(0, max(0, ny - size), 5).astype(int)
+        for x in np.linspace(0, max(0, nx - size), 5).astype(int)
+    ]
+    counts = [int(valid[y : y + size : 4, x : x + size : 4].sum()) for y, x in starts]
+    y, x = starts[int(np.argmax(counts))]
+    return slice(y, y + size), slice(x, x + size)
+
+
+def local_maxima(
+    filtered: NDArray[Any],
+    threshold: float,
+    noise_at: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]],
+    lowest: float,
+) -> PointPeaks:
+    """Find pixels above ``threshold`` times the noise that exceed their eight neighbours.
+
+    Parameters
+    ----------
+    filtered : (ny, nx) array
+    threshold : float
+    noise_at : callable
+        Noise of the filtered map at positions (x, y).
+    lowest : float
+        Smallest noise anywhere.
+
+    Returns
+    -------
+    peaks : PointPeaks
+        Of a plateau of equal values only the first pixel in reading order is kept.
+    """
+    padded = np.pad(filtered, 1, constant_values=-np.inf)
+    y, x = np.nonzero(filtered > threshold * lowest)
+    value = filtered[y, x]
+    keep = np.ones(y.size, bool)
+    for dy, dx in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
+        other = padded[y + 1 + dy, x + 1 + dx]
+        keep &= (value > other) if (dy, dx) < (0, 0) else (value >= other)
+    y, x, value = y[keep], x[keep], value[keep].astype(np.float64)
+    significance = value / noise_at(x, y)
+    keep = significance > threshold
+    y, x, value, significance = y[keep], x[keep], value[keep], significance[keep]
+    order = np.argsort(-value, kind="stable")
+    y, x, value, significance = y[order], x[order], value[order], significance[order]
+    dx = _vertex(padded[y + 1, x], value, padded[y + 1, x + 2])
+    dy = _vertex(padded[y, x + 1], value, padded[y + 2, x + 1])
+    return PointPeaks(x + dx, y + dy, value, significance)
+
+
+def _vertex(left: NDArray[Any], top: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
+    """Offset of the top of the parabola through three equidistant values, at most half a pixel."""
+    left, right = left.astype(np.float64), right.astype(np.float64)
+    usable = np.isfinite(left) & np.isfinite(right)
+    left, right = np.where(usable, left, 0.0), np.where(usable, right, 0.0)
+    curvature = left - 2.0 * top + right
+    usable &= curvature < 0
+    return np.clip(np.where(usable, 0.5 * (left - right) / np.where(usable, curvature, 1.0), 0.0), -0.5, 0.5)
+
+
+def thin_pairs(
+    x: NDArray[Any], y: NDArray[Any], brightness: NDArray[Any], distance: float
+) -> NDArray[np.bool_]:
+    """Mark what to keep so that no two positions are closer than ``distance``; the brighter stays.
+
+    Parameters
+    ----------
+    x, y, brightness : (n,) arrays
+    distance : float, pixel
+    """
+    keep = np.ones(x.size, bool)
+    if x.size < 2 or distance <= 0:
+        return keep
+    pairs = cKDTree(np.column_stack([x, y])).query_pairs(distance, output_type="ndarray")
+    if len(pairs) == 0:
+        return keep
+    rank = np.empty(x.size, np.int64)
+    rank[np.argsort(-np.asarray(brightness), kind="stable")] = np.arange(x.size)
+    first = np.where(rank[pairs[:, 0]] < rank[pairs[:, 1]], pairs[:, 0], pairs[:, 1])
+    second = pairs.sum(axis=1) - first
+    order = np.lexsort((rank[second], rank[first]))
+    for a, b in zip(first[order], second[order], strict=True):
+        if keep[a]:
+            keep[b] = False
+    return keep
+
+
+def box_high_pass(image: NDArray[Any], size: int) -> NDArray[np.float64]:
+    """Map minus its running mean over a square, negatives set to zero, scaled to a maximum of 100.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        NaN is replaced by the median for the mean, and gives zero.
+    size : int, pixel
+        Odd side of the square.
+    """
+    image = np.asarray(image, np.float64)
+    missing = ~np.isfinite(image)
+    filled = np.where(missing, np.median(image[~missing]) if not missing.all() else 0.0, image)
+    out = np.where(missing, 0.0, filled - uniform_filter(filled, size, mode="nearest"))
+    out = np.maximum(out, 0.0)
+    top = out.max()
+    return out * (100.0 / top) if top > 0 else out
+
+
+def daofind_shapes(
+    image: NDArray[Any], x: NDArray[Any], y: NDArray[Any], fwhm: float
+) -> dict[str, NDArray[np.float64]]:
+    """Sharpness and roundness of DAOFIND at pixel positions.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        Finite values.
+    x, y : (n,) int arrays
+    fwhm : float, pixel
+
+    Returns
+    -------
+    shapes : dict of (n,) arrays
+        ``sharpness``: central pixel above the mean of the others, over the height of the convolved peak;
+        ``roundness1``: fourfold asymmetry; ``roundness2``: difference of the heights of the marginal Gaussians
+        over their mean, times two.
+    """
+    sigma = fwhm / 2.3548200450309493
+    half = max(2, int(1.5 * sigma))
+    offset = np.arange(-half, half + 1)
+    xx, yy = np.meshgrid(offset, offset)
+    radius2 = xx**2 + yy**2
+    inside = (radius2 <= (1.5 * sigma) ** 2) | (radius2 <= 4.0)
+    gaussian = np.exp(-0.5 * radius2 / sigma**2) * inside
+    n = inside.sum()
+    kernel = np.where(
+        inside, (gaussian - gaussian.sum() / n) / (np.sum(gaussian**2) - gaussian.sum() ** 2 / n), 0.0
+    )
+    padded = np.pad(np.asarray(image, np.float64), half)
+    index = np.asarray(y)[:, None] + np.arange(2 * half + 1), np.asarray(x)[:, None] + np.arange(2 * half + 1)
+    cut = padded[index[0][:, :, None], index[1][:, None, :]]
+    height = np.einsum("kij,ij->k", cut, kernel)
+    others = inside.copy()
+    others[half, half] = False
+    mean = np.einsum("kij,ij->k", cut, others.astype(float)) / others.sum()
+    safe = np.where(height == 0, np.nan, height)
+    heights = [_marginal_height(cut.sum(axis=axis), gaussian.sum(axis=axis - 1), offset) for axis in (1, 2)]
+    total = heights[0] + heights[1]
+    return {
+        "sharpness": (cut[:, half, half] - mean) / safe,
+        "roundness1": _fourfold(cut * inside, half),
+        "roundness2": 2.0 * (heights[0] - heights[1]) / np.where(total == 0, np.nan, total),
+    }
+
+
+def _marginal_height(
+    marginal: NDArray[np.float64], shape: NDArray[np.float64], offset: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Least-squares height of a Gaussian of known width over a constant, triangular weights."""
+    weight = (offset.max() + 1 - np.abs(offset)).astype(float)
+    weight /= weight.sum()
+    mean_shape = np.sum(weight * shape)
+    scatter = np.sum(weight * shape**2) - mean_shape**2
+    return (marginal @ (weight * shape) - mean_shape * (marginal @ weight)) / scatter
+
+
+def _fourfold(cut: NDArray[np.float64], half: int) -> NDArray[np.float64]:
+    """Sum over quadrants with alternating signs, over the sum of absolute values, times two."""
+    sign = np.zeros(cut.shape[1:])
+    sign[: half + 1, half + 1 :] = sign[half:, :half] = -1
+    sign[:half, : half + 1] = sign[half + 1 :, half:] = 1
+    total = np.abs(cut).sum(axis=(1, 2)) - np.abs(cut[:, half, half])
+    return 2.0 * np.einsum("kij,ij->k", cut, sign) / np.where(total == 0, np.nan, total)
+
+
+def shoulder_scores(
+    image: NDArray[Any], x: NDArray[Any], y: NDArray[Any], fwhm: float, *,
+    ring: float = 1.5, n_angles: int = 16, neighbour: float = 1.0,
+) -> NDArray[np.float64]:  # fmt: skip
+    """How one-sided the surroundings of each peak are: near one for a bump on the flank of a brighter source.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        NaN is no data.
+    x, y : (n,) arrays, pixel
+    fwhm : float, pixel
+        Of the beam.
+    ring : float
+        Radius of the sampled ring in beams.
+    n_angles : int
+        Samples on the ring.
+    neighbour : float
+        Samples nearer than this many beams to another peak do not count.
+
+    Returns
+    -------
+    score : (n,) float array
+        Mean of the brighter half minus mean of the fainter half of the samples, over the peak; 0 with fewer than
+        four samples.
+    """
+    ny, nx = image.shape
+    if x.size == 0:
+        return np.zeros(0)
+    angle = 2.0 * np.pi * np.arange(n_angles) / n_angles
+    sx, sy = x[:, None] + ring * fwhm * np.cos(angle), y[:, None] + ring * fwhm * np.sin(angle)
+    column, row = np.rint(sx).astype(int), np.rint(sy).astype(int)
+    inside = (column >= 0) & (column < nx) & (row >= 0) & (row < ny)
+    own = np.arange(x.size)[:, None]
+    if x.size > 1:
+        distance, near = cKDTree(np.column_stack([x, y])).query(
+            np.stack([sx, sy], -1), k=2, distance_upper_bound=neighbour * fwhm + 1e-9
+        )
+        inside &= ~((distance <= neighbour * fwhm) & (near != own[:, :, None])).any(axis=2)
+    values = np.where(inside, image[np.clip(row, 0, ny - 1), np.clip(column, 0, nx - 1)], np.nan)
+    values = np.sort(values, axis=1)  # NaN last
+    count = np.isfinite(values).sum(axis=1)
+    order = np.arange(n_angles)
+    faint, bright = order < (count // 2)[:, None], (order >= (count // 2)[:, None]) & (order < count[:, None])
+    filled = np.where(np.isfinite(values), values, 0.0)
+    contrast = (filled * bright).sum(1) / np.maximum(bright.sum(1), 1)
+    contrast -= (filled * faint).sum(1) / np.maximum(faint.sum(1), 1)
+    peak = image[np.clip(np.rint(y).astype(int), 0, ny - 1), np.clip(np.rint(x).astype(int), 0, nx - 1)]
+    usable = (count >= 4) & (peak > 0)
+    return np.where(usable, contrast / np.where(usable, peak, 1.0), 0.0)

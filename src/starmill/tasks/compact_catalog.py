@@ -1,0 +1,205 @@
+"""The catalogue of compact sources: columns, and how fits and sums become fluxes on the sky."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starmill.datamodel.catalog import MINIMAL_COLUMNS, Catalog, Column, Schema
+from starmill.datamodel.cube import SkyMap, sky_jacobian
+from starmill.measurement.elliptical_photometry import EllipseSums
+from starmill.measurement.gaussian_fit import GaussianFit
+
+__all__ = ["COMPACT_SCHEMA", "build_catalog", "ellipses_on_sky", "pixel_ellipses"]
+
+FWHM_PER_SIGMA = 2.3548200450309493  # 2 sqrt(2 ln 2)
+
+COMPACT_SCHEMA = Schema([
+    *MINIMAL_COLUMNS,
+    Column("x_err", "f8", "pixel", "standard error of x"),
+    Column("y_err", "f8", "pixel", "standard error of y"),
+    Column("ra", "f8", "deg", "right ascension (ICRS)"),
+    Column("dec", "f8", "deg", "declination (ICRS)"),
+    Column("glon", "f8", "deg", "Galactic longitude"),
+    Column("glat", "f8", "deg", "Galactic latitude"),
+    Column("peak_flux", "f8", "Jy beam-1", "fitted peak"),
+    Column("peak_flux_err", "f8", "Jy beam-1", "standard error of peak_flux"),
+    Column("aperture_flux", "f8", "Jy", "flux in the ellipse, companions and background subtracted, corrected for the "
+           "part outside when the configuration says so"),
+    Column("aperture_flux_err", "f8", "Jy", "standard error of aperture_flux"),
+    Column("aperture_fraction", "f8", "", "part of the fitted Gaussian inside the ellipse"),
+    Column("aperture_flux_raw", "f8", "Jy", "flux in the ellipse without correction"),
+    Column("gaussian_flux", "f8", "Jy", "integral of the fitted Gaussian"),
+    Column("gaussian_flux_err", "f8", "Jy", "standard error of gaussian_flux"),
+    Column("fwhm_major", "f8", "arcsec", "full width at half maximum along the major axis, as observed"),
+    Column("fwhm_major_err", "f8", "arcsec", "standard error of fwhm_major"),
+    Column("fwhm_minor", "f8", "arcsec", "full width at half maximum along the minor axis, as observed"),
+    Column("fwhm_minor_err", "f8", "arcsec", "standard error of fwhm_minor"),
+    Column("position_angle", "f8", "deg", "of the major axis, east of north in the frame of the map"),
+    Column("position_angle_err", "f8", "deg", "standard error of position_angle"),
+    Column("background", "f8", "Jy beam-1", "background at the source"),
+    Column("local_rms", "f8", "Jy beam-1", "local standard deviation of a pixel"),
+    Column("significance", "f8", "", "peak_flux over its error"),
+    Column("group", "i8", "", "number of the group that was fitted jointly"),
+    Column("group_size", "i8", "", "sources in the chain of close neighbours, this one included"),
+    Column("n_pixels", "i8", "", "pixels of the fit"),
+    Column("reduced_chi2", "f8", "", "chi2 over degrees of freedom of the group's fit"),
+    Column("nmse", "f8", "", "mean squared residual over mean squared value, within one beam"),
+    Column("bic", "f8", "", "Bayesian information criterion of the group's fit"),
+    Column("residual", "f8", "Jy beam-1", "median residual within one beam"),
+    Column("order", "i4", "", "order of the fitted polynomial background, -1 for none"),
+    Column("shoulder_score", "f8", "", "one-sidedness of the surroundings"),
+    Column("fit_status", "i4", "", "0 converged, 1 iteration limit, 2 parameters not determined, 3 too few pixels"),
+    Column("on_residual", "bool", "", "found on the residual map"),
+    Column("fit_flag", "bool", "", "the fit failed; values are the start values"),
+    Column("fit_flag_bound", "bool", "", "a size or position lies on its bound"),
+    Column("aperture_flux_flag", "bool", "", "the aperture flux is incomplete or not defined"),
+    Column("aperture_flux_flag_edge", "bool", "", "part of the ellipse has no data"),
+])  # fmt: skip
+
+
+def ellipses_on_sky(
+    sky_map: SkyMap, sources: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Full widths and position angles of pixel ellipses on the sky.
+
+    Parameters
+    ----------
+    sky_map : SkyMap
+    sources : (n, 6) float64 array
+        See :class:`starmill.measurement.gaussian_fit.GaussianFit`.
+
+    Returns
+    -------
+    major, minor : (n,) arrays, arcsec
+    position_angle : (n,) array, degree in [0, 180)
+        East of north in the frame of the map.
+    scale : (n,) array, arcsec per pixel
+        Square root of the local pixel area.
+    """
+    jacobian = sky_jacobian(sky_map.wcs, sources[:, 1], sources[:, 2])
+    cos, sin = np.cos(sources[:, 5]), np.sin(sources[:, 5])
+    axes = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)  # columns: major, minor
+    spread = axes * sources[:, None, 3:5] ** 2
+    covariance = jacobian @ (spread @ np.swapaxes(axes, 1, 2)) @ np.swapaxes(jacobian, 1, 2)
+    covariance = np.where(np.isfinite(covariance), covariance, 0.0)
+    values, vectors = np.linalg.eigh(covariance)
+    angle = np.degrees(np.arctan2(vectors[:, 0, 1], vectors[:, 1, 1])) % 180.0
+    widths = FWHM_PER_SIGMA * np.sqrt(np.maximum(values, 0.0))
+    return widths[:, 1], widths[:, 0], angle, np.sqrt(np.abs(np.linalg.det(jacobian)))
+
+
+def pixel_ellipses(
+    sky_map: SkyMap,
+    sources: NDArray[np.float64],
+    ratio: float,
+    fixed_axes: tuple[float, float] | None,
+    angle: float,
+) -> NDArray[np.float64]:
+    """Apertures in the pixel grid: fitted ellipses times ``ratio``, or fixed ones.
+
+    Parameters
+    ----------
+    sky_map : SkyMap
+    sources : (n, 6) array
+    ratio : float
+        Semi-axes over full widths at half maximum.
+    fixed_axes : (float, float) or None, arcsec
+        Full widths of fixed apertures.
+    angle : float, degree
+        Position angle of fixed apertures, east of north.
+
+    Returns
+    -------
+    ellipses : (n, 5) array
+        x, y, semi-axes (pixel), theta (radian, counter-clockwise from +x).
+    """
+    out = np.empty((sources.shape[0], 5))
+    out[:, :2] = sources[:, 1:3]
+    if fixed_axes is None:
+        out[:, 2:4] = ratio * FWHM_PER_SIGMA * sources[:, 3:5]
+        out[:, 4] = sources[:, 5]
+        return out
+    inverse = np.linalg.inv(sky_jacobian(sky_map.wcs, sources[:, 1], sources[:, 2]))
+    along = np.array([np.sin(np.radians(angle)), np.cos(np.radians(angle))])
+    across = np.array([along[1], -along[0]])
+    shape = fixed_axes[0] ** 2 * np.outer(along, along) + fixed_axes[1] ** 2 * np.outer(across, across)
+    values, vectors = np.linalg.eigh(inverse @ shape @ np.swapaxes(inverse, 1, 2))
+    out[:, 2], out[:, 3] = ratio * np.sqrt(values[:, 1]), ratio * np.sqrt(values[:, 0])
+    out[:, 4] = np.arctan2(vectors[:, 1, 1], vectors[:, 0, 1])
+    return out
+
+
+def _sky_positions(
+    sky_map: SkyMap, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Equatorial (ICRS) and Galactic coordinates, degrees."""
+    from astropy.coordinates import SkyCoord
+    from astropy.wcs.utils import wcs_to_celestial_frame
+
+    if x.size == 0:
+        return {name: np.zeros(0) for name in ("ra", "dec", "glon", "glat")}
+    lon, lat = sky_map.wcs.wcs_pix2world(x, y, 0)
+    good = np.isfinite(lon) & np.isfinite(lat)
+    place = SkyCoord(
+        np.where(good, lon, 0.0),
+        np.where(good, lat, 0.0),
+        unit="deg",
+        frame=wcs_to_celestial_frame(sky_map.wcs),
+    )
+    icrs, galactic = place.icrs, place.galactic
+    values = {"ra": icrs.ra.deg, "dec": icrs.dec.deg, "glon": galactic.l.deg, "glat": galactic.b.deg}
+    return {name: np.where(good, value, np.nan) for name, value in values.items()}
+
+
+def build_catalog(
+    sky_map: SkyMap, fit: GaussianFit, sums: EllipseSums, fraction: NDArray[np.float64], *,
+    jy_per_pixel: float, corrected: bool, extra: dict[str, Any],
+) -> Catalog:  # fmt: skip
+    """Turn fits and sums in map units into a catalogue in jansky and arcsec.
+
+    Parameters
+    ----------
+    sky_map : SkyMap
+    fit : GaussianFit
+        In map units.
+    sums : EllipseSums
+    fraction : (n,) array
+        Part of each Gaussian in its ellipse.
+    jy_per_pixel : float
+        Jansky per pixel of one map unit.
+    corrected : bool
+        Whether aperture fluxes are divided by ``fraction``.
+    extra : dict of (n,) arrays
+        Further columns of :data:`COMPACT_SCHEMA`; those in map units are converted to Jy/beam here.
+
+    Returns
+    -------
+    catalog : Catalog
+    """
+    sources, n = fit.sources, fit.sources.shape[0]
+    per_beam = jy_per_pixel * sky_map.beam_pixels
+    major, minor, angle, scale = ellipses_on_sky(sky_map, sources)
+    x_err, y_err = fit.position_err
+    errors = fit.size_err
+    divisor = fraction if corrected else np.ones(n)
+    failed = (fit.status >= 2) | ~np.isfinite(fit.sources).all(axis=1)
+    edge = sums.missing_area > 0.01 * (sums.area + sums.missing_area)
+    columns: dict[str, Any] = {
+        "id": np.arange(1, n + 1), "x": sources[:, 1], "y": sources[:, 2], "x_err": x_err, "y_err": y_err,
+        **_sky_positions(sky_map, sources[:, 1], sources[:, 2]),
+        "peak_flux": sources[:, 0] * per_beam, "peak_flux_err": fit.peak_err * per_beam,
+        "aperture_flux": sums.flux / divisor * jy_per_pixel, "aperture_flux_raw": sums.flux * jy_per_pixel,
+        "aperture_flux_err": sums.flux_err / divisor * jy_per_pixel, "aperture_fraction": fraction,
+        "gaussian_flux": fit.flux * jy_per_pixel, "gaussian_flux_err": fit.flux_err * jy_per_pixel,
+        "fwhm_major": major, "fwhm_minor": minor, "position_angle": angle,
+        "fwhm_major_err": FWHM_PER_SIGMA * errors[0] * scale, "fwhm_minor_err": FWHM_PER_SIGMA * errors[1] * scale,
+        "position_angle_err": np.degrees(fit.theta_err), "significance": sources[:, 0] / np.maximum(fit.peak_err, 1e-300),
+        "n_pixels": fit.n_pixels, "reduced_chi2": fit.chi2 / np.maximum(fit.n_dof, 1), "fit_status": fit.status,
+        "fit_flag": failed, "aperture_flux_flag": ~np.isfinite(sums.flux) | edge, "aperture_flux_flag_edge": edge,
+    }  # fmt: skip
+    for name, value in extra.items():
+        columns[name] = np.asarray(value) * per_beam if COMPACT_SCHEMA[name].unit == "Jy beam-1" else value
+    return Catalog(COMPACT_SCHEMA, columns, n=n, slots={"centroid": "x", "model_flux": "gaussian_flux"})

@@ -1,0 +1,420 @@
+"""Compact-source photometry of one map: find, fit together, measure in ellipses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starmill.background.map_noise import CellNoise, MapNoise, cell_rms, noise_model, smooth_map
+from starmill.datamodel.cube import SkyMap
+from starmill.detection.grouping import SourceGroups, group_sources
+from starmill.detection.point_filters import (
+    PointPeaks,
+    band_pass,
+    choose_filter,
+    daofind_shapes,
+    filter_gain,
+    local_maxima,
+    shoulder_scores,
+    thin_pairs,
+)
+from starmill.errors import AlgorithmError, InputError
+from starmill.measurement.elliptical_photometry import enclosed_fraction, measure_ellipses
+from starmill.measurement.gaussian_fit import GaussianFit, fit_gaussians, start_sources
+from starmill.measurement.neighbours import draw_sources, source_pixels
+from starmill.photocal.units import jansky_per_pixel_factor
+from starmill.tasks.base import Result, Task
+from starmill.tasks.compact_catalog import build_catalog, pixel_ellipses
+from starmill.tasks.compact_sources_config import CompactSourcesConfig
+
+__all__ = ["CompactSourcesTask"]
+
+FWHM_PER_SIGMA = 2.3548200450309493  # 2 sqrt(2 ln 2)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A map scaled to numbers near one, with its beam in pixels."""
+
+    image: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    weight: NDArray[np.float32]
+    zero: float
+    scale: float
+    axes: tuple[float, float]
+    theta: float
+    sigma: float
+    fwhm: float
+
+
+class CompactSourcesTask(Task):
+    """Find compact sources in a map, fit them jointly with the background, and measure their fluxes.
+
+    Peaks of a band-passed map are fitted group by group with elliptical Gaussians; the residual map gives the
+    background, the local rms and the correlation of noise and background, with which the sources are fitted again
+    by generalised least squares. Fluxes are sums in the fitted ellipses on the map without background and companions.
+    """
+
+    Config = CompactSourcesConfig
+    default_name = "compact_sources"
+    reads = {"sky_map": "sky_map"}
+    writes = {"catalog": "compact_sources", "background": "map_background", "model": "map_model"}
+
+    def run(self, *, sky_map: SkyMap, positions: NDArray[Any] | None = None) -> Result:
+        """Photometer one map.
+
+        Parameters
+        ----------
+        sky_map : SkyMap
+        positions : (n, 2) array, pixel, optional
+            x, y of the sources; searched for when not given.
+
+        Returns
+        -------
+        result : Result
+            ``catalog`` (Catalog), ``sources`` ((n, 6) array, map unit), ``model``, ``background``, ``rms``
+            ((ny, nx) arrays, map unit), ``correlation`` and ``fit`` (in scaled units: divide by ``scale``).
+
+        Raises
+        ------
+        AlgorithmError
+            For a map without valid pixels or without any structure.
+        """
+        jy_per_pixel = self._unit_factor(sky_map)
+        data = self._prepare(sky_map)
+        with self.timer("detect"):
+            filter_name = self._filter_name(data)
+            if positions is None:
+                peaks = self._detect(data, data.image, filter_name, self.config.detection.threshold)
+            else:
+                peaks = _given_peaks(data, np.asarray(positions, float).reshape(-1, 2))
+        with self.timer("fit"):
+            fit, groups, hidden = self._first_fits(data, peaks, filter_name, search=positions is None)
+            level, noise = self._noise(data, fit.sources)
+            if self.config.fit.background == "shared":
+                fit, groups = self._final_fit(data, fit, level, noise)
+            else:
+                level = np.zeros_like(level)
+            keep = self._keep(data, fit, fixed=positions is not None)
+            fit, hidden, groups = _select(fit, keep), hidden[keep], _select_groups(groups, keep)
+        with self.timer("photometry"):
+            result = self._measure(sky_map, data, fit, groups, level, noise, hidden, jy_per_pixel)
+        self.metadata |= {"sources": len(result.catalog), "filter": filter_name, "groups": len(groups)}
+        return result
+
+    def _unit_factor(self, sky_map: SkyMap) -> float:
+        return jansky_per_pixel_factor(
+            sky_map.unit,
+            pixel_sr=sky_map.pixel_area,
+            beam_sr=sky_map.beam.solid_angle,
+            frequency_hz=sky_map.frequency,
+        )
+
+    def _prepare(self, sky_map: SkyMap) -> _Prepared:
+        valid = sky_map.valid
+        if sky_map.rms is not None:
+            valid = valid & np.isfinite(sky_map.rms) & (sky_map.rms > 0)
+        if not valid.any():
+            raise AlgorithmError(
+                "the map has no valid pixel", numbers={"pixels": sky_map.image.size, "valid": 0}
+            )
+        values = sky_map.image[valid].astype(np.float64)
+        zero = float(np.median(values))
+        scale = float(np.percentile(np.abs(values - zero), 68.0)) or float(np.abs(values - zero).max()) or 1.0
+        axes = sky_map.beam_in_pixels()
+        sigma = float(np.sqrt(axes[0] * axes[1]))
+        if sigma * FWHM_PER_SIGMA < 1.2:
+            raise InputError(
+                f"the beam is {sigma * FWHM_PER_SIGMA:.2f} pixels wide (FWHM); Gaussians need at least 1.2"
+            )
+        image = np.where(valid, (sky_map.image - zero) / scale, 0.0).astype(np.float32)
+        weight = valid.astype(np.float32)
+        if sky_map.rms is not None:
+            weight = np.where(valid, scale / np.where(valid, sky_map.rms, 1.0), 0.0).astype(np.float32)
+        return _Prepared(image, valid, weight, zero, scale, axes[:2], axes[2], sigma, sigma * FWHM_PER_SIGMA)
+
+    def _filter_name(self, data: _Prepared) -> str:
+        name = self.config.detection.filter
+        return choose_filter(data.image, data.valid, data.sigma) if name == "auto" else name
+
+    def _detect(self, data: _Prepared, image: NDArray[Any], filter_name: str, threshold: float) -> PointPeaks:
+        """Peaks of the band-passed map over the noise of that map."""
+        config = self.config.detection
+        filtered = band_pass(image, data.valid, data.sigma, filter_name)
+        local = config.noise == "local"
+        noise = cell_rms(
+            filtered, data.valid, max(24, int(config.noise_cell * data.fwhm)) if local else max(image.shape)
+        )
+        if config.rms is not None:
+            level = np.full((1, 1), config.rms / data.scale * filter_gain(filter_name, data.sigma))
+            noise = CellNoise(level, image.shape)
+        peaks = local_maxima(filtered, threshold, noise.at, float(noise.level.min()))
+        column, row = np.rint(peaks.x).astype(int), np.rint(peaks.y).astype(int)
+        keep = thin_pairs(peaks.x, peaks.y, peaks.value, config.min_separation * data.fwhm)
+        keep &= data.valid[np.clip(row, 0, image.shape[0] - 1), np.clip(column, 0, image.shape[1] - 1)]
+        edge = config.border * data.fwhm
+        keep &= (peaks.x >= edge) & (peaks.x <= image.shape[1] - 1 - edge)
+        keep &= (peaks.y >= edge) & (peaks.y <= image.shape[0] - 1 - edge)
+        return self._shape_tests(data, image, filtered, peaks.select(keep))
+
+    def _shape_tests(
+        self, data: _Prepared, image: NDArray[Any], filtered: NDArray[Any], peaks: PointPeaks
+    ) -> PointPeaks:
+        """DAOFIND limits and the shoulder score, where the configuration asks for them."""
+        config = self.config.detection
+        keep = np.ones(len(peaks), bool)
+        if config.sharpness is not None or config.roundness is not None:
+            shapes = daofind_shapes(
+                filtered, np.rint(peaks.x).astype(int), np.rint(peaks.y).astype(int), data.fwhm
+            )
+            for name, limits in (
+                ("sharpness", config.sharpness), ("roundness1", config.roundness), ("roundness2", config.roundness),
+            ):  # fmt: skip
+                if limits is not None:
+                    keep &= (shapes[name] > limits[0]) & (shapes[name] < limits[1])
+        if config.shoulder_limit is not None:
+            blank = np.where(data.valid, image, np.nan)
+            keep &= shoulder_scores(blank, peaks.x, peaks.y, data.fwhm) <= config.shoulder_limit
+        return peaks.select(keep)
+
+    def _bounds(
+        self, data: _Prepared, sources: NDArray[np.float64], low: float, high: float
+    ) -> NDArray[np.float64]:
+        config = self.config.fit
+        bounds = np.empty((sources.shape[0], 5))
+        bounds[:, 0], bounds[:, 1] = low * sources[:, 0], high * sources[:, 0]
+        bounds[:, 2], bounds[:, 3] = config.min_size * data.sigma, config.max_size * data.sigma
+        bounds[:, 4] = config.max_shift * data.fwhm if config.vary_position else 0.0
+        return bounds
+
+    def _first_fits(
+        self, data: _Prepared, peaks: PointPeaks, filter_name: str, *, search: bool
+    ) -> tuple[GaussianFit, SourceGroups, NDArray[np.bool_]]:
+        """Ordinary fits with a local plane, repeated with what the residual map reveals."""
+        detection, config = self.config.detection, self.config.fit
+        order = max(config.order, 1) if config.background == "shared" else config.order
+        radius = config.first_radius if config.background == "shared" else config.radius
+        smooth = smooth_map(data.image, data.valid, 2.5 * data.sigma)
+        sources = self._starts(data, data.image - smooth, peaks)
+        hidden = np.zeros(sources.shape[0], bool)
+        for search_number in range(detection.residual_passes + 1):
+            groups = group_sources(
+                sources[:, 1],
+                sources[:, 2],
+                self.config.grouping.link * data.fwhm,
+                self.config.grouping.max_members,
+            )
+            fit = fit_gaussians(
+                data.image, data.weight, sources, groups, radius=radius * data.fwhm,
+                bounds=self._bounds(data, sources, 0.2, 5.0), free=self._free(), order=order,
+                loss=config.loss, f_scale=config.f_scale, max_iterations=config.max_iterations,
+                tolerance=config.tolerance,
+            )  # fmt: skip
+            if not search or search_number == detection.residual_passes:
+                break
+            residual = draw_sources(data.image.shape, fit.sources, out=data.image.copy(), sign=-1.0)
+            extra = self._detect(data, residual, filter_name, detection.residual_threshold)
+            extra = extra.select(_far_from(extra, fit.sources, 0.5 * data.fwhm))
+            if len(extra) == 0:
+                break
+            starts = self._starts(data, residual - smooth_map(residual, data.valid, 2.5 * data.sigma), extra)
+            sources = np.concatenate([fit.sources, starts])
+            hidden = np.concatenate([hidden, np.ones(len(extra), bool)])
+        return fit, groups, hidden
+
+    def _starts(self, data: _Prepared, detrended: NDArray[Any], peaks: PointPeaks) -> NDArray[np.float64]:
+        """Start values: the pixel value above a wide mean, raised for what the mean itself takes away."""
+        row = np.clip(np.rint(peaks.y).astype(int), 0, detrended.shape[0] - 1)
+        column = np.clip(np.rint(peaks.x).astype(int), 0, detrended.shape[1] - 1)
+        lost = 1.0 - 1.0 / (1.0 + 2.5**2)  # a Gaussian beam under a mean of 2.5 times its width
+        height = np.maximum(detrended[row, column] / lost, 0.3 * peaks.value)
+        return start_sources(np.maximum(height, 1e-6), peaks.x, peaks.y, data.axes, data.theta)
+
+    def _free(self) -> tuple[bool, ...]:
+        move = self.config.fit.vary_position
+        return (True, move, move, True, True, True)
+
+    def _noise(self, data: _Prepared, sources: NDArray[np.float64]) -> tuple[NDArray[np.float32], MapNoise]:
+        config = self.config.noise
+        residual = draw_sources(data.image.shape, sources, out=data.image.copy(), sign=-1.0)
+        clear = ~source_pixels(data.image.shape, sources, data.sigma, config.mask_radius)
+        half = int(np.ceil(2 * self.config.fit.radius * data.fwhm)) + 4
+        level, noise = noise_model(
+            residual, data.valid, clear, level_sigma=config.level_scale * data.sigma,
+            rms_sigma=config.rms_scale * data.sigma, half=half, uniform=config.uniform,
+        )  # fmt: skip
+        return level, noise
+
+    def _final_fit(
+        self, data: _Prepared, fit: GaussianFit, level: NDArray[Any], noise: MapNoise
+    ) -> tuple[GaussianFit, SourceGroups]:
+        """Fit again with the full covariance of noise and background."""
+        config = self.config.fit
+        sources = fit.sources
+        groups = group_sources(
+            sources[:, 1],
+            sources[:, 2],
+            self.config.grouping.link * data.fwhm,
+            self.config.grouping.max_members,
+        )
+        weight = np.where(data.valid, 1.0 / noise.rms, 0.0)
+        final = fit_gaussians(
+            data.image - level, weight, sources, groups, radius=config.radius * data.fwhm,
+            bounds=self._bounds(data, sources, 0.1, 5.0), free=self._free(), order=config.order,
+            correlation=noise.correlation, ridge=config.ridge, loss=config.loss, f_scale=config.f_scale,
+            max_iterations=config.max_iterations, tolerance=config.tolerance,
+        )  # fmt: skip
+        return final, groups
+
+    def _keep(self, data: _Prepared, fit: GaussianFit, *, fixed: bool) -> NDArray[np.bool_]:
+        """Sources that are significant and not twins of brighter ones; given positions are all kept."""
+        if fixed:
+            return np.ones(fit.sources.shape[0], bool)
+        peak, error = fit.sources[:, 0], fit.peak_err
+        with np.errstate(invalid="ignore", divide="ignore"):
+            keep = ~(peak < self.config.fit.min_significance * error)
+        keep &= np.isfinite(fit.sources).all(axis=1) & (peak > 0)
+        chosen = np.flatnonzero(keep)
+        twins = thin_pairs(
+            fit.sources[chosen, 1], fit.sources[chosen, 2], peak[chosen], self.config.fit.merge * data.fwhm
+        )
+        keep[chosen[~twins]] = False
+        return keep
+
+    def _measure(
+        self, sky_map: SkyMap, data: _Prepared, fit: GaussianFit, groups: SourceGroups, level: NDArray[Any],
+        noise: MapNoise, hidden: NDArray[np.bool_], jy_per_pixel: float,
+    ) -> Result:  # fmt: skip
+        """Background map, sums in ellipses, catalogue."""
+        config = self.config.photometry
+        model = draw_sources(data.image.shape, fit.sources, out=np.zeros(data.image.shape, np.float32))
+        without = data.image - model - level
+        background = smooth_map(without, data.valid, self.config.noise.background_scale * data.fwhm)
+        flat = np.where(data.valid, without - background, np.nan)
+        ellipses = pixel_ellipses(
+            sky_map, fit.sources, config.aperture_ratio, config.fixed_axes, config.fixed_position_angle
+        )
+        fixed = config.fixed_axes is not None
+        sums = measure_ellipses(
+            flat, fit.sources, ellipses, rms=noise.rms if fixed else None, correlation=noise.correlation
+        )
+        fraction = enclosed_fraction(fit.sources, ellipses)
+        if not fixed:  # the size is measured too: its error is part of the flux error
+            sums = type(sums)(sums.flux, fit.flux_err * fraction, sums.area, sums.missing_area)
+        catalog = build_catalog(
+            sky_map, _rescaled(fit, data.scale), type(sums)(*(v * data.scale for v in (sums.flux, sums.flux_err)), sums.area, sums.missing_area),
+            fraction, jy_per_pixel=jy_per_pixel, corrected=config.aperture_correction,
+            extra=self._numbers(data, fit, groups, level + background, noise, flat, hidden),
+        )  # fmt: skip
+        blank = np.where(data.valid, np.float32(0), np.float32(np.nan))
+        return Result(
+            catalog=catalog, sources=_rescaled(fit, data.scale).sources, groups=groups,
+            model=model * np.float32(data.scale), background=(level + background) * np.float32(data.scale) + np.float32(data.zero) + blank,
+            rms=noise.rms * np.float32(data.scale) + blank, correlation=noise.correlation, ellipses=ellipses,
+        )  # fmt: skip
+
+    def _numbers(
+        self, data: _Prepared, fit: GaussianFit, groups: SourceGroups, background: NDArray[Any], noise: MapNoise,
+        flat: NDArray[Any], hidden: NDArray[np.bool_],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Columns that describe the surroundings and the quality of each fit."""
+        sources = fit.sources
+        row = np.clip(np.rint(sources[:, 1 + 1]).astype(int), 0, data.image.shape[0] - 1)
+        column = np.clip(np.rint(sources[:, 1]).astype(int), 0, data.image.shape[1] - 1)
+        blank = np.where(data.valid, data.image, np.nan)
+        median, nmse = _residual_numbers(flat, data.image - background, sources, data.fwhm)
+        shared = self.config.fit.background == "shared"
+        n_parameters = np.maximum(fit.n_pixels - fit.n_dof, 0)
+        size = np.sqrt(np.stack([fit.covariance[:, 3, 3], fit.covariance[:, 4, 4], fit.covariance[:, 1, 1]]))
+        return {
+            "background": (background[row, column] + (0.0 if shared else fit.background)) * data.scale + data.zero,
+            "local_rms": noise.rms[row, column] * data.scale, "group": groups.label + 1,
+            "group_size": groups.chain_size, "residual": median * data.scale, "nmse": nmse,
+            "bic": fit.chi2 + n_parameters * np.log(np.maximum(fit.n_pixels, 1)),
+            "order": np.full(sources.shape[0], self.config.fit.order),
+            "shoulder_score": shoulder_scores(blank, sources[:, 1], sources[:, 2], data.fwhm),
+            "on_residual": hidden, "fit_flag_bound": (size == 0).any(axis=0) & self.config.fit.vary_position,
+        }  # fmt: skip
+
+
+def _given_peaks(data: _Prepared, positions: NDArray[np.float64]) -> PointPeaks:
+    """Positions that were given, with the map values there."""
+    x, y = positions[:, 0], positions[:, 1]
+    ny, nx = data.image.shape
+    inside = (x > -0.5) & (y > -0.5) & (x < nx - 0.5) & (y < ny - 0.5)
+    if not inside.all():
+        raise InputError(
+            f"{int((~inside).sum())} of {x.size} given positions lie outside the map of {nx} x {ny} pixels"
+        )
+    value = data.image[np.rint(y).astype(int), np.rint(x).astype(int)].astype(np.float64)
+    return PointPeaks(x, y, np.maximum(value, 0.5), value)
+
+
+def _far_from(peaks: PointPeaks, sources: NDArray[np.float64], distance: float) -> NDArray[np.bool_]:
+    from scipy.spatial import cKDTree
+
+    if len(peaks) == 0 or sources.shape[0] == 0:
+        return np.ones(len(peaks), bool)
+    nearest, _ = cKDTree(sources[:, 1:3]).query(np.column_stack([peaks.x, peaks.y]))
+    return np.asarray(nearest > distance)
+
+
+def _select(fit: GaussianFit, keep: NDArray[np.bool_]) -> GaussianFit:
+    return GaussianFit(*(getattr(fit, name)[keep] for name in GaussianFit.__slots__))
+
+
+def _select_groups(groups: SourceGroups, keep: NDArray[np.bool_]) -> SourceGroups:
+    """Groups of the sources that are kept, numbered anew."""
+    _, first, label = np.unique(groups.label[keep], return_index=True, return_inverse=True)
+    label = np.argsort(np.argsort(first, kind="stable"), kind="stable")[label.ravel()].astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=first.size))]).astype(np.int64)
+    return SourceGroups(
+        offsets, np.argsort(label, kind="stable").astype(np.int64), label, groups.chain_size[keep]
+    )
+
+
+def _rescaled(fit: GaussianFit, scale: float) -> GaussianFit:
+    """The fit in the unit of the map."""
+    sources, covariance = fit.sources.copy(), fit.covariance.copy()
+    sources[:, 0] *= scale
+    covariance[:, 0, :] *= scale
+    covariance[:, :, 0] *= scale
+    return GaussianFit(
+        sources,
+        covariance,
+        fit.background * scale,
+        fit.chi2,
+        fit.n_pixels,
+        fit.n_dof,
+        fit.iterations,
+        fit.status,
+    )
+
+
+def _residual_numbers(
+    flat: NDArray[Any], data: NDArray[Any], sources: NDArray[np.float64], radius: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Median residual, and mean squared residual over mean squared value, within ``radius`` pixels of each source."""
+    half = int(np.ceil(radius))
+    offset = np.arange(-half, half + 1)
+    dy, dx = (
+        v[np.hypot(*np.meshgrid(offset, offset)) <= radius]
+        for v in np.meshgrid(offset, offset, indexing="ij")
+    )
+    row = np.rint(sources[:, 2]).astype(int)[:, None] + dy
+    column = np.rint(sources[:, 1]).astype(int)[:, None] + dx
+    inside = (row >= 0) & (row < flat.shape[0]) & (column >= 0) & (column < flat.shape[1])
+    row, column = np.clip(row, 0, flat.shape[0] - 1), np.clip(column, 0, flat.shape[1] - 1)
+    residual = np.where(inside, flat[row, column], np.nan)
+    good = np.isfinite(residual)
+    values = np.where(good, data[row, column], 0.0).astype(np.float64)
+    squares = np.where(good, residual, 0.0).astype(np.float64) ** 2
+    total = (values**2).sum(axis=1)
+    ordered = np.sort(np.where(good, residual, np.inf), axis=1)
+    count = good.sum(axis=1)
+    middle = np.maximum((count - 1) // 2, 0)
+    median = ordered[np.arange(len(sources)), middle] if len(sources) else np.zeros(0)
+    return np.where(count > 0, median, np.nan), squares.sum(axis=1) / np.where(total > 0, total, np.nan)
