@@ -1,1 +1,1 @@
-"""measurement"""
+"""Measurements of sources: positions, shapes, fluxes, flags, and the plugins that make them columns."""

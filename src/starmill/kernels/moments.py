@@ -1,0 +1,353 @@
+r"""Adaptive second moments: the Gaussian weight that matches the source best.
+
+With the weight w = exp(-rho**2 / 2), rho**2 = d\ :sup:`T` W\ :sup:`-1` d, the weighted second
+moments m of a source give a better weight through W' :sup:`-1` = m\ :sup:`-1` - W\ :sup:`-1`
+(for a Gaussian source of covariance C, m\ :sup:`-1` = C\ :sup:`-1` + W\ :sup:`-1`). The centre
+of the weight stays fixed. Weights are computed along a row by recurrence: three
+exponentials a row instead of one a pixel.
+
+References
+----------
+Bernstein & Jarvis 2002, AJ 123, 583, section 3 (adaptive moments).
+Hirata & Seljak 2003, MNRAS 343, 459 (the variant used by the SDSS).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from starmill.kernels._jit import njit
+from starmill.kernels.source_pixels import hide_source, largest_footprint, show_source
+
+START_SIGMA2 = 1.5  # first weight, pixels**2
+EXPONENT_LIMIT = 14.0  # pixels with a larger rho**2 are left out
+SUB_EXPONENT_LIMIT = 9.0  # the same for split pixels of very narrow weights
+BOX_SIGMAS = 4.0
+MAX_RADIUS = 1000.0
+ELLIPTICITY_TOLERANCE = 1e-5
+SIZE_TOLERANCE = 1e-4
+
+FLAG_UNWEIGHTED_BAD = 1
+FLAG_UNWEIGHTED = 2
+FLAG_SHIFT = 4
+FLAG_MAX_ITERATIONS = 8
+FLAG_BAD_CENTROID = 16
+
+
+@njit
+def _limits(shape, cx, cy, wxx, wyy):
+    """Rows and columns that the weight reaches."""
+    radius = min(BOX_SIGMAS * np.sqrt(max(wxx, wyy)), MAX_RADIUS)
+    x0 = max(int(cx - radius - 0.5), 0)
+    y0 = max(int(cy - radius - 0.5), 0)
+    x1 = min(int(cx + radius + 0.5), shape[1] - 1)
+    y1 = min(int(cy + radius + 0.5), shape[0] - 1)
+    return x0, y0, x1, y1
+
+
+@njit
+def weighted_sums(image, cx, cy, wxx, wyy, wxy, sums):
+    """Fill ``sums`` with the weighted flux, first and second moments.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+    cx, cy : float
+        Centre of the weight, array index.
+    wxx, wyy, wxy : float
+        Covariance of the weight, pixels**2; positive definite.
+    sums : (7,) float64 array
+        Receives sum w I, sum w I dx, sum w I dy, sum w I dx**2, sum w I dy**2,
+        sum w I dx dy and sum w**2.
+    """
+    sums[:] = 0.0
+    det = wxx * wyy - wxy * wxy
+    a = wyy / det
+    b = -wxy / det
+    c = wxx / det
+    x0, y0, x1, y1 = _limits(image.shape, cx, cy, wxx, wyy)
+    if x1 < x0 or y1 < y0:
+        return
+    if wxx < 0.25 or wyy < 0.25 or det < 0.0625:
+        _split_sums(image, cx, cy, a, b, c, x0, y0, x1, y1, sums)
+        return
+    ratio_step = np.exp(-a)
+    for y in range(y0, y1 + 1):
+        dy = y - cy
+        # the part of the row inside rho**2 <= limit
+        disc = (b * dy) * (b * dy) - a * (c * dy * dy - EXPONENT_LIMIT)
+        if disc <= 0.0:
+            continue
+        half = np.sqrt(disc) / a
+        middle = cx - b * dy / a
+        first = max(x0, int(np.ceil(middle - half)))
+        last = min(x1, int(np.floor(middle + half)))
+        if last < first:
+            continue
+        dx = first - cx
+        w = np.exp(-0.5 * (a * dx * dx + 2.0 * b * dx * dy + c * dy * dy))
+        ratio = np.exp(-a * (dx + 0.5) - b * dy)
+        row = image[y, first : last + 1]
+        s0 = 0.0
+        s1 = 0.0
+        s2 = 0.0
+        sw = 0.0
+        for k in range(row.size):
+            wi = w * row[k]
+            s0 += wi
+            s1 += wi * dx
+            s2 += wi * dx * dx
+            sw += w * w
+            dx += 1.0
+            w *= ratio
+            ratio *= ratio_step
+        sums[0] += s0
+        sums[1] += s1
+        sums[2] += s0 * dy
+        sums[3] += s2
+        sums[4] += s0 * dy * dy
+        sums[5] += s1 * dy
+        sums[6] += sw
+
+
+@njit
+def _split_sums(image, cx, cy, a, b, c, x0, y0, x1, y1, sums):
+    """As :func:`weighted_sums` for weights narrower than a pixel: each pixel in 4 x 4 parts."""
+    for y in range(y0, y1 + 1):
+        for x in range(x0, x1 + 1):
+            value = image[y, x]
+            for j in range(4):
+                dy = y - cy + 0.25 * j - 0.375
+                for i in range(4):
+                    dx = x - cx + 0.25 * i - 0.375
+                    rho2 = a * dx * dx + 2.0 * b * dx * dy + c * dy * dy
+                    if rho2 <= SUB_EXPONENT_LIMIT:
+                        w = np.exp(-0.5 * rho2) / 16.0
+                        sums[0] += w * value
+                        sums[1] += w * value * dx
+                        sums[2] += w * value * dy
+                        sums[3] += w * value * dx * dx
+                        sums[4] += w * value * dy * dy
+                        sums[5] += w * value * dx * dy
+                        sums[6] += w * w * 16.0
+
+
+@njit
+def _unweighted(image, cx, cy, out):
+    """Moments without weight in the box of the starting weight; returns flags."""
+    x0, y0, x1, y1 = _limits(image.shape, cx, cy, START_SIGMA2, START_SIGMA2)
+    s0 = 0.0
+    sxx = 0.0
+    syy = 0.0
+    sxy = 0.0
+    for y in range(y0, y1 + 1):
+        for x in range(x0, x1 + 1):
+            value = image[y, x]
+            s0 += value
+            sxx += value * (x - cx) ** 2
+            syy += value * (y - cy) ** 2
+            sxy += value * (x - cx) * (y - cy)
+    if s0 <= 0.0 or sxx <= 0.0 or syy <= 0.0 or sxx * syy <= sxy * sxy:
+        out[:] = np.nan
+        return FLAG_UNWEIGHTED | FLAG_UNWEIGHTED_BAD
+    out[0] = sxx / s0
+    out[1] = syy / s0
+    out[2] = sxy / s0
+    out[3] = s0 / (2.0 * np.pi * np.sqrt(out[0] * out[1] - out[2] ** 2))
+    out[4] = cx
+    out[5] = cy
+    return FLAG_UNWEIGHTED
+
+
+@njit
+def match_weight(image, cx, cy, max_shift, max_iterations, sums, out):
+    """Adaptive moments of one source.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+    cx, cy : float
+        Fixed centre, array index.
+    max_shift : float
+        Largest offset of the weighted mean position, pixels.
+    max_iterations : int
+    sums : (7,) float64 array
+        Scratch.
+    out : (6,) float64 array
+        Receives xx, yy, xy (pixels**2), the central amplitude, and the weighted mean x, y.
+
+    Returns
+    -------
+    flags : int
+    """
+    wxx = START_SIGMA2
+    wyy = START_SIGMA2
+    wxy = 0.0
+    e1_old = 1e6
+    e2_old = 1e6
+    size_old = 1e6
+    flags = 0
+    converged = False
+    for _ in range(max_iterations):
+        weighted_sums(image, cx, cy, wxx, wyy, wxy, sums)
+        if not sums[0] > 0.0:
+            return _unweighted(image, cx, cy, out)
+        mxx = sums[3] / sums[0]
+        myy = sums[4] / sums[0]
+        mxy = sums[5] / sums[0]
+        det = mxx * myy - mxy * mxy
+        if not (mxx > 0.0 and myy > 0.0 and det > 0.0):
+            return _unweighted(image, cx, cy, out)
+        shift_x = sums[1] / sums[0]
+        shift_y = sums[2] / sums[0]
+        if abs(shift_x) > max_shift or abs(shift_y) > max_shift:
+            flags |= FLAG_SHIFT
+        e1 = (mxx - myy) / (mxx + myy)
+        e2 = 2.0 * mxy / (mxx + myy)
+        if (
+            abs(e1 - e1_old) < ELLIPTICITY_TOLERANCE
+            and abs(e2 - e2_old) < ELLIPTICITY_TOLERANCE
+            and abs(mxx / size_old - 1.0) < SIZE_TOLERANCE
+        ):
+            converged = True
+            break
+        e1_old = e1
+        e2_old = e2
+        size_old = mxx
+        wdet = wxx * wyy - wxy * wxy
+        ixx = myy / det - wyy / wdet
+        iyy = mxx / det - wxx / wdet
+        ixy = -mxy / det + wxy / wdet
+        idet = ixx * iyy - ixy * ixy
+        if not (ixx > 0.0 and iyy > 0.0 and idet > 0.0):
+            return _unweighted(image, cx, cy, out)
+        wxx = iyy / idet
+        wyy = ixx / idet
+        wxy = -ixy / idet
+    if not converged:
+        return _unweighted(image, cx, cy, out) | FLAG_MAX_ITERATIONS
+    out[0] = wxx
+    out[1] = wyy
+    out[2] = wxy
+    # flux = 2 sum(w I) for a matched Gaussian, amplitude = flux / (2 pi sqrt(det))
+    out[3] = sums[0] / (np.pi * np.sqrt(wxx * wyy - wxy * wxy))
+    out[4] = cx + shift_x
+    out[5] = cy + shift_y
+    return flags
+
+
+@njit
+def adaptive_moments(pixels, x, y, max_shift, max_iterations):
+    """Adaptive moments of every source.
+
+    Parameters
+    ----------
+    pixels : SourcePixels
+    x, y : (n,) float64 array
+        Centroids, array index.
+    max_shift : float
+        Pixels.
+    max_iterations : int
+
+    Returns
+    -------
+    out : (n, 6) float64 array
+        xx, yy, xy (pixels**2), amplitude, weighted mean x and y; NaN when even the
+        unweighted moments are bad.
+    variance : (n,) float64 array
+        Variance of the pixel at the centroid.
+    flags : (n,) int32 array
+        Sum of the ``FLAG_*`` values of this module.
+    """
+    n = x.size
+    ny, nx = pixels.image.shape
+    out = np.full((n, 6), np.nan)
+    variance = np.full(n, np.nan)
+    flags = np.zeros(n, np.int32)
+    sums = np.empty(7)
+    saved = np.empty((2, largest_footprint(pixels)), np.float32)
+    for i in range(n):
+        inside = np.isfinite(x[i]) and np.isfinite(y[i]) and -0.5 <= x[i] < nx - 0.5 and -0.5 <= y[i] < ny - 0.5
+        if not inside:
+            flags[i] = FLAG_BAD_CENTROID
+            continue
+        show_source(pixels, i, saved)
+        flags[i] = match_weight(pixels.image, x[i], y[i], max_shift, max_iterations, sums, out[i])
+        variance[i] = pixels.variance[int(np.floor(y[i] + 0.5)), int(np.floor(x[i] + 0.5))]
+        hide_source(pixels, i, saved)
+    return out, variance, flags
+
+
+@njit
+def stack_moments(images, max_iterations):
+    """Adaptive moments of a stack of PSF images about their central pixel.
+
+    Parameters
+    ----------
+    images : (n, size, size) float64 array
+    max_iterations : int
+
+    Returns
+    -------
+    moments : (n, 3) float64 array
+        xx, yy, xy in pixels**2.
+    failed : (n,) bool array
+    """
+    n = images.shape[0]
+    centre = float(images.shape[1] // 2)
+    moments = np.full((n, 3), np.nan)
+    failed = np.zeros(n, np.bool_)
+    sums = np.empty(7)
+    one = np.empty(6)
+    for i in range(n):
+        flags = match_weight(images[i], centre, centre, 2.0, max_iterations, sums, one)
+        failed[i] = flags != 0
+        moments[i, 0] = one[0]
+        moments[i, 1] = one[1]
+        moments[i, 2] = one[2]
+    return moments, failed
+
+
+@njit
+def gaussian_sums(pixels, x, y, shape):
+    """Gaussian-weighted flux of every source with a given shape.
+
+    Parameters
+    ----------
+    pixels : SourcePixels
+    x, y : (n,) float64 array
+        Array index.
+    shape : (n, 3) float64 array
+        xx, yy, xy of the weight, pixels**2.
+
+    Returns
+    -------
+    flux : (n,) float64 array
+        ``2 sum(w I)``: the flux of a source that is the weight's Gaussian; NaN where
+        position or shape are not usable.
+    variance : (n,) float64 array
+        Of ``flux``, propagated from the variance image.
+    """
+    n = x.size
+    flux = np.full(n, np.nan)
+    variance = np.full(n, np.nan)
+    saved = np.empty((2, largest_footprint(pixels)), np.float32)
+    sums = np.empty(7)
+    ny, nx = pixels.image.shape
+    for i in range(n):
+        wxx = shape[i, 0]
+        wyy = shape[i, 1]
+        wxy = shape[i, 2]
+        det = wxx * wyy - wxy * wxy
+        usable = wxx > 0.0 and wyy > 0.0 and det > 0.0
+        usable = usable and -0.5 <= x[i] < nx - 0.5 and -0.5 <= y[i] < ny - 0.5
+        if not usable:
+            continue
+        show_source(pixels, i, saved)
+        weighted_sums(pixels.image, x[i], y[i], wxx, wyy, wxy, sums)
+        flux[i] = 2.0 * sums[0]
+        # w**2 is the Gaussian weight of half the covariance
+        weighted_sums(pixels.variance, x[i], y[i], 0.5 * wxx, 0.5 * wyy, 0.5 * wxy, sums)
+        variance[i] = 4.0 * sums[0]
+        hide_source(pixels, i, saved)
+    return flux, variance

@@ -1,0 +1,413 @@
+r"""Exact area that a pixel shares with a circle or an ellipse.
+
+In one quadrant a circle is a falling arc. A pixel that it crosses is covered by a
+polygon under the chord between entry and exit, and by the circular segment between
+chord and arc, whose area for a chord of length c = 2 r u is
+r\ :sup:`2` (asin u - u sqrt(1 - u\ :sup:`2`)). Pixels on an axis are cut into
+halves. An ellipse is mapped on the unit circle, where a pixel is a parallelogram.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from starmill.kernels._jit import fast_njit, njit
+from starmill.kernels.source_pixels import hide_source, largest_footprint, show_source
+
+
+@njit
+def circle_segment(u, r):
+    """Area between a chord of half length ``u * r`` and its (smaller) arc."""
+    u2 = u * u
+    if u2 < 0.02:  # series of asin u - u sqrt(1 - u**2): relative error below 2e-8
+        return r * r * u * u2 * (2.0 / 3.0 + u2 * (0.2 + u2 * (3.0 / 28.0 + u2 * (5.0 / 72.0))))
+    u = min(u, 1.0)
+    return r * r * (np.arcsin(u) - u * np.sqrt(max(1.0 - u2, 0.0)))
+
+
+@njit
+def quadrant_overlap(x0, x1, y0, y1, r):
+    """Area of [x0, x1] x [y0, y1], all >= 0, inside the circle of radius r at the origin."""
+    r2 = r * r
+    if x0 * x0 + y0 * y0 >= r2:
+        return 0.0
+    if x1 * x1 + y1 * y1 <= r2:
+        return (x1 - x0) * (y1 - y0)
+    if x0 * x0 + y1 * y1 < r2:  # the arc comes in through the top
+        ax = np.sqrt(r2 - y1 * y1)
+        ay = y1
+    else:  # through the left side
+        ax = x0
+        ay = np.sqrt(r2 - x0 * x0)
+    if x1 * x1 + y0 * y0 < r2:  # it leaves through the right side
+        bx = x1
+        by = np.sqrt(r2 - x1 * x1)
+    else:  # through the bottom
+        bx = np.sqrt(r2 - y0 * y0)
+        by = y0
+    area = (ax - x0) * (y1 - y0) + 0.5 * (bx - ax) * (ay + by - 2.0 * y0)
+    chord = np.sqrt((bx - ax) ** 2 + (by - ay) ** 2)
+    return area + circle_segment(0.5 * chord / r, r)
+
+
+@njit
+def _column_overlap(x0, x1, y0, y1, r):
+    """As :func:`quadrant_overlap` for x >= 0 and any y."""
+    if y0 >= 0.0:
+        return quadrant_overlap(x0, x1, y0, y1, r)
+    if y1 <= 0.0:
+        return quadrant_overlap(x0, x1, -y1, -y0, r)
+    return quadrant_overlap(x0, x1, 0.0, -y0, r) + quadrant_overlap(x0, x1, 0.0, y1, r)
+
+
+@njit
+def circle_overlap(dx, dy, r):
+    """Area of the unit pixel centred at (dx, dy) inside the circle of radius r at the origin."""
+    x0 = dx - 0.5
+    x1 = dx + 0.5
+    y0 = dy - 0.5
+    y1 = dy + 0.5
+    if x0 >= 0.0:
+        return _column_overlap(x0, x1, y0, y1, r)
+    if x1 <= 0.0:
+        return _column_overlap(-x1, -x0, y0, y1, r)
+    return _column_overlap(0.0, -x0, y0, y1, r) + _column_overlap(0.0, x1, y0, y1, r)
+
+
+@njit
+def _edge_term(px, py, qx, qy):
+    """Signed area of the triangle (origin, p, q) inside the unit circle."""
+    dx = qx - px
+    dy = qy - py
+    a = dx * dx + dy * dy
+    if a == 0.0:
+        return 0.0
+    b = px * dx + py * dy
+    c = px * px + py * py - 1.0
+    disc = b * b - a * c
+    if disc <= 0.0:
+        return 0.5 * np.arctan2(px * qy - py * qx, px * qx + py * qy)
+    root = np.sqrt(disc)
+    t0 = (-b - root) / a
+    t1 = (-b + root) / a
+    if t1 <= 0.0 or t0 >= 1.0:
+        return 0.5 * np.arctan2(px * qy - py * qx, px * qx + py * qy)
+    t0 = max(t0, 0.0)
+    t1 = min(t1, 1.0)
+    ux = px + t0 * dx
+    uy = py + t0 * dy
+    vx = px + t1 * dx
+    vy = py + t1 * dy
+    area = 0.5 * (ux * vy - uy * vx)
+    if t0 > 0.0:
+        area += 0.5 * np.arctan2(px * uy - py * ux, px * ux + py * uy)
+    if t1 < 1.0:
+        area += 0.5 * np.arctan2(vx * qy - vy * qx, vx * qx + vy * qy)
+    return area
+
+
+@njit
+def ellipse_overlap(dx, dy, a, b, cos_t, sin_t):
+    """Area of the unit pixel centred at (dx, dy) inside an ellipse at the origin.
+
+    Parameters
+    ----------
+    dx, dy : float
+        Pixel minus ellipse centre.
+    a, b : float
+        Semi-axes, pixels.
+    cos_t, sin_t : float
+        Direction of the semi-axis ``a``, counter-clockwise from +x.
+    """
+    ux = cos_t / a
+    uy = sin_t / a
+    vx = -sin_t / b
+    vy = cos_t / b
+    x0 = (dx - 0.5) * ux + (dy - 0.5) * uy
+    y0 = (dx - 0.5) * vx + (dy - 0.5) * vy
+    x1 = x0 + ux
+    y1 = y0 + vx
+    x2 = x1 + uy
+    y2 = y1 + vy
+    x3 = x0 + uy
+    y3 = y0 + vy
+    inside = x0 * x0 + y0 * y0 <= 1.0 and x1 * x1 + y1 * y1 <= 1.0
+    if inside and x2 * x2 + y2 * y2 <= 1.0 and x3 * x3 + y3 * y3 <= 1.0:
+        return 1.0
+    area = _edge_term(x0, y0, x1, y1) + _edge_term(x1, y1, x2, y2)
+    area += _edge_term(x2, y2, x3, y3) + _edge_term(x3, y3, x0, y0)
+    return min(max(area * a * b, 0.0), 1.0)
+
+
+@njit
+def circular_apertures(pixels, x, y, radii):
+    """Sums in many circles around every source, in one pass over the pixels.
+
+    Parameters
+    ----------
+    pixels : SourcePixels
+    x, y : (n,) float64 array
+        Centres, array index.
+    radii : (n_radii,) float64 array
+        Ascending, pixels.
+
+    Returns
+    -------
+    flux, variance : (n, n_radii) float64 array
+        Overlap-weighted sums of image and variance (weights squared for the variance);
+        NaN where the circle leaves the image or the centre is not finite.
+    """
+    n = x.size
+    n_radii = radii.size
+    ny, nx = pixels.image.shape
+    flux = np.full((n, n_radii), np.nan)
+    variance = np.full((n, n_radii), np.nan)
+    saved = np.empty((2, largest_footprint(pixels)), np.float32)
+    n_rows = 2 * int(np.ceil(radii[-1])) + 5
+    summed = np.empty((n_rows, 2), np.int64)
+    limits = np.empty((4, n_rows), np.int64)
+    edge = np.empty((4, 8 * n_rows + 64))
+    for i in range(n):
+        cx = x[i]
+        cy = y[i]
+        if not (np.isfinite(cx) and np.isfinite(cy)):
+            continue
+        usable = 0
+        for k in range(n_radii):
+            r = radii[k]
+            if cx - r < -0.5 or cy - r < -0.5 or cx + r > nx - 0.5 or cy + r > ny - 0.5:
+                break
+            usable = k + 1
+        if usable == 0:
+            continue
+        show_source(pixels, i, saved)
+        summed[:, 0] = 0
+        summed[:, 1] = -1
+        top = int(np.floor(cy - radii[usable - 1] + 0.5))
+        core = 0.0
+        core_variance = 0.0
+        for k in range(usable):
+            s, v, es, ev = _one_circle(
+                pixels.image, pixels.variance, cx, cy, radii[k], top, summed, limits, edge
+            )
+            core += s
+            core_variance += v
+            flux[i, k] = core + es
+            variance[i, k] = core_variance + ev
+        hide_source(pixels, i, saved)
+    return flux, variance
+
+
+@njit
+def _one_circle(image, variance, cx, cy, r, top, summed, limits, edge):
+    """Sums over the full pixels that no smaller circle had, and over the partly covered ones."""
+    y0 = int(np.floor(cy - r + 0.5))
+    n_rows = int(np.ceil(cy + r - 0.5)) - y0 + 1
+    _row_limits(cx, cy, r, y0, n_rows, limits)
+    core = 0.0
+    core_variance = 0.0
+    s = 0.0
+    v = 0.0
+    count = 0
+    for j in range(n_rows):
+        yy = y0 + j
+        left = limits[0, j]
+        right = limits[1, j]
+        full_left = limits[2, j]
+        full_right = limits[3, j]
+        row = image[yy]
+        row_variance = variance[yy]
+        dy = yy - cy
+        if full_left <= full_right:
+            i = yy - top
+            old_left = summed[i, 0]
+            old_right = summed[i, 1]
+            if old_right < old_left:
+                old_left = full_right + 1
+                old_right = full_right
+            a, b = _two_runs(row, row_variance, full_left, old_left, old_right + 1, full_right + 1)
+            core += a
+            core_variance += b
+            summed[i, 0] = full_left
+            summed[i, 1] = full_right
+        if abs(dy) < 0.5 or r < 2.5:  # the row lies on an axis, or a coarse arc
+            for x in range(left, right + 1):
+                if not full_left <= x <= full_right:
+                    w = circle_overlap(x - cx, dy, r)
+                    s += w * row[x]
+                    v += w * w * row_variance[x]
+            continue
+        if full_left > full_right:  # only the central column lies on an axis
+            full_left = int(np.floor(cx + 0.5))
+            full_right = full_left
+            w = circle_overlap(full_left - cx, dy, r)
+            s += w * row[full_left]
+            v += w * w * row_variance[full_left]
+        near = abs(dy) - 0.5
+        for x in range(left, full_left):
+            edge[0, count] = cx - x - 0.5
+            edge[1, count] = near
+            edge[2, count] = row[x]
+            edge[3, count] = row_variance[x]
+            count += 1
+        for x in range(full_right + 1, right + 1):
+            edge[0, count] = x - cx - 0.5
+            edge[1, count] = near
+            edge[2, count] = row[x]
+            edge[3, count] = row_variance[x]
+            count += 1
+    a, b = _edge_sums(edge[0], edge[1], edge[2], edge[3], count, r)
+    return core, core_variance, s + a, v + b
+
+
+@fast_njit
+def _row_limits(cx, cy, r, y0, n_rows, limits):
+    """First and last touched and fully covered pixel of each row (none: first after last)."""
+    r2 = r * r
+    left = limits[0]
+    right = limits[1]
+    full_left = limits[2]
+    full_right = limits[3]
+    for j in range(n_rows):
+        dy = abs(y0 + j - cy)
+        near = dy - 0.5
+        near = near if near > 0.0 else 0.0
+        outer = r2 - near * near
+        outer = np.sqrt(outer if outer > 0.0 else 0.0)
+        half = r2 - (dy + 0.5) * (dy + 0.5)
+        half = np.sqrt(half if half > 0.0 else 0.0)
+        left[j] = int(np.floor(cx - outer + 0.5))
+        right[j] = int(np.ceil(cx + outer - 0.5))
+        full_left[j] = int(np.ceil(cx - half + 0.5))
+        full_right[j] = int(np.floor(cx + half - 0.5))
+
+
+@fast_njit
+def _two_runs(row, row_variance, a0, a1, b0, b1):
+    """Sums of the pixels a0 to a1 - 1 and b0 to b1 - 1 of a row."""
+    s = 0.0
+    v = 0.0
+    piece = row[a0:a1]
+    piece_variance = row_variance[a0:a1]
+    for x in range(piece.size):
+        s += np.float64(piece[x])
+        v += np.float64(piece_variance[x])
+    piece = row[b0:b1]
+    piece_variance = row_variance[b0:b1]
+    for x in range(piece.size):
+        s += np.float64(piece[x])
+        v += np.float64(piece_variance[x])
+    return s, v
+
+
+@fast_njit
+def _edge_sums(across, along, value, variance, count, r):
+    """Sums over partly covered pixels away from the axes, as :func:`quadrant_overlap`, without branches.
+
+    ``across`` and ``along`` are the distances of the pixel's inner sides from the two axes.
+    """
+    s = 0.0
+    v = 0.0
+    r2 = r * r
+    inverse = 0.25 / r2
+    for k in range(count):
+        x0 = across[k]
+        y0 = along[k]
+        x1 = x0 + 1.0
+        y1 = y0 + 1.0
+        hx0 = r2 - x0 * x0
+        hx1 = r2 - x1 * x1
+        hy0 = r2 - y0 * y0
+        hy1 = r2 - y1 * y1
+        hx0 = np.sqrt(hx0 if hx0 > 0.0 else 0.0)
+        hx1 = np.sqrt(hx1 if hx1 > 0.0 else 0.0)
+        hy0 = np.sqrt(hy0 if hy0 > 0.0 else 0.0)
+        hy1 = np.sqrt(hy1 if hy1 > 0.0 else 0.0)
+        ax = hy1 if hy1 > x0 else x0
+        ay = hx0 if hx0 < y1 else y1
+        bx = hy0 if hy0 < x1 else x1
+        by = hx1 if hx1 > y0 else y0
+        dx = bx - ax
+        dy = ay - by
+        u2 = (dx * dx + dy * dy) * inverse
+        bulge = u2 * (0.2 + u2 * (3.0 / 28.0 + u2 * (5.0 / 72.0 + u2 * (35.0 / 704.0 + u2 * 0.0379))))
+        w = (ax - x0) + 0.5 * dx * (ay + by - 2.0 * y0) + r2 * np.sqrt(u2) * u2 * (2.0 / 3.0 + bulge)
+        s += w * value[k]
+        v += w * w * variance[k]
+    return s, v
+
+
+@njit
+def ellipse_sums(pixels, x, y, a, b, theta):
+    """Exact sums in one ellipse around every source.
+
+    Parameters
+    ----------
+    pixels : SourcePixels
+    x, y : (n,) float64 array
+        Centres, array index.
+    a, b : (n,) float64 array
+        Semi-axes, pixels.
+    theta : (n,) float64 array
+        Direction of ``a``, radians counter-clockwise from +x.
+
+    Returns
+    -------
+    flux, variance, area : (n,) float64 array
+        NaN where position or axes are not usable; pixels outside the image do not count.
+    truncated : (n,) bool array
+        The ellipse leaves the image.
+    """
+    n = x.size
+    ny, nx = pixels.image.shape
+    flux = np.full(n, np.nan)
+    variance = np.full(n, np.nan)
+    area = np.full(n, np.nan)
+    truncated = np.zeros(n, np.bool_)
+    saved = np.empty((2, largest_footprint(pixels)), np.float32)
+    for i in range(n):
+        if not (np.isfinite(x[i] + y[i] + theta[i]) and a[i] > 0.0 and b[i] > 0.0 and np.isfinite(a[i] + b[i])):
+            continue
+        cos_t = np.cos(theta[i])
+        sin_t = np.sin(theta[i])
+        ex = np.sqrt((a[i] * cos_t) ** 2 + (b[i] * sin_t) ** 2)
+        ey = np.sqrt((a[i] * sin_t) ** 2 + (b[i] * cos_t) ** 2)
+        truncated[i] = x[i] - ex < -0.5 or y[i] - ey < -0.5 or x[i] + ex > nx - 0.5 or y[i] + ey > ny - 0.5
+        y0 = max(int(np.floor(y[i] - ey + 0.5)), 0)
+        y1 = min(int(np.ceil(y[i] + ey - 0.5)), ny - 1)
+        # rho**2 below / above which a pixel is surely inside / outside
+        reach = 0.7072 / min(a[i], b[i])
+        sure_in = max(1.0 - reach, 0.0) ** 2
+        sure_out = (1.0 + reach) ** 2
+        qxx = (cos_t / a[i]) ** 2 + (sin_t / b[i]) ** 2
+        qyy = (sin_t / a[i]) ** 2 + (cos_t / b[i]) ** 2
+        qxy = cos_t * sin_t * (1.0 / a[i] ** 2 - 1.0 / b[i] ** 2)
+        show_source(pixels, i, saved)
+        s = 0.0
+        v = 0.0
+        total = 0.0
+        for yy in range(y0, y1 + 1):
+            dy = yy - y[i]
+            disc = (qxy * dy) ** 2 - qxx * (qyy * dy * dy - sure_out)
+            if disc < 0.0:
+                continue
+            half = np.sqrt(disc) / qxx
+            middle = x[i] - qxy * dy / qxx
+            first = max(int(np.ceil(middle - half)), 0)
+            last = min(int(np.floor(middle + half)), nx - 1)
+            row = pixels.image[yy]
+            row_variance = pixels.variance[yy]
+            for xx in range(first, last + 1):
+                dx = xx - x[i]
+                rho2 = qxx * dx * dx + 2.0 * qxy * dx * dy + qyy * dy * dy
+                w = 1.0
+                if rho2 > sure_in:
+                    w = ellipse_overlap(dx, dy, a[i], b[i], cos_t, sin_t)
+                s += w * row[xx]
+                v += w * w * row_variance[xx]
+                total += w
+        hide_source(pixels, i, saved)
+        flux[i] = s
+        variance[i] = v
+        area[i] = total
+    return flux, variance, area, truncated

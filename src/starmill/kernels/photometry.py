@@ -1,0 +1,246 @@
+"""Weighted sums over stamps of many sources: PSF fluxes, band-limited apertures, mask bits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from starmill.kernels._jit import fast_njit, njit
+from starmill.kernels.source_pixels import hide_source, largest_footprint, show_source
+
+FLAG_EDGE = 1
+FLAG_NO_GOOD_PIXELS = 2
+
+
+@njit
+def _clip_stamp(shape, x0, y0, size):
+    """Part of a stamp inside the image: first and last + 1 row and column of the stamp."""
+    ny, nx = shape
+    return max(0, -y0), min(size, ny - y0), max(0, -x0), min(size, nx - x0)
+
+
+@fast_njit
+def _fit_row(model, row, row_variance, sums):
+    """Add one row without masked pixels to the sums of a linear fit."""
+    sp = 0.0
+    spp = 0.0
+    spi = 0.0
+    sppv = 0.0
+    wpp = 0.0
+    wpi = 0.0
+    wii = 0.0
+    for k in range(row.size):
+        p = model[k]
+        value = np.float64(row[k])
+        v = np.float64(row_variance[k])
+        w = 1.0 / v if v > 0.0 else 0.0
+        sp += p
+        spp += p * p
+        spi += p * value
+        sppv += p * p * v
+        wpp += w * p * p
+        wpi += w * p * value
+        wii += w * value * value
+    sums[0] += sp
+    sums[1] += spp
+    sums[2] += spi
+    sums[3] += sppv
+    sums[4] += wpp
+    sums[5] += wpi
+    sums[6] += wii
+    sums[7] += row.size
+
+
+@njit
+def _fit_row_masked(model, row, row_variance, row_mask, bad_bits, sums):
+    """As :func:`_fit_row`, leaving out pixels with any of ``bad_bits``."""
+    for k in range(row.size):
+        if row_mask[k] & bad_bits:
+            continue
+        p = model[k]
+        value = np.float64(row[k])
+        v = np.float64(row_variance[k])
+        w = 1.0 / v if v > 0.0 else 0.0
+        sums[0] += p
+        sums[1] += p * p
+        sums[2] += p * value
+        sums[3] += p * p * v
+        sums[4] += w * p * p
+        sums[5] += w * p * value
+        sums[6] += w * value * value
+        sums[7] += 1.0
+
+
+@njit
+def _any_bit(row_mask, bits):
+    found = 0
+    for k in range(row_mask.size):
+        found |= row_mask[k]
+    return (found & bits) != 0
+
+
+@njit
+def stamp_fits(pixels, models, x0, y0, bad_bits, first):
+    """Least-squares amplitudes of a model image in every source of a block.
+
+    Parameters
+    ----------
+    pixels : SourcePixels
+    models : (n, size, size) float64 array
+        Model of each source (its PSF image).
+    x0, y0 : (n,) int64 array
+        Array index of the lower left model pixel.
+    bad_bits : int
+        Pixels with any of these mask bits are left out.
+    first : int
+        Index in ``pixels`` of the first source.
+
+    Returns
+    -------
+    sums : (n, 8) float64 array
+        sum P, P**2, P I, P**2 V, and with weights 1/V: P**2, P I, I**2; number of pixels.
+    flags : (n,) int32 array
+        Sum of the ``FLAG_*`` values of this module.
+    """
+    n = x0.size
+    size = models.shape[1]
+    sums = np.zeros((n, 8))
+    flags = np.zeros(n, np.int32)
+    saved = np.empty((2, largest_footprint(pixels)), np.float32)
+    for i in range(n):
+        j0, j1, k0, k1 = _clip_stamp(pixels.image.shape, x0[i], y0[i], size)
+        if j1 <= j0 or k1 <= k0:
+            flags[i] = FLAG_EDGE | FLAG_NO_GOOD_PIXELS
+            continue
+        if j1 - j0 < size or k1 - k0 < size:
+            flags[i] = FLAG_EDGE
+        show_source(pixels, first + i, saved)
+        for j in range(j0, j1):
+            y = y0[i] + j
+            model = models[i, j, k0:k1]
+            row = pixels.image[y, x0[i] + k0 : x0[i] + k1]
+            row_variance = pixels.variance[y, x0[i] + k0 : x0[i] + k1]
+            row_mask = pixels.mask[y, x0[i] + k0 : x0[i] + k1]
+            if bad_bits and _any_bit(row_mask, bad_bits):
+                _fit_row_masked(model, row, row_variance, row_mask, bad_bits, sums[i])
+            else:
+                _fit_row(model, row, row_variance, sums[i])
+        hide_source(pixels, first + i, saved)
+        if sums[i, 1] <= 0.0:
+            flags[i] |= FLAG_NO_GOOD_PIXELS
+    return sums, flags
+
+
+@njit
+def stamp_sums(pixels, weights, index, x0, y0, first):
+    """Weighted sums of image and variance in every source of a block.
+
+    Parameters
+    ----------
+    pixels : SourcePixels
+    weights : (m, size, size) float64 array
+    index : (n,) int64 array
+        Which weight image each source uses.
+    x0, y0 : (n,) int64 array
+        Array index of the lower left weight pixel.
+    first : int
+        Index in ``pixels`` of the first source.
+
+    Returns
+    -------
+    flux, variance : (n,) float64 array
+        sum w I and sum w**2 V; NaN where the weight leaves the image.
+    bits : (n,) int32 array
+        OR of the mask over the stamp.
+    """
+    n = x0.size
+    size = weights.shape[1]
+    ny, nx = pixels.image.shape
+    flux = np.full(n, np.nan)
+    variance = np.full(n, np.nan)
+    bits = np.zeros(n, np.int32)
+    saved = np.empty((2, largest_footprint(pixels)), np.float32)
+    for i in range(n):
+        if x0[i] < 0 or y0[i] < 0 or x0[i] + size > nx or y0[i] + size > ny:
+            continue
+        show_source(pixels, first + i, saved)
+        s = 0.0
+        v = 0.0
+        found = np.int32(0)
+        for j in range(size):
+            y = y0[i] + j
+            a, b, c = _weighted_row(
+                weights[index[i], j],
+                pixels.image[y, x0[i] : x0[i] + size],
+                pixels.variance[y, x0[i] : x0[i] + size],
+                pixels.mask[y, x0[i] : x0[i] + size],
+            )
+            s += a
+            v += b
+            found |= c
+        hide_source(pixels, first + i, saved)
+        flux[i] = s
+        variance[i] = v
+        bits[i] = found
+    return flux, variance, bits
+
+
+@fast_njit
+def _weighted_row(weights, row, row_variance, row_mask):
+    s = 0.0
+    v = 0.0
+    found = np.int32(0)
+    for k in range(row.size):
+        w = weights[k]
+        s += w * np.float64(row[k])
+        v += w * w * np.float64(row_variance[k])
+        found |= row_mask[k]
+    return s, v, found
+
+
+@njit
+def footprint_bits(mask, spans, span_offsets, x, y):
+    """Mask bits anywhere in the footprint and in the 3 x 3 pixels around the centre.
+
+    Parameters
+    ----------
+    mask : (ny, nx) int32 array
+    spans : (n_spans, 3) int32 array
+        Rows y, x0, x1 (inclusive), array index, inside the image.
+    span_offsets : (n + 1,) int64 array
+    x, y : (n,) float64 array
+        Array index.
+
+    Returns
+    -------
+    anywhere, centre, centre_all : (n,) int32 array
+        Bits of any pixel of the footprint, of any and of all of the nine central pixels.
+    off_image : (n,) bool array
+        The centre is not inside the image.
+    """
+    n = x.size
+    ny, nx = mask.shape
+    anywhere = np.zeros(n, np.int32)
+    centre = np.zeros(n, np.int32)
+    centre_all = np.zeros(n, np.int32)
+    off_image = np.zeros(n, np.bool_)
+    for i in range(n):
+        found = np.int32(0)
+        for s in range(span_offsets[i], span_offsets[i + 1]):
+            row = mask[spans[s, 0], spans[s, 1] : spans[s, 2] + 1]
+            for k in range(row.size):
+                found |= row[k]
+        anywhere[i] = found
+        if not (-0.5 <= x[i] < nx - 0.5 and -0.5 <= y[i] < ny - 0.5):
+            off_image[i] = True
+            continue
+        ix = int(np.floor(x[i] + 0.5))
+        iy = int(np.floor(y[i] + 0.5))
+        some = np.int32(0)
+        every = np.int32(-1)
+        for yy in range(max(iy - 1, 0), min(iy + 2, ny)):
+            for xx in range(max(ix - 1, 0), min(ix + 2, nx)):
+                some |= mask[yy, xx]
+                every &= mask[yy, xx]
+        centre[i] = some
+        centre_all[i] = every
+    return anywhere, centre, centre_all, off_image

@@ -1,0 +1,195 @@
+"""Centroids: the peak pixel, the maximum of the PSF-smoothed image, and windowed means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from starmill.datamodel.catalog import Column
+from starmill.kernels import centroids as kernel
+from starmill.kernels.source_pixels import inside_footprints
+from starmill.measurement.context import MeasurementContext
+from starmill.measurement.plugin import ORDER_CENTROID, Plugin, error_from, register
+
+SMOOTHED_FLAGS = {
+    "edge": (kernel.FLAG_EDGE, "too close to the edge of the image, even for the narrow smoothing"),
+    "no_second_derivative": (kernel.FLAG_NO_SECOND_DERIVATIVE, "the smoothed image has no maximum here"),
+    "almost_no_second_derivative": (kernel.FLAG_ALMOST_NO_SECOND_DERIVATIVE, "the maximum is too flat"),
+    "not_at_maximum": (kernel.FLAG_NOT_AT_MAXIMUM, "a neighbour of the peak is higher in the smoothed image"),
+    "near_edge": (kernel.FLAG_NEAR_EDGE, "smoothed with a narrow Gaussian, or not binned, because of the edge"),
+    "bad_error": (kernel.FLAG_BAD_ERROR, "the error is not positive or not finite"),
+    "reset_to_peak": (kernel.FLAG_RESET_TO_PEAK, "the centroid was outside the footprint or far from the peak"),
+}
+FAILURES = (
+    kernel.FLAG_EDGE
+    | kernel.FLAG_NO_SECOND_DERIVATIVE
+    | kernel.FLAG_ALMOST_NO_SECOND_DERIVATIVE
+    | kernel.FLAG_NOT_AT_MAXIMUM
+    | kernel.FLAG_RESET_TO_PEAK
+)
+
+
+def centroid_columns(name: str, what: str) -> list[Column]:
+    """Return the columns of a centroid called ``name``."""
+    return [
+        Column(f"{name}_x", "f8", "pixel", f"{what}, parent frame"),
+        Column(f"{name}_y", "f8", "pixel", f"{what}, parent frame"),
+        Column(f"{name}_x_err", "f4", "pixel", f"error of {name}_x"),
+        Column(f"{name}_y_err", "f4", "pixel", f"error of {name}_y"),
+        Column(f"{name}_xy_cov", "f4", "pixel2", f"covariance of {name}_x and {name}_y"),
+    ]
+
+
+def centroid_values(name: str, found: np.ndarray, origin: tuple[int, int]) -> dict[str, Any]:
+    """Return the columns of :func:`centroid_columns` from kernel output (x, y, var x, var y, cov)."""
+    return {
+        f"{name}_x": found[:, 0] + origin[0],
+        f"{name}_y": found[:, 1] + origin[1],
+        f"{name}_x_err": error_from(found[:, 2]),
+        f"{name}_y_err": error_from(found[:, 3]),
+        f"{name}_xy_cov": found[:, 4],
+    }
+
+
+@register
+@dataclass(frozen=True)
+class PeakCentroid(Plugin):
+    """The pixel of the highest peak of the footprint."""
+
+    name: ClassVar[str] = "peak"
+    order: ClassVar[float] = ORDER_CENTROID
+
+    def columns(self) -> list[Column]:
+        return [
+            Column("peak_x", "i4", "pixel", "pixel of the highest peak, parent frame"),
+            Column("peak_y", "i4", "pixel", "pixel of the highest peak, parent frame"),
+        ]
+
+    def measure(self, context: MeasurementContext) -> dict[str, Any]:
+        x, y = context.peak
+        return {"peak_x": x, "peak_y": y}
+
+
+@register
+@dataclass(frozen=True)
+class SmoothedCentroid(Plugin):
+    """Maximum of the image smoothed with the PSF, wide sources binned.
+
+    Parameters
+    ----------
+    max_bin : int
+        Largest binning, pixels.
+    wide : float
+        A source is binned while its own squared width exceeds this times (1 + sigma_psf**2).
+    max_distance : float
+        A centroid farther from the peak is reset to it, pixels; 0 switches the test off.
+    check_footprint : bool
+        Reset a centroid outside its footprint to the peak.
+    """
+
+    name: ClassVar[str] = "centroid"
+    order: ClassVar[float] = ORDER_CENTROID
+    needs_psf: ClassVar[bool] = True
+
+    max_bin: int = 16
+    wide: float = 1.5
+    max_distance: float = 1.0
+    check_footprint: bool = True
+
+    def columns(self) -> list[Column]:
+        flags = [
+            Column(f"{self.name}_flag_{key}", "bool", "", text) for key, (_, text) in SMOOTHED_FLAGS.items()
+        ]
+        what = "maximum of the PSF-smoothed image"
+        return [
+            *centroid_columns(self.name, what),
+            Column(self.flag_name, "bool", "", "the centroid cannot be trusted; it is the peak pixel when nothing else"),
+            *flags,
+        ]
+
+    def measure(self, context: MeasurementContext) -> dict[str, Any]:
+        px, py = context.peak
+        ox, oy = context.exposure.origin
+        found, flags = self._centroids(context, px - ox, py - oy)
+        x, y = found[:, 0], found[:, 1]
+        lost = ~np.isfinite(x) | ~np.isfinite(y)
+        away = np.zeros(context.n, bool)
+        if self.max_distance > 0:
+            away |= np.hypot(x - (px - ox), y - (py - oy)) > self.max_distance
+        if self.check_footprint:
+            away |= ~inside_footprints(context.spans, context.span_offsets, x, y)
+        away &= ~lost
+        flags[away] |= kernel.FLAG_RESET_TO_PEAK
+        peak = away | lost
+        found[peak, 0], found[peak, 1] = px[peak] - ox, py[peak] - oy
+        found[lost, 2:] = np.nan
+        values = centroid_values(self.name, found, (ox, oy))
+        values[self.flag_name] = ((flags & FAILURES) != 0) | lost
+        for key, (bit, _) in SMOOTHED_FLAGS.items():
+            values[f"{self.name}_flag_{key}"] = (flags & bit) != 0
+        return values
+
+    def _centroids(
+        self, context: MeasurementContext, px: np.ndarray, py: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        found = np.full((context.n, 5), np.nan)
+        flags = np.zeros(context.n, np.int32)
+        x, y = context.safe_position()
+        sigma2 = context.psf_sigma**2
+        for rows in context.blocks():
+            if context.psf_varies:
+                kernels = np.ascontiguousarray(context.psf.kernels_at(x[rows], y[rows]), np.float64)
+                index = np.arange(len(kernels))
+                width = sigma2[rows]
+            else:
+                kernels = np.ascontiguousarray(context.psf.kernels_at(x[:1], y[:1]), np.float64)
+                index = np.zeros(rows.stop - rows.start, np.int64)
+                width = sigma2[:1]
+            found[rows], flags[rows] = kernel.smoothed_centroids(
+                context.pixels, kernels, index, px[rows], py[rows], width, self.max_bin, self.wide, rows.start
+            )
+        return found, flags
+
+
+@register
+@dataclass(frozen=True)
+class WindowedCentroid(Plugin):
+    """Iterated mean position under a round Gaussian window.
+
+    Parameters
+    ----------
+    window : float
+        Radius of the window over the radius of the source (its determinant radius, at least the PSF's).
+    max_iterations : int
+    tolerance : float
+        Pixels.
+    """
+
+    name: ClassVar[str] = "windowed_centroid"
+    order: ClassVar[float] = 1.5  # after the shape
+    needs_psf: ClassVar[bool] = True
+
+    window: float = 1.0
+    max_iterations: int = 16
+    tolerance: float = 2e-4
+
+    def columns(self) -> list[Column]:
+        return [
+            *centroid_columns(self.name, "mean position under a Gaussian window"),
+            Column(self.flag_name, "bool", "", "the iteration did not converge; the centroid slot is given"),
+        ]
+
+    def measure(self, context: MeasurementContext) -> dict[str, Any]:
+        m = context.shape
+        radius = np.maximum(m[:, 0] * m[:, 1] - m[:, 2] ** 2, 0.0) ** 0.25
+        sigma = self.window * np.fmax(radius, context.psf_sigma)
+        x, y = context.array_x, context.array_y
+        found, failed = kernel.windowed_centroids(
+            context.pixels, x, y, np.ascontiguousarray(sigma), self.max_iterations, self.tolerance
+        )
+        found[failed, 0], found[failed, 1] = x[failed], y[failed]
+        values = centroid_values(self.name, found, context.exposure.origin)
+        values[self.flag_name] = failed
+        return values
