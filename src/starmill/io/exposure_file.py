@@ -95,7 +95,7 @@ def _primary_header(exposure: Exposure) -> fits.Header:
 
 def _describe_planes(header: fits.Header, planes: MaskPlanes) -> None:
     for name, bit in planes.items():
-        header[f"HIERARCH MP_{name}"] = (bit, planes.description(name)[: max(0, 46 - len(name))])
+        header[f"HIERARCH MP_{name}"] = (bit, planes.description(name)[: max(0, 42 - len(name))])
 
 
 def _metadata(exposure: Exposure, provenance: Any) -> dict[str, Any]:

@@ -300,9 +300,9 @@ def wcs_header(wcs: Any, origin: tuple[int, int] = (0, 0)) -> fits.Header:
     if local.wcs.has_cd():
         matrix, step = local.wcs.cd, np.ones(2)
     for i in range(2):
-        header[f"CRPIX{i + 1}"] = float(local.wcs.crpix[i])
-        header[f"CRVAL{i + 1}"] = float(local.wcs.crval[i])
-        header[f"CDELT{i + 1}"] = float(step[i])
+        header[f"CRPIX{i + 1}"] = (float(local.wcs.crpix[i]), "reference pixel")
+        header[f"CRVAL{i + 1}"] = (float(local.wcs.crval[i]), "sky there")
+        header[f"CDELT{i + 1}"] = (float(step[i]), "increment")
         for j in range(2):
-            header[f"PC{i + 1}_{j + 1}"] = float(matrix[i, j])
+            header[f"PC{i + 1}_{j + 1}"] = (float(matrix[i, j]), "matrix")
     return header
