@@ -307,7 +307,7 @@ class PixelBasisPsf(Psf):
     average_position : (x, y), optional
         Centre of the box of the first field when not given.
     preserve_moments : bool
-        Shift images on the detector's grid with moment-preserving weights, see :func:`shift_images`.
+        Interpolate with moment-preserving weights, see :func:`shift_images`.
     """
 
     kind = "pixel_basis"
@@ -353,7 +353,8 @@ class PixelBasisPsf(Psf):
         from starmill.kernels.lanczos import sample_stack
 
         out = np.empty((len(models), self.size, self.size))
-        sample_stack(np.ascontiguousarray(models), dx, dy, self.size, self.samples_per_pixel, 4, out)
+        models = np.ascontiguousarray(models)
+        sample_stack(models, dx, dy, self.size, self.samples_per_pixel, 4, out, self.preserve_moments)
         return out
 
     def kernels_at(self, x: Any, y: Any) -> Float:

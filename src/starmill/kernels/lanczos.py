@@ -105,12 +105,13 @@ def shift_stack(images, dx, dy, order, out, moments=False):
 
 
 @njit
-def sample_stack(images, x, y, size, step, order, out):
+def sample_stack(images, x, y, size, step, order, out, moments=False):
     """Sample each oversampled image on a grid of detector pixels.
 
     images : (n, m, m), odd m, sampled every ``1 / step`` pixels around its centre; x, y : (n,) position of
     the star relative to the centre of the (size, size) grid, pixels; out : (n, size, size). Each sample is
     the interpolated density times ``step**2``, so that the sum over the grid estimates the sum of the image.
+    moments : interpolate quadratics exactly (see :func:`preserve_moments`).
     """
     n, m, _ = images.shape
     half, centre = size // 2, m // 2
@@ -123,6 +124,8 @@ def sample_stack(images, x, y, size, step, order, out):
             u = (p - half - x[i]) * step + centre
             base = math.floor(u)
             lanczos_weights(u - base, order, wx[p])
+            if moments:
+                preserve_moments(u - base, order, wx[p])
             ix[p] = int(base) - order + 1
         for r in range(m):
             source = images[i, r]
@@ -137,6 +140,8 @@ def sample_stack(images, x, y, size, step, order, out):
             v = (q - half - y[i]) * step + centre
             base = math.floor(v)
             lanczos_weights(v - base, order, wy)
+            if moments:
+                preserve_moments(v - base, order, wy)
             first = int(base) - order + 1
             target = out[i, q]
             for p in range(size):

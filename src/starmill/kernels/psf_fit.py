@@ -10,9 +10,12 @@ Levenberg-Marquardt on (a, x, y, q11, q12, q22, b[, ln beta]), weights 1/varianc
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from starmill.kernels._jit import fast_njit, njit
+from starmill.kernels.lanczos import lanczos_weights, preserve_moments
 
 _N_MAX = 8
 
@@ -218,7 +221,8 @@ def scale_normals(images, models, weights, dx, dy, n_terms, normal, right):
     """
     n, size, _ = images.shape
     half = size // 2
-    t = np.empty(7)
+    t = np.zeros((7, size), dtype=np.float32)
+    weighted = np.zeros(size, dtype=np.float32)
     t[3] = 1.0
     for k in range(n):
         a, b = normal[k], right[k]
@@ -229,27 +233,43 @@ def scale_normals(images, models, weights, dx, dy, n_terms, normal, right):
         for iy in range(size):
             row, model, weight = images[k, iy], models[k, iy], weights[k, iy]
             below, above = models[k, max(iy - 1, 0)], models[k, min(iy + 1, size - 1)]
-            v = iy - half - dy[k]
-            for ix in range(size):
-                w = weight[ix]
-                if w <= 0.0:
-                    continue
-                gx = 0.5 * (model[min(ix + 1, size - 1)] - model[max(ix - 1, 0)])
-                gy = 0.5 * (above[ix] - below[ix])
-                t[0] = model[ix]
-                t[1] = -gx
-                t[2] = -gy
-                if n_terms == 7:
-                    u = ix - half - dx[k]
-                    t[4] = -(2.0 * model[ix] + u * gx + v * gy)
-                    t[5] = -(u * gx - v * gy)
-                    t[6] = -(u * gy + v * gx)
-                data = row[ix]
-                for i in range(n_terms):
-                    wt = w * t[i]
-                    b[i] += wt * data
-                    for j in range(i + 1):
-                        a[i, j] += wt * t[j]
+            _fill_terms(t, model, below, above, np.float32(dx[k] + half), np.float32(iy - half - dy[k]), n_terms)
+            for i in range(n_terms):
+                ti = t[i]
+                for ix in range(size):
+                    weighted[ix] = weight[ix] * ti[ix]
+                total = np.float32(0.0)
+                for ix in range(size):
+                    total += weighted[ix] * row[ix]
+                b[i] += total
+                for j in range(i + 1):
+                    tj = t[j]
+                    total = np.float32(0.0)
+                    for ix in range(size):
+                        total += weighted[ix] * tj[ix]
+                    a[i, j] += total
+
+
+@fast_njit
+def _fill_terms(t, model, below, above, center, v, n_terms):
+    """Fill the terms of one row of pixels; ``center`` and ``v`` place the star, see :func:`scale_normals`."""
+    size = len(model)
+    half_step = np.float32(0.5)
+    two = np.float32(2.0)
+    t0, t1, t2, t4, t5, t6 = t[0], t[1], t[2], t[4], t[5], t[6]
+    for ix in range(size):
+        t0[ix] = model[ix]
+        t2[ix] = half_step * (below[ix] - above[ix])
+    t1[0] = np.float32(0.0)
+    t1[size - 1] = np.float32(0.0)
+    for ix in range(1, size - 1):
+        t1[ix] = half_step * (model[ix - 1] - model[ix + 1])
+    if n_terms == 7:
+        for ix in range(size):
+            u = np.float32(ix) - center
+            t4[ix] = u * t1[ix] + v * t2[ix] - two * model[ix]
+            t5[ix] = u * t1[ix] - v * t2[ix]
+            t6[ix] = u * t2[ix] + v * t1[ix]
 
 
 @fast_njit
@@ -285,10 +305,41 @@ def star_residuals(images, models, good, weights, flux, shift_x, shift_y, backgr
                 if not usable[ix]:
                     out[ix] = 0.0
                     continue
-                gx = 0.5 * (model[min(ix + 1, size - 1)] - model[max(ix - 1, 0)])
+                gx = 0.5 * (model[ix + 1] - model[ix - 1]) if 0 < ix < size - 1 else 0.0
                 gy = 0.5 * (above[ix] - below[ix])
                 out[ix] = row[ix] - f * model[ix] - b + fx * gx + fy * gy
                 total += weight[ix] * out[ix] * out[ix]
                 count += 1
         chi2[k] = total
         n_used[k] = count
+
+
+@njit
+def fill_sampling_matrices(offset, step, order, matrices):
+    """Fill the matrices that sample a grid of ``step`` points per pixel at the pixels of each star.
+
+    Parameters
+    ----------
+    offset : (n,) float64, pixel
+        Star from the centre of the central pixel along this axis.
+    step, order : int
+        Grid points per pixel; half width of the (moment-preserving) Lanczos kernel.
+    matrices : (n, size, grid) float32
+        Output, zero where the kernel does not reach.
+    """
+    n, size, grid = matrices.shape
+    weights = np.empty(2 * order)
+    for k in range(n):
+        base = math.floor(-offset[k] * step)
+        fraction = -offset[k] * step - base
+        lanczos_weights(fraction, order, weights)
+        preserve_moments(fraction, order, weights)
+        first = int(base) - order + 1 + grid // 2 - (size // 2) * step
+        for i in range(size):
+            row = matrices[k, i]
+            for g in range(grid):
+                row[g] = 0.0
+            for j in range(2 * order):
+                g = first + i * step + j
+                if 0 <= g < grid:
+                    row[g] = weights[j] * step

@@ -187,14 +187,12 @@ def _variance_model(images, variances, good):
     size = images.shape[-1]
     half = size // 2
     yy, xx = np.mgrid[-half : half + 1, -half : half + 1]
-    outer = (np.maximum(abs(xx), abs(yy)) >= 0.7 * half) & good
-    rows = np.where(outer.any(axis=(1, 2))[:, None, None], outer, good)
-    masked = np.where(rows, variances, np.nan).reshape(len(images), -1)
-    usable = np.isfinite(masked).any(axis=1)
-    sky = np.ones(len(images))
-    if usable.any():
-        sky[usable] = np.nanmedian(masked[usable], axis=1)
-        sky[~usable] = np.median(sky[usable])
+    outer = np.maximum(abs(xx), abs(yy)) >= half - 1
+    values = np.sort(np.where(good[:, outer], variances[:, outer], np.inf), axis=1)
+    count = np.isfinite(values).sum(axis=1)
+    sky = values[np.arange(len(images)), count // 2 - (count == values.shape[1])].astype(np.float64)
+    unknown = ~np.isfinite(sky)
+    sky[unknown] = np.median(sky[~unknown]) if not unknown.all() else np.median(variances)
     signal = np.where(good, images, 0.0).astype(np.float64)
     core = (xx * xx + yy * yy <= 9)[None]
     signal = np.where(core, np.maximum(signal, 0.0), 0.0)

@@ -13,49 +13,19 @@ Anderson & King 2000, PASP 112, 1360 (effective PSF: stars centred with the mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
-from numpy.typing import NDArray
 
-from starmill.datamodel.psf import PixelBasisPsf, Psf
+from starmill.datamodel.psf import PixelBasisPsf
 from starmill.datamodel.psf_models import MoffatPsf
 from starmill.errors import AlgorithmError
+from starmill.kernels.psf_fit import fill_sampling_matrices
+from starmill.psf_modelling.consistency import PsfFit, choose_consistent, recentred
 from starmill.psf_modelling.spatial_fit import spatial_terms, supported_order, unit_fields
-from starmill.psf_modelling.star_scaling import StarScales, core_flux, fit_star_scales, model_weights
+from starmill.psf_modelling.star_scaling import scale_and_mask
 
 _NATIVE_ORDER, _OVERSAMPLED_ORDER = 5, 4  # half widths of the Lanczos kernels, as in PixelBasisPsf
 _PRIOR_RELATIVE = 0.2  # how far a pixel may leave the analytic model, relative to the model ...
 _PRIOR_OF_PEAK = 2e-3  # ... and relative to the peak
-_SYSTEMATIC = 0.02  # model error in the weights, so that one bright star does not rule
-
-
-@dataclass(frozen=True)
-class PsfFit:
-    """A PSF model and the stars behind it.
-
-    Attributes
-    ----------
-    psf : Psf
-    used : (n,) bool
-        Stars that survived the rejection.
-    x, y : (n,) float64, pixel
-        Positions, centred with the model.
-    scales : StarScales
-        Flux, residual shape and residual image of every star.
-    good : (n, size, size) bool
-        Pixels that were used.
-    order : int
-        Order of the spatial terms that the number of stars allowed.
-    """
-
-    psf: Psf
-    used: NDArray[np.bool_]
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    scales: StarScales
-    good: NDArray[np.bool_]
-    order: int
 
 
 def fit_pixel_grid_psf(
@@ -180,35 +150,12 @@ def sampling_operators(dx, dy, size, grid, step):
         A star is ``rows @ model @ columns.T``.
     """
     order = _NATIVE_ORDER if step == 1 else _OVERSAMPLED_ORDER
-    return tuple(_lanczos_matrix(offset, size, grid, step, order) for offset in (dy, dx))
-
-
-def _lanczos_matrix(offset, size, grid, step, order):
-    position = -offset * step
-    first = np.floor(position).astype(np.int64) - order + 1
-    taps = first[:, None] + np.arange(2 * order)
-    t = position[:, None] - taps
-    weights = np.sinc(t) * np.sinc(t / order)
-    weights /= weights.sum(axis=1, keepdims=True)
-    if step == 1:
-        weights = _with_moments(weights, t)
-    weights *= step  # densities per grid point; a pixel has ``step`` of them
-    matrix = np.zeros((len(offset), size, grid), dtype=np.float32)
-    column = (np.arange(size) - size // 2)[None, :, None] * step + grid // 2 + taps[:, None, :]
-    inside = (column >= 0) & (column < grid)
-    star, row, tap = np.nonzero(inside)
-    matrix[star, row, column[star, row, tap]] = weights[star, tap]
-    return matrix
-
-
-def _with_moments(weights, t):
-    """Return weights that interpolate quadratics exactly, as :class:`PixelBasisPsf` does."""
-    moments = np.stack([(weights * t**k).sum(axis=1) for k in range(5)], axis=1)
-    matrix = moments[:, np.arange(3)[:, None] + np.arange(3)[None, :]]
-    on_tap = np.abs(np.linalg.det(matrix)) < 1e-20
-    matrix[on_tap] = np.eye(3)
-    c = np.linalg.inv(matrix)[:, :, 0]
-    return weights * (c[:, :1] + c[:, 1:2] * t + c[:, 2:] * t * t)
+    operators = []
+    for offset in (dy, dx):
+        matrices = np.empty((len(offset), size, grid), dtype=np.float32)
+        fill_sampling_matrices(np.ascontiguousarray(offset), step, order, matrices)
+        operators.append(matrices)
+    return tuple(operators)
 
 
 def render(basis, terms, operators):
@@ -225,79 +172,6 @@ def _back_project(images, terms, operators):
     grids = rows.transpose(0, 2, 1) @ (images @ columns)
     n, grid, _ = grids.shape
     return (terms.T @ grids.reshape(n, -1)).reshape(-1, grid, grid)
-
-
-def scale_and_mask(stamps, models, flux, *, mask_outliers=False, fit_shape=False, n_sigma=5.0):
-    """Scale the model to each star and mask pixels that do not fit.
-
-    Parameters
-    ----------
-    stamps : StarStamps
-    models : (n, size, size) float32
-    flux : (n,) array or None, electron
-        From an earlier round, for the weights.
-    mask_outliers, fit_shape : bool
-    n_sigma : float
-        A pixel is masked, with its four neighbours, when it is further off than this many standard deviations
-        (noise, and a tenth of the star's signal there).
-
-    Returns
-    -------
-    scales : StarScales
-    weights : (n, size, size) float32
-        For the scaled model; zero in unusable pixels.
-    stamps : StarStamps
-        With the outlying pixels no longer good.
-    """
-    flux = core_flux(stamps, models) if flux is None else flux
-    weights = model_weights(stamps, models, flux, _SYSTEMATIC)
-    if mask_outliers:
-        first = fit_star_scales(stamps, models, weights)
-        tolerance = model_weights(stamps, models, first.flux, 0.1)
-        outlying = first.residual**2 * tolerance > n_sigma**2
-        stamps = replace(stamps, good=stamps.good & ~_grown(outlying))
-        weights = np.where(stamps.good, weights, np.float32(0.0))
-    return fit_star_scales(stamps, models, weights, fit_shape=fit_shape), weights, stamps
-
-
-def _grown(where):
-    """Grow masks by the four neighbours of each pixel."""
-    out = where.copy()
-    out[:, 1:] |= where[:, :-1]
-    out[:, :-1] |= where[:, 1:]
-    out[:, :, 1:] |= where[:, :, :-1]
-    out[:, :, :-1] |= where[:, :, 1:]
-    return out
-
-
-def choose_consistent(stamps, scales, n_sigma, *, max_chi2=3.0, min_good=0.5):
-    """Return the stars whose size, ellipticity and chi squared agree with the others, (n,) bool.
-
-    Differences are counted in the scatter of the others and the error of each star, so that a faint star is
-    not kept for its noise nor a bright one rejected for the last per mille.
-    """
-    usable = np.isfinite(scales.flux) & (scales.flux > 0) & (stamps.good.mean(axis=(1, 2)) >= min_good)
-    usable &= np.isfinite(scales.shape_err)
-    used = usable.copy()
-    floor = 0.003  # relative size below which differences are not worth losing a star
-    for _ in range(5):
-        if used.sum() < 5:
-            break
-        update = usable.copy()
-        for value in (scales.size, scales.g1, scales.g2):
-            center = np.median(value[used])
-            # the low side of the sizes is free of blends and galaxies
-            spread = 1.4826 * np.median(np.abs(value[used] - center))
-            noise = np.median(scales.shape_err[used])
-            intrinsic = np.sqrt(max(spread**2 - noise**2, 0.0))
-            limit = n_sigma * np.sqrt(intrinsic**2 + scales.shape_err**2 + floor**2)
-            update &= np.abs(value - center) <= limit
-        typical = np.median(scales.reduced_chi2[used])
-        update &= scales.reduced_chi2 <= max(max_chi2, max_chi2 * typical)
-        if np.array_equal(update, used) or update.sum() < 3:
-            break
-        used = update
-    return used
 
 
 def unit_residual(stamps, models, scales):
@@ -370,33 +244,3 @@ def normalise(basis):
     for k in range(1, len(out)):
         out[k] -= out[k].sum() * out[0]
     return out
-
-
-def recentred(stamps, given, scales, used, box, order, *, max_shift=0.5):
-    """Move each star to the centre that the model finds, without moving the stars as a whole.
-
-    Parameters
-    ----------
-    stamps : StarStamps
-        With the positions of the last round.
-    given : StarStamps
-        With the positions of the catalogue: the weighted mean offset from them, a polynomial of ``order`` over the
-        field, is taken out, because it belongs to the model and not to the stars.
-    scales : StarScales
-    used : (n,) bool
-        Other stars keep the position of the catalogue.
-    box : Box
-    order : int
-    max_shift : float, pixel
-    """
-    shift = np.stack([stamps.x - given.x + scales.shift_x, stamps.y - given.y + scales.shift_y], axis=1)
-    snr2 = (scales.flux / scales.flux_err) ** 2
-    valid = used & np.isfinite(shift).all(axis=1) & (np.abs(shift) < max_shift).all(axis=1) & np.isfinite(snr2)
-    if not valid.any():
-        return given
-    weights = 1.0 / (1.0 / snr2[valid] + 0.005**2)
-    root = np.sqrt(weights)[:, None]
-    terms = spatial_terms(stamps.x, stamps.y, box, order)
-    mean = terms @ np.linalg.lstsq(terms[valid] * root, shift[valid] * root, rcond=None)[0]
-    shift = np.where(valid[:, None], shift - mean, 0.0)
-    return replace(stamps, x=given.x + shift[:, 0], y=given.y + shift[:, 1])

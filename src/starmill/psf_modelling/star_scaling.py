@@ -9,13 +9,15 @@ The model of a star to first order around the PSF image ``M``::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from starmill.kernels.psf_fit import scale_normals, star_residuals, star_weights
+
+_SYSTEMATIC = 0.02  # model error in the weights, so that one bright star does not rule
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,49 @@ def fit_star_scales(stamps, models, weights, *, fit_shape=False):
         reduced_chi2=chi2 / np.maximum(used - 4, 1),
         residual=residual,
     )
+
+
+def scale_and_mask(stamps, models, flux, *, mask_outliers=False, fit_shape=False, n_sigma=5.0):
+    """Scale the model to each star and mask pixels that do not fit.
+
+    Parameters
+    ----------
+    stamps : StarStamps
+    models : (n, size, size) float32
+    flux : (n,) array or None, electron
+        From an earlier round, for the weights.
+    mask_outliers, fit_shape : bool
+    n_sigma : float
+        A pixel is masked, with its four neighbours, when it is further off than this many standard deviations
+        (noise, and a tenth of the star's signal there).
+
+    Returns
+    -------
+    scales : StarScales
+    weights : (n, size, size) float32
+        For the scaled model; zero in unusable pixels.
+    stamps : StarStamps
+        With the outlying pixels no longer good.
+    """
+    flux = core_flux(stamps, models) if flux is None else flux
+    weights = model_weights(stamps, models, flux, _SYSTEMATIC)
+    if mask_outliers:
+        first = fit_star_scales(stamps, models, weights)
+        tolerance = model_weights(stamps, models, first.flux, 0.1)
+        outlying = first.residual**2 * tolerance > n_sigma**2
+        stamps = replace(stamps, good=stamps.good & ~_grown(outlying))
+        weights = np.where(stamps.good, weights, np.float32(0.0))
+    return fit_star_scales(stamps, models, weights, fit_shape=fit_shape), weights, stamps
+
+
+def _grown(where):
+    """Grow masks by the four neighbours of each pixel."""
+    out = where.copy()
+    out[:, 1:] |= where[:, :-1]
+    out[:, :-1] |= where[:, 1:]
+    out[:, :, 1:] |= where[:, :, :-1]
+    out[:, :, :-1] |= where[:, :, 1:]
+    return out
 
 
 def _solve(normal, right):
