@@ -26,7 +26,7 @@ class Formatter:
     extension : str
         Of the file name, with the dot.
     write : callable
-        ``write(value, path)``.
+        ``write(value, path, provenance)``; the provenance (plain values or None) is kept in files that can.
     read : callable
         ``read(path, component, box)``; both None for the whole.
     components : tuple of str
@@ -36,7 +36,7 @@ class Formatter:
     """
 
     extension: str
-    write: Callable[[Any, Path], None]
+    write: Callable[[Any, Path, Any], None]
     read: Callable[[Path, str | None, Any], Any]
     components: tuple[str, ...] = field(default=())
     cutouts: bool = False
@@ -54,7 +54,9 @@ def register_formatter(storage: str, new: Formatter) -> None:
     _FORMATTERS[storage] = new
 
 
-def read_dataset(storage: str, path: Path, component: str | None = None, box: Any = None) -> Any:
+def read_dataset(
+    storage: str, path: Path, component: str | None = None, box: Any = None, *, data_id: Any = None
+) -> Any:
     """Read a file, a component of it, or a cutout.
 
     Parameters
@@ -63,6 +65,8 @@ def read_dataset(storage: str, path: Path, component: str | None = None, box: An
         Storage name.
     path : Path
         The file.
+    data_id : mapping, optional
+        Raw frames are read with the camera and detector it names.
     component : str, optional
         Name of a part.
     box : Box, optional
@@ -73,6 +77,8 @@ def read_dataset(storage: str, path: Path, component: str | None = None, box: An
     value : object
         What the formatter makes of it.
     """
+    if storage == "raw" and data_id is not None:
+        return _read_raw_frame(path, data_id, component)
     chosen = formatter(storage)
     if component is not None and component not in chosen.components:
         known = ", ".join(chosen.components) or "none"
@@ -82,7 +88,7 @@ def read_dataset(storage: str, path: Path, component: str | None = None, box: An
     return chosen.read(path, component, box)
 
 
-def _write_json(value: Any, path: Path) -> None:
+def _write_json(value: Any, path: Path, _provenance: Any = None) -> None:
     plain = value.to_dict() if hasattr(value, "to_dict") else value
     try:
         text = json.dumps(_plain(plain), sort_keys=True, indent=1, allow_nan=False, default=_to_plain)
@@ -123,7 +129,7 @@ def _finite_again(values: dict[str, Any]) -> Any:
     return values
 
 
-def _write_text(value: Any, path: Path) -> None:
+def _write_text(value: Any, path: Path, _provenance: Any = None) -> None:
     if not isinstance(value, str):
         raise InputError(f"storage 'text' takes a string, not a {type(value).__name__}")
     path.write_text(value, encoding="utf-8")
@@ -133,7 +139,7 @@ def _read_text(path: Path, _component: str | None, _box: Any) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _write_array(value: Any, path: Path) -> None:
+def _write_array(value: Any, path: Path, _provenance: Any = None) -> None:
     import numpy as np
 
     array = np.asarray(value)
@@ -155,10 +161,10 @@ def _read_array(path: Path, _component: str | None, box: Any) -> Any:
         raise InputError(f"not an array file: {error}", path=path) from error
 
 
-def _write_exposure(value: Any, path: Path) -> None:
+def _write_exposure(value: Any, path: Path, provenance: Any = None) -> None:
     from starmill.io.exposure_file import write_exposure
 
-    write_exposure(value, path)
+    write_exposure(value, path, provenance=provenance)
 
 
 def _read_exposure(path: Path, component: str | None, box: Any) -> Any:
@@ -171,10 +177,10 @@ def _read_exposure(path: Path, component: str | None, box: Any) -> Any:
     return read_exposure_component(path, component)
 
 
-def _write_master(value: Any, path: Path) -> None:
+def _write_master(value: Any, path: Path, provenance: Any = None) -> None:
     from starmill.io.calibration import write_master
 
-    write_master(value, path)
+    write_master(value, path, provenance=provenance)
 
 
 def _read_master(path: Path, component: str | None, _box: Any) -> Any:
@@ -184,15 +190,29 @@ def _read_master(path: Path, component: str | None, _box: Any) -> Any:
     return master if component is None else getattr(master, component)
 
 
-def _refuse_raw(_value: Any, _path: Path) -> None:
+def _refuse_raw(_value: Any, _path: Path, _provenance: Any = None) -> None:
     raise InputError("raw frames are ingested, not put")
+
+
+def _read_raw_frame(path: Path, data_id: Any, component: str | None) -> Any:
+    from starmill.io.raw import load_camera, read_raw
+
+    camera = load_camera(str(data_id["instrument"]))
+    detectors = camera.detectors
+    name = detectors[int(data_id["detector"])].name if len(detectors) > 1 else None
+    frame = read_raw(path, camera, detector=name)
+    if component is None:
+        return frame
+    if component not in {"array", "detector", "info", "wcs", "header", "camera"}:
+        raise InputError(f"a raw frame has no component {component!r}")
+    return getattr(frame, component)
 
 
 def _read_raw(path: Path, _component: str | None, _box: Any) -> Any:
     raise InputError("a raw frame is read with the camera of its data ID", path=path)
 
 
-def _write_catalog(value: Any, path: Path) -> None:
+def _write_catalog(value: Any, path: Path, provenance: Any = None) -> None:
     from starmill.io.tables import write_catalog
 
     write_catalog(value, path)

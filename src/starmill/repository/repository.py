@@ -45,7 +45,7 @@ from starmill.repository.layout import (
 )
 from starmill.repository.query import SkySearch, exposure_rows, search
 from starmill.repository.registry import Registry
-from starmill.repository.store import LocalStore, file_checksum
+from starmill.repository.store import Store, file_checksum, open_store
 from starmill.repository.transaction import apply_payload
 
 _IMPLIED = ("night", "visit", "filter", "band")
@@ -77,7 +77,7 @@ class Repository:
         writable: bool = True,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        self.store = _open_store(root)
+        self.store = open_store(root)
         self.root: Path = self.store.root
         self.config = _load_config(self.store)
         self.url = str(root)
@@ -121,7 +121,7 @@ class Repository:
             Open, with the standard dataset types.
         """
         config = RepositoryConfig(clean_registry_url(registry), validate_template(layout))
-        store = _open_store(root)
+        store = open_store(root)
         store.initialise(CONFIG_NAME)
         database = Registry(registry if registry and config.registry != "sqlite" else config.registry_url(store.root))
         try:
@@ -362,7 +362,7 @@ class Repository:
     def read(self, ref: StoredDataset, *, component: str | None = None, box: Any = None) -> Any:
         """Read a registered data set."""
         with self.local_file(ref) as path:
-            return read_dataset(ref.storage, path, component, box)
+            return read_dataset(ref.storage, path, component, box, data_id=ref.data_id)
 
     @contextlib.contextmanager
     def local_file(self, ref: StoredDataset) -> Iterator[Path]:
@@ -604,15 +604,7 @@ class Repository:
         return f"<b>Repository {escape(self.url)}</b><table><tr><th>collection</th><th>kind</th><th>members</th></tr>{rows}</table>"
 
 
-def _open_store(root: str | Path) -> Any:
-    if "://" in str(root):
-        from starmill.repository.object_store import ObjectStore
-
-        return ObjectStore(str(root))
-    return LocalStore(Path(root))
-
-
-def _load_config(store: Any) -> RepositoryConfig:
+def _load_config(store: Store) -> RepositoryConfig:
     from starmill.io.config import read_yaml_text
 
     where = f"{store.url}/{CONFIG_NAME}"

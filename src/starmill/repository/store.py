@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +23,6 @@ class Store(Protocol):
 
     url: str
     is_local: bool
-
     root: Path
 
     def initialise(self, config_name: str) -> None:
@@ -40,14 +40,16 @@ class Store(Protocol):
     def deliver(self, staged: Path, writer: str) -> str:
         """Bring a prepared file to where `publish` can take it; returns its token."""
 
+    def discard(self, token: str) -> None:
+        """Delete a delivered file that nobody wants."""
+
+    def has_token(self, token: str) -> bool:
+        """Tell whether a delivered file still waits for its final name."""
+
     def publish(self, moves: Iterable[tuple[str, str]]) -> None:
         """Give delivered files their final names, durably; pairs already done are left alone."""
 
-    @property
-    def local_reading(self) -> bool:
-        """Whether files can be opened in place."""
-
-    def reading(self, path: str) -> object:
+    def reading(self, path: str, *, linked: bool = False) -> AbstractContextManager[Path]:
         """Context that gives a local path of the file."""
 
     def exists(self, path: str) -> bool:
@@ -56,11 +58,20 @@ class Store(Protocol):
     def size(self, path: str) -> int:
         """Length of the file, byte."""
 
+    def checksum(self, path: str) -> str:
+        """SHA-256 of the file."""
+
     def remove(self, path: str) -> None:
         """Delete a file; a missing one is no error."""
 
     def files(self) -> Iterator[tuple[str, int]]:
         """All files of data sets: relative path and size, byte."""
+
+    def writers_with_staging(self) -> list[str]:
+        """Names of the writers that have a staging folder."""
+
+    def clear_staging(self, writer: str) -> None:
+        """Delete what a writer left unfinished."""
 
 
 def file_checksum(path: Path | str) -> str:
@@ -87,6 +98,20 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def open_store(root: str | Path) -> Store:
+    """Return the store of a repository: a folder, or the URL of an object store (``s3://bucket/name``)."""
+    if "://" in str(root):
+        from starmill.repository.object_store import ObjectStore
+
+        return ObjectStore(str(root))
+    return _local_store(str(root))
+
+
+@functools.lru_cache(maxsize=16)
+def _local_store(root: str) -> LocalStore:
+    return LocalStore(Path(root))
+
+
 class LocalStore:
     """Files in a folder on a local or shared file system.
 
@@ -97,7 +122,6 @@ class LocalStore:
     """
 
     is_local = True
-    local_reading = True
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -201,6 +225,10 @@ class LocalStore:
     def exists(self, path: str) -> bool:
         """Tell whether the file is there (a dangling link is not)."""
         return self.absolute(path).is_file()
+
+    def discard(self, token: str) -> None:
+        """Delete a delivered file that nobody wants."""
+        (self.root / check_relative(token)).unlink(missing_ok=True)
 
     def has_token(self, token: str) -> bool:
         """Tell whether a delivered file still waits for its final name."""

@@ -1,0 +1,141 @@
+"""The work of one quantum: read the inputs, run the task, write the outputs where the runner takes them.
+
+This is the only code that runs in workers. It gets a message of plain data (which task, configuration, files)
+and answers with another (what was written, what it cost, what went wrong). It needs the store, not the registry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import resource
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from starmill.errors import NoDataError, StarmillError
+from starmill.repository.data_id import DataId
+from starmill.repository.formatters import formatter, read_dataset
+from starmill.repository.store import file_checksum, open_store
+
+DONE, FAILED, NO_WORK = "done", "failed", "no_work"
+
+
+def run_quantum(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Do the work that a message describes; errors become part of the answer.
+
+    Parameters
+    ----------
+    message : mapping
+        ``store`` (URL), ``writer`` (staging folder), ``task``, ``config`` (JSON text), ``inputs`` (keyword to
+        list of file descriptions), ``many`` (keywords that take a list), ``outputs`` (keyword, storage,
+        optional), ``provenance`` (plain values kept in the files), ``id`` and ``attempt``.
+
+    Returns
+    -------
+    answer : dict
+        ``id``, ``attempt``, ``status``, ``outputs`` (keyword to token, checksum, size), ``seconds``,
+        ``cpu_seconds``, ``max_rss`` (byte), ``metadata``, ``error``.
+    """
+    wall, cpu = time.perf_counter(), time.process_time()
+    answer: dict[str, Any] = {"id": message["id"], "attempt": message["attempt"], "status": DONE, "error": None}
+    try:
+        answer["outputs"], answer["metadata"] = _work(message)
+    except NoDataError as error:
+        answer |= {"status": NO_WORK, "outputs": {}, "error": describe_error(error)}
+    except MemoryError as error:
+        answer |= {"status": FAILED, "outputs": {}, "error": describe_error(error) | {"type": "MemoryError"}}
+    except Exception as error:  # noqa: BLE001  the runner records it and goes on with the rest
+        answer |= {"status": FAILED, "outputs": {}, "error": describe_error(error)}
+    answer["seconds"] = time.perf_counter() - wall
+    answer["cpu_seconds"] = time.process_time() - cpu
+    answer["max_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return answer
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """Return type, message, numbers and traceback of an error as plain values."""
+    numbers = getattr(error, "numbers", None)
+    return {
+        "type": type(error).__name__,
+        "message": str(error)[:2000],
+        "numbers": {str(name): _plain(value) for name, value in numbers.items()} if numbers else {},
+        "exit_code": getattr(error, "exit_code", 70) if isinstance(error, StarmillError) else 70,
+        "traceback": "".join(traceback.format_exception(error))[-8000:],
+    }
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return value if isinstance(value, (str, int, float, bool, list, type(None))) else repr(value)
+
+
+def _work(message: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    store = open_store(message["store"])
+    task = _task(message["task"], message["config"])
+    with contextlib.ExitStack() as stack:
+        inputs = {}
+        for keyword, files in message["inputs"].items():
+            values = [_read(store, file, stack) for file in files]
+            inputs[keyword] = values if keyword in message["many"] else values[0]
+        result = task.run(**inputs)
+    outputs: dict[str, Any] = {}
+    try:
+        for keyword, storage, optional in message["outputs"]:
+            value = getattr(result, keyword, None)
+            if value is None and optional:
+                continue
+            if value is None:
+                raise StarmillError(f"{message['task']} gave no result '{keyword}'")
+            outputs[keyword] = _write(store, message, storage, value)
+    except BaseException:
+        for output in outputs.values():
+            store.discard(output["token"])
+        raise
+    return outputs, _cost(task)
+
+
+@functools.lru_cache(maxsize=64)
+def _task(name: str, config: str) -> Any:
+    """Return the task, kept between quanta: its construction may be slow, its kernels stay warm."""
+    from starmill.pipelines.task_names import find_task, resolve_config
+
+    cls = find_task(name)
+    return cls(resolve_config(cls, json.loads(config)))
+
+
+def _read(store: Any, file: Mapping[str, Any], stack: contextlib.ExitStack) -> Any:
+    data_id = DataId(file["data_id"])
+    if file["link"] == "direct":
+        path = Path(file["path"])
+    else:
+        path = stack.enter_context(store.reading(file["path"], linked=file["link"] == "symlink"))
+    return read_dataset(file["storage"], path, data_id=data_id)
+
+
+def _write(store: Any, message: Mapping[str, Any], storage: str, value: Any) -> dict[str, Any]:
+    chosen = formatter(storage)
+    staged = store.staging_folder(message["writer"]) / f"{uuid.uuid4().hex}{chosen.extension}"
+    try:
+        chosen.write(value, staged, message.get("provenance"))
+        written = {"checksum": file_checksum(staged), "size": staged.stat().st_size, "extension": chosen.extension}
+        return {"token": store.deliver(staged, message["writer"]), **written}
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+
+
+def _cost(task: Any) -> dict[str, Any]:
+    """Numbers that the task recorded, at most 200 of them."""
+    flat = {
+        f"{name}:{key}": value
+        for name, values in task.full_metadata().items()
+        for key, value in values.items()
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    }
+    return dict(list(flat.items())[:200])
