@@ -8,6 +8,7 @@ import numpy as np
 
 from starmill.datamodel.field import ConstantField
 from starmill.differencing.spatial_terms import SpatialTerms
+from starmill.differencing.stamp_system import neighbour_mean
 from starmill.errors import AlgorithmError
 
 __all__ = ["DifferentialBackground", "fit_differential_background"]
@@ -106,7 +107,8 @@ def cell_means(difference, variance, bad, cell):
         for left, right in zip(columns[:-1], columns[1:], strict=True):
             part = np.s_[top:bottom:step, left:right:step]
             center = (left + right - 1) / 2, (top + bottom - 1) / 2
-            out.append((*center, *_clipped_mean(difference[part], variance[part], bad[part])))
+            weights = neighbour_mean(variance[part])
+            out.append((*center, *_clipped_mean(difference[part], weights, bad[part] | ~(weights > 0))))
     return tuple(np.array(out).T)
 
 

@@ -78,7 +78,7 @@ class SpatialTerms:
             return _spline_terms(scaled, self.order)
         if self.family == "polynomial":
             return scaled[..., None] ** np.arange(self.order + 1)
-        return chebyshev.chebvander(scaled, self.order)
+        return chebyshev.chebvander(scaled, self.order).reshape(*scaled.shape, self.order + 1)
 
 
 def _spline_terms(scaled, intervals):

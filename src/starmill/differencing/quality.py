@@ -1,0 +1,115 @@
+"""Verdict on a difference image, from the image itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+__all__ = ["DifferenceQuality", "judge_difference"]
+
+
+@dataclass(frozen=True)
+class DifferenceQuality:
+    """Numbers that say whether a difference can be trusted.
+
+    Attributes
+    ----------
+    stamps_used, stamps : int
+    star_residual : float
+        Median square root of the reduced chi2 of the stamps that were used; 1 for a perfect match.
+    sky_width : float
+        Robust width of difference over error; 1 when the variance is right.
+    score_width : float
+        Robust width of the signal-to-noise image on pixels that are not bad.
+    flatness : float
+        Scatter of the medians of an 8 by 8 grid of cells, in units of the noise of one pixel.
+    usable_fraction : float
+        Pixels that are not bad.
+    wings : float
+        Kernel sum carried by the wings; 0 when not fitted.
+    reasons : tuple of str
+        What is wrong; empty for a good difference.
+    """
+
+    stamps_used: int
+    stamps: int
+    star_residual: float
+    sky_width: float
+    score_width: float
+    flatness: float
+    usable_fraction: float
+    wings: float
+    reasons: tuple
+
+    @property
+    def good(self):
+        """No reason to distrust the difference."""
+        return not self.reasons
+
+    @property
+    def verdict(self):
+        """The word "good", or "failed" with the reasons."""
+        return "good" if self.good else "failed: " + "; ".join(self.reasons)
+
+    def numbers(self):
+        """Return plain values."""
+        values = asdict(self)
+        values["reasons"] = "; ".join(self.reasons)
+        return values
+
+
+def judge_difference(difference, variance, bad, fit, stamps, score, wings=None):
+    """Judge a difference image.
+
+    Parameters
+    ----------
+    difference, variance : (ny, nx) arrays
+    bad : (ny, nx) bool array
+    fit : KernelFit
+    stamps : StampSet
+    score : (ny, nx) array
+        Signal-to-noise image.
+    wings : KernelWings, optional
+
+    Returns
+    -------
+    quality : DifferenceQuality
+    """
+    good = ~bad & (variance > 0)
+    thin = np.s_[::3, ::3]
+    values = (difference[thin] / np.sqrt(np.maximum(variance[thin], 1e-30)))[good[thin]]
+    sky_width = _spread(values) if len(values) else np.nan
+    score_width = _spread(score[thin][good[thin]]) if len(values) else np.nan
+    flatness = _flatness(difference, variance, good)
+    residual = float(np.sqrt(np.median(fit.chi2[fit.used])))
+    limits = (
+        (residual > 2, f"residuals of the stamps are {residual:.2f} times the noise"),
+        (not 0.7 < sky_width < 1.4, f"difference over error has a width of {sky_width:.2f}"),
+        (flatness > 0.5, f"background is uneven by {flatness:.2f} of the pixel noise"),
+        (fit.used.sum() < 0.3 * len(stamps), f"only {fit.used.sum()} of {len(stamps)} stamps agree"),
+        (good.mean() < 0.1, f"only {good.mean():.1%} of the pixels are usable"),
+        (not fit.converged, f"stamp rejection did not converge in {fit.iterations} iterations"),
+    )
+    return DifferenceQuality(
+        int(fit.used.sum()), len(stamps), residual, float(sky_width), float(score_width), flatness,
+        float(good.mean()), 0.0 if wings is None else wings.total, tuple(text for wrong, text in limits if wrong),
+    )  # fmt: skip
+
+
+def _spread(values):
+    low, high = np.percentile(values, [15.87, 84.13])
+    return float(high - low) / 2
+
+
+def _flatness(difference, variance, good):
+    rows = np.array_split(np.arange(difference.shape[0]), 8)
+    columns = np.array_split(np.arange(difference.shape[1]), 8)
+    medians = []
+    for row in rows:
+        for column in columns:
+            part = np.s_[row[0] : row[-1] + 1 : 2, column[0] : column[-1] + 1 : 2] if len(row) and len(column) else None
+            if part is None or good[part].sum() < 20:
+                continue
+            medians.append(np.median(difference[part][good[part]]) / np.sqrt(np.median(variance[part][good[part]])))
+    return float(np.std(medians)) if medians else 0.0

@@ -1,0 +1,123 @@
+"""Size of the point-spread function of an image, measured on its bright objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from starmill.datamodel.psf import adaptive_moments, shift_images
+from starmill.differencing.stamps import choose_stamps
+from starmill.errors import AlgorithmError
+
+__all__ = ["Seeing", "empirical_psf", "measure_seeing"]
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """Mean PSF of an image.
+
+    Attributes
+    ----------
+    sigma : float
+        Determinant radius of the adaptive moments, pixels.
+    psf_image : (m, m) array
+        Sum 1.
+    stars : int
+        Objects that were averaged.
+    """
+
+    sigma: float
+    psf_image: np.ndarray
+    stars: int
+
+
+def measure_seeing(image, variance, bad, *, half_width=12, threshold=20.0):
+    """Measure the mean PSF of an image on the smallest of its bright objects.
+
+    Parameters
+    ----------
+    image, variance : (ny, nx) arrays
+    bad : (ny, nx) bool array
+    half_width : int
+        Of the PSF image; reduced on small images.
+    threshold : float
+        Signal-to-noise of the central pixel.
+
+    Returns
+    -------
+    seeing : Seeing
+
+    Raises
+    ------
+    AlgorithmError
+        When no object can be measured.
+    """
+    half_width = max(4, min(half_width, min(image.shape) // 6))
+    stamps = choose_stamps(
+        image, image, bad, np.sqrt(variance), half_width=half_width, margin=0, per_cell=5, threshold=threshold
+    )
+    cuts, moments = _centred_cutouts(image, variance, bad, stamps.x, stamps.y, half_width)
+    if not len(cuts):
+        raise AlgorithmError(
+            "no object from which the seeing can be measured", numbers={"stamps": len(stamps), "usable": 0}
+        )
+    sigma = np.sqrt(np.sqrt(np.maximum(moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2, 1e-4)))
+    # galaxies are larger: stars are the narrow lower part of the sizes
+    reference = np.percentile(sigma, 30)
+    stars = np.abs(sigma / reference - 1) < 0.12 + 0.5 / np.sqrt(len(sigma))
+    psf_image = np.median(cuts[stars], axis=0)
+    return Seeing(float(np.median(sigma[stars])), psf_image / psf_image.sum(), int(stars.sum()))
+
+
+def empirical_psf(image, variance, bad, x, y, *, half_width=12):
+    """Return the median profile of stars centred to sub-pixel accuracy, ``(2 h + 1, 2 h + 1)``, sum 1; None without any."""
+    cuts, _ = _centred_cutouts(image, variance, bad, x, y, half_width)
+    if not len(cuts):
+        return None
+    profile = np.median(cuts, axis=0)
+    return profile / profile.sum()
+
+
+def _centred_cutouts(image, variance, bad, x, y, half_width):
+    """Return cutouts of unit core flux centred on the central pixel, and their adaptive moments."""
+    side = 2 * half_width + 1
+    cuts = []
+    for column, row in zip(x, y, strict=True):
+        part = np.s_[row - half_width : row + half_width + 1, column - half_width : column + half_width + 1]
+        cut = np.asarray(image[part], np.float64)
+        if cut.shape != (side, side) or bad[part].any():
+            continue
+        border = np.concatenate([cut[0], cut[-1], cut[:, 0], cut[:, -1]])
+        cut = cut - np.median(border)
+        shift = _centroid_offset(cut)
+        if shift is None or cut[half_width - 2 : half_width + 3, half_width - 2 : half_width + 3].sum() <= 0:
+            continue
+        cuts.append(shift_images(cut, -shift[0], -shift[1]))
+    cuts = np.array(cuts).reshape(-1, side, side)
+    moments = adaptive_moments(cuts) if len(cuts) else np.empty((0, 3))
+    good = np.isfinite(moments).all(axis=1)
+    cuts, moments = cuts[good], moments[good]
+    core = cuts[:, half_width - 3 : half_width + 4, half_width - 3 : half_width + 4].sum(axis=(1, 2))
+    positive = core > 0
+    return cuts[positive] / core[positive][:, None, None], moments[positive]
+
+
+def _centroid_offset(cut):
+    """Return the offset (x, y) of the Gaussian-weighted centroid from the central pixel; None when it runs away."""
+    half = cut.shape[0] // 2
+    at = np.arange(-half, half + 1)
+    dx = dy = 0.0
+    for _ in range(20):
+        weight = np.exp(-0.125 * ((at[None, :] - dx) ** 2 + (at[:, None] - dy) ** 2)) * cut  # sigma of 2 pixels
+        total = weight.sum()
+        if total <= 0:
+            return None
+        step_x = 2 * ((weight.sum(axis=0) @ at) / total - dx)
+        step_y = 2 * ((weight.sum(axis=1) @ at) / total - dy)
+        dx, dy = dx + step_x, dy + step_y
+        if max(abs(dx), abs(dy)) > 1.5:
+            return None
+        if max(abs(step_x), abs(step_y)) < 1e-4:
+            break
+    return dx, dy

@@ -1,0 +1,151 @@
+"""Kernel wings: the faint light that the kernel carries beyond its core box.
+
+The light outside a core of 21 pixels is about one per cent of a star; without it the kernel sum is too low by as
+much. Every star of the image contributes to it, so it is fitted to the binned difference of the whole image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import maximum_filter, zoom
+from scipy.signal import fftconvolve
+
+from starmill.datamodel.geometry import Box
+from starmill.differencing.spatial_terms import SpatialTerms
+from starmill.differencing.stamp_system import neighbour_mean
+
+__all__ = ["KernelWings", "fit_wings"]
+
+BIN = 4  # pixels; wings are smooth on this scale
+
+
+@dataclass(frozen=True)
+class KernelWings:
+    """Ring-shaped additions to a kernel, constant over the field.
+
+    Attributes
+    ----------
+    sigmas : (n,) array
+        Widths of the rings ``exp(-r^2 / 2 sigma^2) (1 - exp(-r^2 / 2 inner^2))``, pixels.
+    inner : float
+        Width of the hole, pixels.
+    weights : (n,) array
+        Kernel sum carried by each ring.
+    error : float
+        Standard error of the sum of the weights.
+    """
+
+    sigmas: np.ndarray
+    inner: float
+    weights: np.ndarray
+    error: float
+
+    @property
+    def total(self):
+        """The kernel sum carried by the wings."""
+        return float(self.weights.sum())
+
+    def image(self, reference, bad):
+        """Return the wings' part of the convolved reference, ``(ny, nx)`` float32."""
+        binned = _binned_light(reference, bad)
+        kernel = sum(w * ring for w, ring in zip(self.weights, _rings(self.sigmas, self.inner), strict=True))
+        wings = fftconvolve(binned, kernel, mode="same")
+        return _enlarge(wings, reference.shape)
+
+    def kernel_image(self, half_width):
+        """Return the wings as a kernel at full resolution, ``(2 h + 1, 2 h + 1)``, cut at the half width."""
+        y, x = np.mgrid[-half_width : half_width + 1, -half_width : half_width + 1]
+        total = np.zeros(x.shape)
+        for weight, sigma in zip(self.weights, self.sigmas, strict=True):
+            ring = _ring(x**2 + y**2, sigma, self.inner)
+            # the integral of the ring over the plane, 2 pi (s^2 - 1 / (1/s^2 + 1/t^2))
+            total += weight * ring / (2 * np.pi * (sigma**2 - 1 / (1 / sigma**2 + 1 / self.inner**2)))
+        return total
+
+
+def fit_wings(reference, difference, variance, bad, bad_reference, box, *, core_half_width, background_order=3):
+    """Fit the wings to a difference image made with the core of the kernel.
+
+    Parameters
+    ----------
+    reference : (ny, nx) array
+        The image that was convolved.
+    difference, variance : (ny, nx) arrays
+        Target minus convolved reference, and its variance.
+    bad, bad_reference : (ny, nx) bool arrays
+        Pixels of the difference, and of the reference, that are not usable.
+    box : Box
+        Of the images.
+    core_half_width : int
+        Half width of the core of the kernel; sets the scale of the rings.
+    background_order : int
+        Order of the background fitted at the same time.
+
+    Returns
+    -------
+    wings : KernelWings or None
+        None when there is not enough light: the error of the sum is above two per cent of the kernel sum.
+    """
+    sigmas, inner = core_half_width * np.array([0.7, 1.4]), 0.5 * core_half_width
+    good = ~bad & ~maximum_filter(bad_reference, 4 * core_half_width + 1)
+    share = _bin(good.astype(np.float32))
+    usable = share > 0.5
+    edge = -(-2 * core_half_width // BIN)
+    usable[:edge] = usable[-edge:] = False
+    usable[:, :edge] = usable[:, -edge:] = False
+    share = np.maximum(share, 1e-3)
+    values = _bin(np.where(good, difference, 0)) / share
+    noise = np.sqrt(_bin(neighbour_mean(variance)) / (BIN**2 * share))
+    usable &= noise > 0
+    binned = _binned_light(reference, bad_reference)
+    y, x = np.nonzero(usable)
+    terms = SpatialTerms(Box.from_shape(binned.shape), background_order)
+    columns = [fftconvolve(binned, ring, mode="same")[usable] for ring in _rings(sigmas, inner)]
+    if len(x) < 10 * (len(terms) + 2):
+        return None
+    design = np.concatenate([np.array(columns).T, terms.evaluate(x, y)], axis=1)
+    values, weight = values[usable], 1 / noise[usable]
+    keep = np.abs(values - np.median(values)) * weight < 8
+    for _ in range(4):
+        scaled = design[keep] * weight[keep][:, None]
+        inverse = np.linalg.pinv(scaled.T @ scaled, rcond=1e-13, hermitian=True)
+        coefficients = inverse @ (scaled.T @ (values[keep] * weight[keep]))
+        keep = np.abs(values - design @ coefficients) * weight < 4
+    error = float(np.sqrt(inverse[:2, :2].sum()))
+    return KernelWings(sigmas, inner, coefficients[:2], error)
+
+
+def _ring(r2, sigma, inner):
+    return np.exp(-r2 / (2 * sigma**2)) * (1 - np.exp(-r2 / (2 * inner**2)))
+
+
+def _rings(sigmas, inner):
+    """Return the rings on the binned grid, each with unit sum."""
+    half = int(np.ceil(4 * max(sigmas) / BIN))
+    y, x = np.mgrid[-half : half + 1, -half : half + 1] * BIN
+    rings = [_ring(x**2 + y**2, sigma, inner) for sigma in sigmas]
+    return [ring / ring.sum() for ring in rings]
+
+
+def _bin(image):
+    ny, nx = (side // BIN * BIN for side in image.shape)
+    return image[:ny, :nx].reshape(ny // BIN, BIN, nx // BIN, BIN).mean(axis=(1, 3), dtype=np.float64)
+
+
+def _binned_light(reference, bad):
+    """Return the reference above its median, bad pixels zero, binned."""
+    thin = reference[::5, ::5][~bad[::5, ::5]]
+    return _bin(np.where(bad, 0, reference - (np.median(thin) if len(thin) else 0)))
+
+
+def _enlarge(binned, shape):
+    """Interpolate a binned image linearly to full resolution, ``shape`` float32."""
+    out = np.empty(shape, np.float32)
+    ny, nx = (side * BIN for side in binned.shape)
+    padded = np.pad(binned, 1, mode="edge").astype(np.float32)
+    large = zoom(padded, BIN, order=1, grid_mode=True, mode="nearest")[BIN:-BIN, BIN:-BIN]
+    out[:ny, :nx] = large[:ny, :nx]
+    out[ny:], out[:, nx:] = out[ny - 1], out[:, nx - 1 : nx]
+    return out

@@ -1,0 +1,361 @@
+"""Difference imaging: subtract a PSF-matched template from a science exposure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starmill.datamodel.exposure import Exposure
+from starmill.datamodel.field import ConstantField
+from starmill.datamodel.geometry import Box
+from starmill.datamodel.mask import Mask
+from starmill.datamodel.psf import PixelBasisPsf
+from starmill.datamodel.spatial_kernel import SpatialKernel
+from starmill.differencing.background import DifferentialBackground, fit_differential_background
+from starmill.differencing.decorrelation import correlation_excess, whiten, whitening_filter
+from starmill.differencing.kernel_basis import KernelBasis, delta_basis, gaussian_basis, matching_widths
+from starmill.differencing.kernel_fit import KernelFit, KernelModel, fit_kernel
+from starmill.differencing.quality import DifferenceQuality, judge_difference
+from starmill.differencing.score import matched_filter
+from starmill.differencing.seeing import Seeing, measure_seeing
+from starmill.differencing.selection import fit_selected_kernel
+from starmill.differencing.spatial_terms import SpatialTerms
+from starmill.differencing.stamp_system import build_stamp_system
+from starmill.differencing.stamps import StampSet, choose_stamps, stamps_at
+from starmill.differencing.subtract import convolve_image, subtract_convolved
+from starmill.differencing.wings import KernelWings, fit_wings
+from starmill.errors import AlgorithmError, InputError
+from starmill.tasks.base import Config, Result, Task, field
+
+__all__ = ["DifferenceConfig", "DifferenceTask"]
+
+Array = NDArray[Any]
+
+
+class DifferenceConfig(Config):
+    """How a template is matched to a science exposure and subtracted."""
+
+    direction: Literal["auto", "template", "science"] = field("auto", "Image that is convolved; auto takes the sharper one.")
+    basis: Literal["gaussian", "delta"] = field("gaussian", "Basis of the kernel: Gaussians times polynomials, or pixels.")
+    kernel_half_width: int | None = field(
+        None, "Half width of the kernel core; 2.4 FWHM of the broader image when not given.", ge=1, le=50, unit="pixel"
+    )
+    sigmas: list[float] | None = field(None, "Widths of the Gaussians; from the two seeings when not given.", unit="pixel")
+    degrees: list[int] = field(lambda: [6, 4, 2], "Polynomial degree of each Gaussian.")
+    family: Literal["chebyshev", "polynomial", "bspline"] = field("chebyshev", "Functions of position.")
+    kernel_order: int | None = field(None, "Spatial order of the kernel shape; chosen by cross-validation when not given.", ge=0)
+    sum_order: int | None = field(None, "Spatial order of the kernel sum; chosen by cross-validation when not given.", ge=0)
+    background_order: int | None = field(None, "Order of the background; chosen by cross-validation when not given.", ge=0)
+    wings: bool = field(True, "Fit the light that the kernel carries beyond its core.")
+    stamp_half_width: int | None = field(None, "Half width of the stamps; 1.5 kernel half widths when not given.", ge=3, unit="pixel")
+    stamps_per_cell: int = field(5, "Stamps in each cell of a 10 by 10 grid.", ge=1)
+    stamp_threshold: float = field(10.0, "Signal-to-noise of the central pixel of a stamp.", gt=0)
+    minimum_stamps: int = field(3, "Fewest stamps for a fit.", ge=1)
+    clip: float = field(4.0, "Rejection of stamps, in robust standard deviations.", gt=0)
+    lost_limit: float = field(0.01, "A pixel with more of its kernel on bad pixels is unusable.", gt=0, le=1)
+    decorrelate: Literal["auto", "always", "never"] = field(
+        "auto", "Whiten the noise; auto does it when the matched filter would be off by more than decorrelate_limit."
+    )
+    decorrelate_limit: float = field(0.02, "Tolerated relative error of the matched filter.", ge=0)
+    bad_planes: list[str] = field(
+        lambda: ["BAD", "SAT", "CR", "NO_DATA", "EDGE"], "Pixels of these mask planes are not used."
+    )
+    strict: bool = field(False, "Raise an error when the quality verdict is a failure.")
+
+
+@dataclass(frozen=True)
+class Side:
+    """The arrays of one image: pixels, variance, unusable pixels, seeing."""
+
+    image: Array
+    variance: Array
+    bad: Array
+    seeing: Seeing
+
+
+class DifferenceTask(Task):
+    """Subtract a PSF-matched template from a science exposure of the same pixel grid.
+
+    The difference is science minus template, on the photometric scale of the science exposure, whichever of
+    the two was convolved.
+    """
+
+    Config = DifferenceConfig
+    reads = {"template": "template", "science": "calibrated"}
+    writes = {"difference": "difference", "score": "difference_score", "kernel": "matching_kernel"}
+
+    def run(self, *, template: Exposure, science: Exposure, positions: tuple[Array, Array] | None = None) -> Result:
+        """Match and subtract.
+
+        Parameters
+        ----------
+        template, science : Exposure
+            Same box, with variance. Not changed.
+        positions : (x, y), optional
+            Centres of the stamps, parent frame; found automatically when not given.
+
+        Returns
+        -------
+        result : Result
+            ``difference`` and ``score`` (Exposure), ``matched_template`` ((ny, nx) array, science unit),
+            ``kernel`` (SpatialKernel), ``kernel_sum`` (float, wings included), ``kernel_sum_error``, ``wings``,
+            ``background`` (DifferentialBackground), ``fit`` (KernelFit), ``stamps`` (StampSet), ``direction``,
+            ``decorrelated`` (bool), ``quality`` (DifferenceQuality).
+        """
+        self._check_inputs(template, science)
+        with self.timer("seeing"):
+            sides = {"template": self._side(template), "science": self._side(science)}
+        direction = self._direction(sides)
+        reference, target = (sides[name] for name in _order(direction))
+        box = science.box
+        with self.timer("fit"):
+            stamps, fit = self._fit(reference, target, box, positions)
+        with self.timer("subtract"):
+            matched = self._subtract(reference, target, fit, box)
+        with self.timer("finish"):
+            products = self._finish(matched, reference, target, fit, box, direction)
+        quality = judge_difference(
+            products["image"], products["variance"], products["bad"], fit, stamps, products["score"], matched["wings"]
+        )
+        self._record(fit, quality, direction, products)
+        if self.config.strict and not quality.good:
+            raise AlgorithmError("the difference image failed its quality check", numbers=quality.numbers())
+        difference, score = _exposures(science, template, products)
+        return Result(
+            difference=difference, score=score, matched_template=products["matched_template"], kernel=fit.kernel,
+            kernel_sum=products["kernel_sum"], kernel_sum_error=products["kernel_sum_error"], wings=matched["wings"],
+            background=matched["background"], fit=fit, stamps=stamps, direction=direction,
+            decorrelated=products["decorrelated"], quality=quality,
+        )  # fmt: skip
+
+    def _check_inputs(self, template: Exposure, science: Exposure) -> None:
+        if template.box != science.box:
+            raise InputError(
+                f"template and science are on different pixels: {template.box} and {science.box}; align them first"
+            )
+
+    def _side(self, exposure: Exposure) -> Side:
+        """Return usable arrays of one exposure and its seeing."""
+        known = [name for name in self.config.bad_planes if name in exposure.mask.planes]
+        bad = exposure.mask.any(*known) | ~np.isfinite(exposure.image) | ~np.isfinite(exposure.variance)
+        bad |= ~(exposure.variance > 0)
+        usable = 1 - bad.mean()
+        if usable < 0.02:  # less than one row in fifty leaves nothing to fit
+            raise AlgorithmError(
+                "almost all pixels are unusable",
+                numbers={
+                    "usable_fraction": float(usable), "finite_fraction": float(np.isfinite(exposure.image).mean()),
+                    "positive_variance_fraction": float((exposure.variance > 0).mean()),
+                },
+            )  # fmt: skip
+        image = np.where(bad, np.float32(0), exposure.image)
+        fill = np.float32(np.median(exposure.image[::3, ::3][~bad[::3, ::3]]))
+        image[bad] = fill
+        variance = np.where(bad, np.float32(np.median(exposure.variance[~bad][::7])), exposure.variance)
+        return Side(image, variance, bad, measure_seeing(image, variance, bad))
+
+    def _direction(self, sides: dict[str, Side]) -> str:
+        if self.config.direction != "auto":
+            return str(self.config.direction)
+        return "template" if sides["template"].seeing.sigma <= sides["science"].seeing.sigma else "science"
+
+    def _basis(self, reference: Side, target: Side) -> KernelBasis:
+        config = self.config
+        sharp, broad = reference.seeing.sigma, target.seeing.sigma
+        half = config.kernel_half_width or int(np.clip(np.ceil(2.4 * 2.355 * max(sharp, broad)), 7, 15))
+        half = min(half, (min(reference.image.shape) - 12) // 5)
+        if half < 2:
+            raise AlgorithmError(
+                "the image is too small for a matching kernel",
+                numbers={"height": reference.image.shape[0], "width": reference.image.shape[1]},
+            )
+        if config.basis == "delta":
+            return delta_basis(min(half, 7))
+        sigmas = config.sigmas or matching_widths(sharp, broad)
+        return gaussian_basis(half, sigmas, config.degrees)
+
+    def _fit(
+        self, reference: Side, target: Side, box: Box, positions: tuple[Array, Array] | None
+    ) -> tuple[StampSet, KernelFit]:
+        config = self.config
+        basis = self._basis(reference, target)
+        half = config.stamp_half_width or int(1.5 * basis.half_width)
+        bad = reference.bad | target.bad
+        if positions is None:
+            stamps = choose_stamps(
+                reference.image, target.image, bad, np.sqrt(target.variance), half_width=half,
+                margin=basis.half_width, per_cell=config.stamps_per_cell, threshold=config.stamp_threshold,
+                minimum=config.minimum_stamps,
+            )  # fmt: skip
+        else:
+            x, y = np.asarray(positions[0]) - box.x0, np.asarray(positions[1]) - box.y0
+            stamps = stamps_at(x, y, reference.image.shape, half_width=half, margin=basis.half_width)
+        match = np.sqrt(max(target.seeing.sigma**2 - reference.seeing.sigma**2, 0.5))
+        scale = _flux_ratio(reference.image, target.image, stamps)
+        system = build_stamp_system(
+            reference.image, target.image, reference.variance, target.variance, reference.bad, target.bad,
+            stamps, basis, match_sigma=match, scale=scale, origin=(box.x0, box.y0),
+        )  # fmt: skip
+        keywords = {"clip": config.clip, "minimum": config.minimum_stamps}
+        if config.kernel_order is not None and config.sum_order is not None:
+            model = KernelModel(
+                basis, SpatialTerms(box, config.kernel_order, config.family),
+                SpatialTerms(box, config.sum_order, config.family), np.arange(len(basis)),
+            )  # fmt: skip
+            return stamps, fit_kernel(system, model, **keywords)
+        orders = range(5) if config.kernel_order is None else (config.kernel_order,)
+        sums = (0, 1, 2) if config.sum_order is None else (config.sum_order,)
+        return stamps, fit_selected_kernel(
+            system, basis, box, orders=orders, sum_orders=sums, family=config.family, **keywords
+        )
+
+    def _subtract(self, reference: Side, target: Side, fit: KernelFit, box: Box) -> dict[str, Any]:
+        """Return target minus matched reference, its variance and unusable pixels, background and wings."""
+        config = self.config
+        convolved = convolve_image(
+            reference.image, fit.kernel, variance=reference.variance, bad=reference.bad, origin=(box.x0, box.y0)
+        )
+        difference, variance = subtract_convolved(convolved, target.image, target.variance)
+        bad = target.bad | reference.bad | (convolved.lost > config.lost_limit)
+        order, family = config.background_order, config.family
+        background = fit_differential_background(difference, variance, bad, box, order=order, family=family)
+        matched = convolved.image
+        wings = None
+        if config.wings:
+            flat = difference - background.field.image(box, np.float32)
+            wings = fit_wings(
+                reference.image, flat, variance, bad, reference.bad, box, core_half_width=fit.kernel.half_width
+            )
+        if wings is not None:
+            faint = wings.image(reference.image, reference.bad)
+            matched, difference = matched + faint, difference - faint
+            background = fit_differential_background(difference, variance, bad, box, order=order, family=family)
+        difference = difference - background.field.image(box, np.float32)
+        return {
+            "difference": difference, "variance": variance, "bad": bad, "lost": convolved.lost,
+            "background": background, "wings": wings, "matched": matched,
+        }  # fmt: skip
+
+    def _finish(
+        self, matched: dict[str, Any], reference: Side, target: Side, fit: KernelFit, box: Box, direction: str
+    ) -> dict[str, Any]:
+        """Whiten if needed, bring to the scale of the science image, and make the score image."""
+        difference, variance, bad = matched["difference"], matched["variance"], matched["bad"]
+        psf, width, decorrelated = target.seeing.psf_image, 1.0, False
+        noise = [float(np.median(side.variance[::5, ::5][~side.bad[::5, ::5]])) for side in (target, reference)]
+        kernel_image = fit.kernel.kernel_at(*box.center)
+        excess = correlation_excess(kernel_image, *noise, psf)
+        mode = self.config.decorrelate
+        if mode == "always" or (mode == "auto" and abs(excess - 1) > self.config.decorrelate_limit):
+            difference, variance, psf = _whitened(difference, bad, reference, target, fit.kernel, noise, box, psf)
+            decorrelated = True
+        else:
+            width = excess
+        wings = matched["wings"]
+        extra = 0.0 if wings is None else wings.total
+        scale = fit.kernel.sum_at(*box.center) + extra
+        matched_template = matched["matched"] + matched["background"].field.image(box, np.float32)
+        if direction == "science":
+            total = np.asarray(sum_image(fit.kernel, box) + extra, np.float32)
+            difference, variance = -difference / total, variance / total**2
+            matched_template = reference.image - difference
+        flux, score = matched_filter(difference, variance, bad, psf, width=width)
+        return {
+            "image": difference, "variance": variance, "bad": bad, "lost": matched["lost"], "score": score, "flux": flux,
+            "psf": psf, "decorrelated": decorrelated, "matched_template": matched_template,
+            "kernel_sum": float(scale), "kernel_sum_error": _sum_error(fit, wings), "score_width": width,
+        }  # fmt: skip
+
+    def _record(self, fit: KernelFit, quality: DifferenceQuality, direction: str, products: dict[str, Any]) -> None:
+        self.metadata |= {
+            "direction": direction, "kernel_sum": products["kernel_sum"], "decorrelated": products["decorrelated"],
+            "stamps_used": int(fit.used.sum()), "stamps": len(fit.status), "condition": fit.condition,
+        }  # fmt: skip
+        self.log.info(
+            "convolved the %s, kernel sum %.5f, %d of %d stamps, verdict: %s",
+            direction, products["kernel_sum"], fit.used.sum(), len(fit.status), quality.verdict,
+        )  # fmt: skip
+
+
+def _order(direction: str) -> tuple[str, str]:
+    return ("template", "science") if direction == "template" else ("science", "template")
+
+
+def _flux_ratio(reference: Array, target: Array, stamps: StampSet) -> float:
+    """Return the median ratio of the central light of the stamps, target over reference."""
+    ratios = []
+    reach = min(7, stamps.half_width)
+    for x, y in zip(stamps.x, stamps.y, strict=True):
+        part = np.s_[y - reach : y + reach + 1, x - reach : x + reach + 1]
+        light = [float((side[part] - np.percentile(side[part], 20)).sum()) for side in (reference, target)]
+        if light[0] > 0:
+            ratios.append(light[1] / light[0])
+    return float(np.clip(np.median(ratios), 1e-6, 1e6)) if ratios else 1.0
+
+
+def sum_image(kernel: SpatialKernel, box: Box) -> Array:
+    """Return the kernel sum of every pixel; only images with a sum contribute."""
+    sums = kernel.basis.sum(axis=(1, 2))
+    scale = np.abs(kernel.basis).sum(axis=(1, 2)).max()
+    parts = [f.image(box) * s for f, s in zip(kernel.fields, sums, strict=True) if abs(s) > 1e-9 * scale]
+    return np.asarray(sum(parts))
+
+
+def _sum_error(fit: KernelFit, wings: KernelWings | None) -> float:
+    """Return the standard error of the kernel sum at the centre of the field."""
+    n = len(fit.model.sum_terms)
+    terms = fit.model.sum_terms.evaluate(*fit.kernel.box.center)
+    core = float(terms @ fit.covariance[:n, :n] @ terms)
+    return float(np.sqrt(max(core, 0) + (0 if wings is None else wings.error**2)))
+
+
+def _whitened(
+    difference: Array, bad: Array, reference: Side, target: Side, kernel: SpatialKernel, noise: list[float], box: Box, psf: Array
+) -> tuple[Array, Array, Array]:
+    """Return the whitened difference, its variance, and its PSF."""
+    spacing = max(64, -(-max(difference.shape) // 4))
+    columns = np.arange(-(-(box.width - 1) // spacing) + 1)
+    rows = np.arange(-(-(box.height - 1) // spacing) + 1)
+    half = min(24, min(difference.shape) // 4)
+    images = kernel.kernels_at((box.x0 + columns * spacing)[None, :], (box.y0 + rows * spacing)[:, None])
+    filters = np.array([[whitening_filter(image, *noise, half_width=half) for image in row] for row in images])
+    clean = np.where(bad, 0, difference)
+    total = sum_image(kernel, box)
+    variance = (target.variance + total**2 * reference.variance).astype(np.float32)
+    central = whitening_filter(kernel.kernel_at(*box.center), *noise, half_width=half)
+    return whiten(clean, filters, spacing=spacing), variance, _convolved_psf(psf, central)
+
+
+def _convolved_psf(psf: Array, filter_image: Array) -> Array:
+    from scipy.signal import fftconvolve
+
+    half = psf.shape[0] // 2 + filter_image.shape[0] // 2
+    full = fftconvolve(psf, filter_image, mode="full")
+    keep = min(25, half)
+    cut = full[half - keep : half + keep + 1, half - keep : half + keep + 1]
+    return np.asarray(cut / cut.sum())
+
+
+def _exposures(science: Exposure, template: Exposure, products: dict[str, Any]) -> tuple[Exposure, Exposure]:
+    """Return difference and score as exposures like the science one."""
+    mask = Mask(science.mask.array.copy(), science.mask.planes, origin=science.origin)
+    for name in ("SAT", "BAD", "CR"):
+        if name in template.mask.planes:
+            mask.add_plane(f"{name}_TEMPLATE", f"{name} in the template")
+            mask.set(f"{name}_TEMPLATE", template.mask.any(name))
+    mask.set("NO_DATA", products["bad"])
+    mask.set("SUSPECT", (products["lost"] > 0) & ~products["bad"])
+    clear = mask.bits("DETECTED", "DETECTED_NEGATIVE")
+    mask.array[...] &= ~clear
+    image = np.where(products["bad"], np.float32(np.nan), products["image"])
+    psf = PixelBasisPsf(products["psf"][None], [ConstantField(science.box, 1.0)])
+    common = {"origin": science.origin, "wcs": science.wcs, "info": science.info}
+    difference = Exposure(
+        image, mask, products["variance"], unit=science.unit, psf=psf, photo_scale=science.photo_scale, **common
+    )
+    ones = np.ones(image.shape, np.float32)
+    score_mask = Mask(mask.array.copy(), mask.planes, origin=science.origin)
+    return difference, Exposure(products["score"], score_mask, ones, unit="", psf=psf, **common)
