@@ -233,7 +233,9 @@ def scale_normals(images, models, weights, dx, dy, n_terms, normal, right):
         for iy in range(size):
             row, model, weight = images[k, iy], models[k, iy], weights[k, iy]
             below, above = models[k, max(iy - 1, 0)], models[k, min(iy + 1, size - 1)]
-            _fill_terms(t, model, below, above, np.float32(dx[k] + half), np.float32(iy - half - dy[k]), n_terms)
+            _fill_terms(
+                t, model, below, above, np.float32(dx[k] + half), np.float32(iy - half - dy[k]), n_terms
+            )
             for i in range(n_terms):
                 ti = t[i]
                 for ix in range(size):

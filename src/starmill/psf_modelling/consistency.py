@@ -91,7 +91,9 @@ def recentred(stamps, given, scales, used, box, order, *, max_shift=0.5):
     """
     shift = np.stack([stamps.x - given.x + scales.shift_x, stamps.y - given.y + scales.shift_y], axis=1)
     snr2 = (scales.flux / scales.flux_err) ** 2
-    valid = used & np.isfinite(shift).all(axis=1) & (np.abs(shift) < max_shift).all(axis=1) & np.isfinite(snr2)
+    valid = (
+        used & np.isfinite(shift).all(axis=1) & (np.abs(shift) < max_shift).all(axis=1) & np.isfinite(snr2)
+    )
     if not valid.any():
         return given
     weights = 1.0 / (1.0 / snr2[valid] + 0.005**2)

@@ -57,7 +57,9 @@ class ProfileFit:
         return self.peak * area * shape
 
 
-def fit_star_profiles(stamps, sigma, *, profile="moffat", beta=None, radius=None, systematic=0.02, max_iterations=30):
+def fit_star_profiles(
+    stamps, sigma, *, profile="moffat", beta=None, radius=None, systematic=0.02, max_iterations=30
+):
     """Fit an elliptical profile with a constant background to each star.
 
     Parameters

@@ -92,14 +92,20 @@ def fit_pixel_grid_psf(
         late = iteration > 0
         scales, weights, current = scale_and_mask(current, models, flux, mask_outliers=late, fit_shape=late)
         flux = scales.flux
-        used = choose_consistent(current, scales, n_sigma) if iteration else np.isfinite(scales.flux) & (scales.flux > 0)
+        used = (
+            choose_consistent(current, scales, n_sigma)
+            if iteration
+            else np.isfinite(scales.flux) & (scales.flux > 0)
+        )
         if used.sum() < max(min_stars, 1):
             raise AlgorithmError(
                 f"{int(used.sum())} of {len(stamps)} stars agree with each other, {min_stars} are needed",
                 numbers={"stars": len(stamps), "used": int(used.sum()), "needed": min_stars},
             )
         residual = unit_residual(current, models, scales)
-        basis = basis + _solve_basis(residual, scales, weights, terms, operators, used, basis, prior_mean, n_solver)
+        basis = basis + _solve_basis(
+            residual, scales, weights, terms, operators, used, basis, prior_mean, n_solver
+        )
         basis = normalise(basis)
         if recentre and iteration < iterations - 1:
             current = recentred(current, stamps, scales, used, box, order)
@@ -180,7 +186,9 @@ def unit_residual(stamps, models, scales):
     The offsets stay in, because their mean belongs to the model; each star's own is taken out by
     :func:`recentred` before the next round.
     """
-    flux, background = (np.asarray(a, dtype=np.float32)[:, None, None] for a in (scales.flux, scales.background))
+    flux, background = (
+        np.asarray(a, dtype=np.float32)[:, None, None] for a in (scales.flux, scales.background)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(stamps.good, (stamps.images - background) / flux - models, np.float32(0.0))
 

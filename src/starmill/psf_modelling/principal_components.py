@@ -103,9 +103,11 @@ def fit_principal_component_psf(
     for iteration in range(iterations):
         rank = cell_rank(current, flux, used, box, cell_size)
         chosen = used & (rank < stars_per_cell)
-        chosen &= rank <= np.sort(rank[chosen])[: max_component_stars][-1] if chosen.any() else False
+        chosen &= rank <= np.sort(rank[chosen])[:max_component_stars][-1] if chosen.any() else False
         noise = scales.flux_err / flux
-        basis = component_images(current, chosen, models, flux, noise, n_components, gappy_passes, tolerance, border)
+        basis = component_images(
+            current, chosen, models, flux, noise, n_components, gappy_passes, tolerance, border
+        )
         n_order = supported_order(int(used.sum()), order)
         fitted = used & (rank < stars_per_cell_fit)
         operators = sampling_operators(current.dx, current.dy, current.size, basis.shape[-1], 1)

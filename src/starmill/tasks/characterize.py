@@ -1,0 +1,290 @@
+"""Characterise one exposure: background, cosmic rays, PSF, sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from starmill.datamodel.catalog import Catalog, Schema
+from starmill.datamodel.exposure import Exposure
+from starmill.datamodel.field import Field
+from starmill.errors import AlgorithmError, NoDataError
+from starmill.tasks.base import Config, Result, Task, field, subtask
+from starmill.tasks.config import SubtaskConfig
+from starmill.tasks.detect import SourceDetectionConfig
+from starmill.tasks.install_psf import InstallGaussianPsfConfig
+from starmill.tasks.measure import SingleFrameMeasurementConfig
+from starmill.tasks.measure_psf import PSF_COLUMNS, MeasurePsfConfig
+from starmill.tasks.repair import RepairConfig
+from starmill.tasks.subtract_background import SubtractBackgroundConfig
+
+__all__ = ["CharacterizeImageConfig", "CharacterizeImageTask", "characterize"]
+
+
+class CharacterizeImageConfig(Config):
+    """The steps of the characterisation and how often they are run."""
+
+    measure_psf_model: bool = field(True, "Measure the PSF; without it the PSF of the exposure is kept.")
+    psf_iterations: int = field(2, "Rounds of repair, detection, measurement and PSF.", ge=1)
+    use_simple_psf: bool = field(True, "Start every round from a Gaussian of the present width.")
+    deep: bool = field(
+        True,
+        "After the PSF detect again, to the limit of `detect_deep`; else the catalogue holds the bright sources.",
+    )
+    install_psf: SubtaskConfig = subtask(InstallGaussianPsfConfig, "First guess of the PSF.")
+    background: SubtaskConfig = subtask(SubtractBackgroundConfig, "Background of the whole image.")
+    repair: SubtaskConfig = subtask(RepairConfig, "Cosmic rays and defects.")
+    detect: SubtaskConfig = subtask(
+        SourceDetectionConfig, "Bright sources for the PSF.", threshold=5.0, include_multiplier=10.0
+    )
+    measure: SubtaskConfig = subtask(SingleFrameMeasurementConfig, "Measurement of the bright sources.")
+    measure_psf: SubtaskConfig = subtask(MeasurePsfConfig, "PSF model.")
+    detect_deep: SubtaskConfig = subtask(
+        SourceDetectionConfig, "Sources of the final catalogue.", threshold=5.0, re_estimate_background=False
+    )
+    measure_deep: SubtaskConfig = subtask(SingleFrameMeasurementConfig, "Measurement of the final catalogue.")
+
+
+class CharacterizeImageTask(Task):
+    """Measure what an exposure is like: its background, PSF and sources.
+
+    The PSF is needed to find cosmic rays and stars, and stars to measure the PSF: from a Gaussian guess the task
+    goes round ``psf_iterations`` times, then repairs and measures with the PSF it has found.
+    """
+
+    Config = CharacterizeImageConfig
+    default_name = "characterize"
+    reads: ClassVar[dict[str, str]] = {"exposure": "post_isr"}
+    writes: ClassVar[dict[str, str]] = {
+        "characterized": "characterized", "catalog": "catalog", "background": "background", "psf_stars": "psf_stars",
+    }  # fmt: skip
+
+    def __init__(self, config: Config | None = None, **keywords: Any) -> None:
+        super().__init__(config, **keywords)
+        for name in (
+            "install_psf", "background", "repair", "detect", "measure", "measure_psf", "detect_deep", "measure_deep",
+        ):  # fmt: skip
+            self.make_subtask(name)
+
+    @property
+    def schema(self) -> Schema:
+        """The columns of the catalogue, known before anything runs."""
+        detect, measure = ("detect_deep", "measure_deep") if self.config.deep else ("detect", "measure")
+        before = Schema([*self.subtasks[detect].schema.values(), *self._psf_columns()])
+        return self.subtasks[measure].output_schema(before)
+
+    def empty_catalog(self) -> Catalog:
+        """Return a catalogue without sources that has the columns of the result."""
+        return Catalog(self.schema)
+
+    def run(
+        self, *, exposure: Exposure, background: list[Field] | None = None, exposure_id: int | None = None
+    ) -> Result:
+        """Characterise an exposure.
+
+        Parameters
+        ----------
+        exposure : Exposure
+            Without instrument signature, in electrons, with variance. Not changed.
+        background : list of Field, optional
+            Backgrounds that were subtracted before; the result's list starts with them.
+        exposure_id : int, optional
+            Upper bits of the source ids and seed of what is random; of ``exposure.info`` when not given.
+
+        Returns
+        -------
+        result : Result
+            ``exposure`` and ``characterized``, the repaired, background-subtracted exposure with its PSF; ``catalog``;
+            ``background``, list of the fields whose sum was subtracted; ``psf_stars``; ``psf_catalog``, the bright
+            sources of the last round; ``is_psf_fallback`` and ``message``, set when there is no PSF model.
+
+        Raises
+        ------
+        AlgorithmError
+            The image has no usable pixel or variance, the PSF has no finite size, no stars for the PSF.
+        """
+        check_pixels(exposure)
+        exposure_id = exposure.info.exposure_id if exposure_id is None else exposure_id
+        backgrounds = list(background or [])
+        work = exposure
+        if self.config.measure_psf_model or exposure.psf is None:
+            work = self.subtasks["install_psf"].run(exposure=work).exposure
+        found = self.subtasks["background"].run(exposure=work)
+        work, backgrounds = found.exposure, backgrounds + list(found.background)
+        rounds = self.config.psf_iterations if self.config.measure_psf_model else 1
+        bright = Result(exposure=work, background=backgrounds)
+        for iteration in range(rounds):
+            bright = self.detect_measure_and_estimate_psf(bright, iteration, exposure_id)
+        check_sigma(bright.exposure)
+        work = self.subtasks["repair"].run(exposure=bright.exposure).exposure
+        self.debug_hook("repair", exposure=work)
+        if self.config.deep:
+            final = self.find_and_measure_deep(work, bright, exposure_id)
+        else:
+            final = self.subtasks["measure"].run(
+                exposure=work, catalog=bright.catalog, exposure_id=exposure_id
+            )
+            final.exposure, final.background = work, bright.background
+        self.debug_hook("measure", exposure=final.exposure, catalog=final.catalog)
+        self.metadata.update(n_sources=len(final.catalog), n_bright=len(bright.catalog))
+        return Result(
+            exposure=final.exposure, characterized=final.exposure, catalog=final.catalog,
+            background=final.background, psf_stars=bright.psf_stars, psf_catalog=bright.catalog,
+            is_psf_fallback=bright.is_fallback, message=bright.message,
+        )  # fmt: skip
+
+    def detect_measure_and_estimate_psf(self, before: Result, iteration: int, exposure_id: int) -> Result:
+        """Run one round: mark cosmic rays, detect, refine the background, measure, measure the PSF.
+
+        Parameters
+        ----------
+        before : Result
+            ``exposure`` with a PSF, and the ``background`` list.
+        iteration : int
+        exposure_id : int
+
+        Returns
+        -------
+        result : Result
+            ``exposure`` with the new PSF, ``background``, ``catalog``, ``psf_stars``, ``is_fallback``, ``message``.
+        """
+        work = before.exposure
+        if self.config.measure_psf_model and self.config.use_simple_psf and iteration > 0:
+            work = self.subtasks["install_psf"].run(exposure=work).exposure
+        work = self.subtasks["repair"].run(exposure=work, keep_cosmic_rays=True).exposure
+        self.debug_hook("repair_iter", exposure=work, iteration=iteration)
+        found = self.subtasks["detect"].run(
+            exposure=work, background=before.background, exposure_id=exposure_id
+        )
+        work = found.exposure
+        self.debug_hook("background_iter", exposure=work, background=found.background, iteration=iteration)
+        catalog = (
+            self.subtasks["measure"]
+            .run(exposure=work, catalog=found.catalog, exposure_id=exposure_id)
+            .catalog
+        )
+        if self.config.measure_psf_model:
+            result = self.subtasks["measure_psf"].run(exposure=work, catalog=catalog, exposure_id=exposure_id)
+            self.debug_hook("psf", exposure=result.exposure, catalog=result.catalog, psf=result.psf)
+        else:
+            columns = {column: column.blank(len(catalog)) for column in PSF_COLUMNS}
+            result = Result(
+                exposure=work,
+                catalog=catalog.with_columns(columns),
+                psf_stars=None,
+                is_fallback=False,
+                message="",
+            )
+        result.background = found.background
+        self.debug_hook("measure_iter", exposure=result.exposure, catalog=result.catalog, iteration=iteration)
+        return result
+
+    def find_and_measure_deep(self, exposure: Exposure, bright: Result, exposure_id: int) -> Result:
+        """Detect and measure all sources with the final PSF; the flags of the PSF stars are carried over.
+
+        Returns
+        -------
+        result : Result
+            ``exposure``, ``background``, ``catalog``.
+        """
+        found = self.subtasks["detect_deep"].run(
+            exposure=exposure, background=bright.background, exposure_id=exposure_id
+        )
+        catalog = carry_flags(bright.catalog, found.catalog)
+        measured = self.subtasks["measure_deep"].run(
+            exposure=found.exposure, catalog=catalog, exposure_id=exposure_id
+        )
+        return Result(exposure=found.exposure, background=found.background, catalog=measured.catalog)
+
+    def _psf_columns(self) -> tuple[Any, ...]:
+        return PSF_COLUMNS
+
+
+def carry_flags(source: Catalog, target: Catalog, radius: float = 2.0) -> Catalog:
+    """Return a catalogue with the flags of the PSF stars of another one, matched by position.
+
+    Parameters
+    ----------
+    source, target : Catalog
+    radius : float, pixel
+        Largest distance of a match.
+    """
+    flagged = np.flatnonzero(source["psf_candidate"])
+    values = {column: np.zeros(len(target), dtype=bool) for column in PSF_COLUMNS}
+    rows = np.flatnonzero(np.isfinite(target["x"]) & np.isfinite(target["y"]))
+    if len(flagged) and len(rows):
+        tree = cKDTree(np.stack([target["x"][rows], target["y"][rows]], axis=1))
+        stars = np.stack([source["x"][flagged], source["y"][flagged]], axis=1)
+        distance, nearest = tree.query(stars, distance_upper_bound=radius)
+        near = np.isfinite(distance)
+        for column in PSF_COLUMNS:
+            values[column][rows[nearest[near]]] = source[column.name][flagged[near]]
+    return target.with_columns(values)
+
+
+def check_pixels(exposure: Exposure) -> None:
+    """Raise when an exposure cannot be characterised because of its pixels.
+
+    Raises
+    ------
+    NoDataError
+        No pixel at all.
+    AlgorithmError
+        Every pixel is masked or not finite, the image is constant, or no variance is positive.
+    """
+    image, variance = exposure.image, exposure.variance
+    if image.size == 0:
+        raise NoDataError("the image has no pixels")
+    masked = exposure.mask.planes.bits_present("BAD", "NO_DATA")
+    lowest, highest, usable, positive = np.inf, -np.inf, 0, 0
+    for row in range(0, image.shape[0], 256):
+        part = slice(row, row + 256)
+        good = np.isfinite(image[part]) & ((exposure.mask.array[part] & masked) == 0)
+        values = image[part][good]
+        usable += values.size
+        if values.size:
+            lowest, highest = min(lowest, float(values.min())), max(highest, float(values.max()))
+            positive += int((variance[part][good] > 0).sum())
+    numbers = {"pixels": image.size, "usable_pixels": usable, "positive_variances": positive}
+    if usable == 0:
+        raise AlgorithmError(
+            f"none of the {image.size} pixels can be used: all are masked or not finite", numbers=numbers
+        )
+    if positive == 0:
+        raise AlgorithmError(f"none of the {usable} usable pixels has a positive variance", numbers=numbers)
+    if lowest == highest:
+        raise AlgorithmError(
+            f"all {usable} usable pixels have the same value {lowest:g}", numbers={**numbers, "value": lowest}
+        )
+
+
+def check_sigma(exposure: Exposure) -> None:
+    """Raise when the PSF of an exposure has no finite size."""
+    sigma = float("nan") if exposure.psf is None else exposure.psf.sigma_at()
+    if not np.isfinite(sigma):
+        raise AlgorithmError("PSF sigma is NaN", numbers={"sigma": sigma})
+
+
+def characterize(
+    exposure: Exposure, config: CharacterizeImageConfig | Mapping[str, Any] | None = None
+) -> Result:
+    """Characterise an exposure: subtract the background, repair cosmic rays, measure the PSF and all sources.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        In electrons, with variance. Not changed.
+    config : CharacterizeImageConfig or mapping, optional
+        A mapping overrides defaults by dotted names: ``{"measure_psf.determiner": "pca"}``.
+
+    Returns
+    -------
+    result : Result
+        See :meth:`CharacterizeImageTask.run`.
+    """
+    if config is None or isinstance(config, Mapping):
+        config = CharacterizeImageConfig().override(config or {})
+    return CharacterizeImageTask(config).run(exposure=exposure)
