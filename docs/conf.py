@@ -37,4 +37,7 @@ suppress_warnings = ["myst.xref_missing"]
 
 def setup(app):
     """Make the generated pages when a build starts."""
-    app.connect("builder-inited", lambda _: generate_reference.write_all(Path(__file__).parent / "reference" / "generated"))
+    app.connect(
+        "builder-inited",
+        lambda _: generate_reference.write_all(Path(__file__).parent / "reference" / "generated"),
+    )

@@ -28,7 +28,9 @@ def write_all(folder: Path) -> None:
 def table(head, rows) -> str:
     """Return a Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in row) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in row) + " |" for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -49,7 +51,10 @@ def configuration_page() -> str:
     """Return the page of all configuration fields, task by task."""
     parts = ["# Configuration\n\nEvery field of every task, with its default, bounds and unit.\n"]
     for name, task in all_tasks().items():
-        rows = [(r["name"], f"`{r['default']}`", r["bounds"], r["unit"], r["description"]) for r in task.Config.describe()]
+        rows = [
+            (r["name"], f"`{r['default']}`", r["bounds"], r["unit"], r["description"])
+            for r in task.Config.describe()
+        ]
         summary = (task.__doc__ or "").strip().split("\n")[0]
         parts.append(f"## {name}\n\n{summary}\n")
         if rows:
@@ -96,7 +101,9 @@ def api_page() -> str:
     for name, module in sorted(package._PUBLIC.items()):
         kind = "autoclass" if name[0].isupper() else "autofunction"
         options = "\n:members:" if kind == "autoclass" else ""
-        parts.append(f"## {name}\n\n```{{eval-rst}}\n.. {kind}:: {module}.{name}{options.replace(chr(10), chr(10) + '   ')}\n```\n")
+        parts.append(
+            f"## {name}\n\n```{{eval-rst}}\n.. {kind}:: {module}.{name}{options.replace(chr(10), chr(10) + '   ')}\n```\n"
+        )
     return "\n".join(parts)
 
 

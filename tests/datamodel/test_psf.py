@@ -62,7 +62,9 @@ def test_gaussian_has_its_width():
 
 
 def test_moffat_has_its_full_width():
-    psf = MoffatPsf(ConstantField(BOX, 6.0), ConstantField(BOX, 0), ConstantField(BOX, 0), ConstantField(BOX, 3), 61)
+    psf = MoffatPsf(
+        ConstantField(BOX, 6.0), ConstantField(BOX, 0), ConstantField(BOX, 0), ConstantField(BOX, 3), 61
+    )
     kernel = psf.kernel_at(10, 10)
     assert kernel[30, 33] == pytest.approx(kernel[30, 30] / 2, rel=1e-12)
 

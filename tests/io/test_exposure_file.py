@@ -117,7 +117,8 @@ def test_foreign_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("hdu", "message"), [("SCIENCE", "no such extension"), (7, "no such extension"), ("TABLE", "holds no image")]
+    ("hdu", "message"),
+    [("SCIENCE", "no such extension"), (7, "no such extension"), ("TABLE", "holds no image")],
 )
 def test_missing_extensions(tmp_path, hdu, message):
     path = tmp_path / "a.fits"

@@ -22,7 +22,8 @@ def test_a_failed_write_leaves_nothing_and_keeps_the_old_file(tmp_path):
             temporary.write_text("half")
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, fail)
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
     with pytest.raises(InputError, match="must not be overwritten"):

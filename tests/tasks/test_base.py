@@ -84,7 +84,9 @@ def test_runs_start_with_empty_records_and_add_up_inside():
 
 def test_the_debug_hook_of_the_top_sees_the_parts():
     seen = []
-    task = ChainTask(debug=lambda name, task, **items: seen.append((name, task.full_name, items["image"].size)))
+    task = ChainTask(
+        debug=lambda name, task, **items: seen.append((name, task.full_name, items["image"].size))
+    )
     task.run(image=np.ones(3))
     assert seen == [("scaled", "chain.scale", 3)]
 

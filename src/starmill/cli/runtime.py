@@ -54,8 +54,12 @@ class Settings:
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the common options; it receives them as the keyword ``settings``."""
 
-    @click.option("-c", "--config", "config_files", multiple=True, type=click.Path(), help="YAML file; repeatable.")
-    @click.option("--set", "assignments", multiple=True, metavar="STEP.PARAM=VALUE", help="One value; repeatable.")
+    @click.option(
+        "-c", "--config", "config_files", multiple=True, type=click.Path(), help="YAML file; repeatable."
+    )
+    @click.option(
+        "--set", "assignments", multiple=True, metavar="STEP.PARAM=VALUE", help="One value; repeatable."
+    )
     @click.option("--config-dump", is_flag=True, help="Print the full configuration and stop.")
     @click.option("-j", "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with the outcome.")
@@ -72,12 +76,18 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _start_logging(settings: Settings) -> None:
-    level = logging.ERROR if settings.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(settings.verbosity, 2)]
+    level = (
+        logging.ERROR
+        if settings.quiet
+        else (logging.WARNING, logging.INFO, logging.DEBUG)[min(settings.verbosity, 2)]
+    )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("starmill").setLevel(level)
 
 
-def resolve_config(config_class: Any, settings: Settings, *, camera: Mapping[str, Any] | None = None, step: str = "") -> Any:
+def resolve_config(
+    config_class: Any, settings: Settings, *, camera: Mapping[str, Any] | None = None, step: str = ""
+) -> Any:
     """Return a configuration: defaults, then the camera's, then files, then ``--set``.
 
     Parameters
@@ -98,7 +108,11 @@ def resolve_config(config_class: Any, settings: Settings, *, camera: Mapping[str
         return {**mine, **dict(values.get(step) or {})}
 
     config = config_class()
-    layers = [camera or {}, *[load_yaml(path) for path in settings.config_files], parse_assignments(settings.assignments)]
+    layers = [
+        camera or {},
+        *[load_yaml(path) for path in settings.config_files],
+        parse_assignments(settings.assignments),
+    ]
     for layer, values in enumerate(layers):
         config = config.override(values if layer == 0 else part(values))
     return config

@@ -88,7 +88,7 @@ class Schema(Mapping[str, Column]):
     def __len__(self) -> int:
         return len(self._columns)
 
-    def __add__(self, columns: Iterable[Column]) -> Schema:
+    def __add__(self, columns: Schema | Iterable[Column]) -> Schema:
         extra = columns.values() if isinstance(columns, Schema) else columns
         return Schema([*self.values(), *extra])
 
@@ -144,7 +144,9 @@ class Catalog:
         given = dict(columns or {})
         unknown = [name for name in given if name not in self.schema]
         if unknown:
-            raise InputError(f"values were given for columns that the schema does not have: {', '.join(unknown)}")
+            raise InputError(
+                f"values were given for columns that the schema does not have: {', '.join(unknown)}"
+            )
         lengths = {name: len(np.asarray(values)) for name, values in given.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(f"the columns have different lengths: {lengths}")
@@ -156,7 +158,9 @@ class Catalog:
         for name, column in self.schema.items():
             values = np.asarray(given[name], column.dtype) if name in given else column.blank(n)
             if values.shape[1:] != column.shape:
-                raise InputError(f"column {name!r} has entries of shape {values.shape[1:]}, not {column.shape}")
+                raise InputError(
+                    f"column {name!r} has entries of shape {values.shape[1:]}, not {column.shape}"
+                )
             self._columns[name] = values
         self.footprints = footprints
         self.slots = dict(slots or {})
@@ -298,13 +302,17 @@ class Catalog:
         for other in catalogs[1:]:
             schema = schema + other.schema
         columns = {
-            name: np.concatenate([
-                c._columns[name] if name in c._columns else column.blank(len(c)) for c in catalogs
-            ])
+            name: np.concatenate(
+                [c._columns[name] if name in c._columns else column.blank(len(c)) for c in catalogs]
+            )
             for name, column in schema.items()
         }
         sets = [c.footprints for c in catalogs]
-        joined = FootprintSet.concatenate([s for s in sets if s is not None]) if all(s is not None for s in sets) else None
+        joined = (
+            FootprintSet.concatenate([s for s in sets if s is not None])
+            if all(s is not None for s in sets)
+            else None
+        )
         return cls(
             schema,
             columns,
@@ -394,7 +402,9 @@ class Catalog:
         return f"Catalog({self._length} sources, {len(self.schema)} columns)"
 
     def _repr_html_(self) -> str:
-        shown = [name for name in self.names if not self.schema[name].is_flag and not self.schema[name].shape][:12]
+        shown = [
+            name for name in self.names if not self.schema[name].is_flag and not self.schema[name].shape
+        ][:12]
         head = "".join(f'<th title="{self.schema[n].description}">{n}</th>' for n in shown)
         units = "".join(f"<td><i>{self.schema[n].unit}</i></td>" for n in shown)
         rows = "".join(

@@ -85,7 +85,9 @@ class ObservationInfo:
         names = {f.name for f in fields(cls)}
         extra = dict(data.get("extra", {}))
         extra |= {name: value for name, value in data.items() if name not in names}
-        return cls(**{name: value for name, value in data.items() if name in names and name != "extra"}, extra=extra)
+        return cls(
+            **{name: value for name, value in data.items() if name in names and name != "extra"}, extra=extra
+        )
 
     def with_values(self, **values: Any) -> ObservationInfo:
         """Return a copy with other values."""
@@ -93,7 +95,7 @@ class ObservationInfo:
 
 
 class Exposure:
-    """Image, mask and variance on one box, with PSF, WCS and what is known of the observation.
+    r"""Image, mask and variance on one box, with PSF, WCS and what is known of the observation.
 
     Parameters
     ----------
@@ -164,7 +166,7 @@ class Exposure:
 
     @property
     def variance(self) -> NDArray[np.float32]:
-        """Variance of the pixels, unit\\ **2, ``[y, x]``; assign to change it."""
+        r"""Variance of the pixels, unit\\ **2, ``[y, x]``; assign to change it."""
         return self.masked_image.variance
 
     @variance.setter

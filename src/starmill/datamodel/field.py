@@ -167,7 +167,7 @@ class ChebyshevField(Field):
     def __call__(self, x: Any, y: Any) -> NDArray[np.float64]:
         u, v = self.scaled(x, y)
         u, v = np.broadcast_arrays(u, v)
-        return chebyshev.chebval2d(u, v, self.coefficients.T)
+        return np.asarray(chebyshev.chebval2d(u, v, self.coefficients.T))
 
     def image(self, box: Box | None = None, dtype: Any = np.float64) -> NDArray[Any]:
         box = box or self.box
@@ -213,7 +213,7 @@ class PolynomialField(Field):
     def __call__(self, x: Any, y: Any) -> NDArray[np.float64]:
         u, v = self.scaled(x, y)
         u, v = np.broadcast_arrays(u, v)
-        return np.polynomial.polynomial.polyval2d(u, v, self.coefficients.T)
+        return np.asarray(np.polynomial.polynomial.polyval2d(u, v, self.coefficients.T))
 
     def image(self, box: Box | None = None, dtype: Any = np.float64) -> NDArray[Any]:
         box = box or self.box

@@ -62,7 +62,9 @@ class FootprintSet:
             peak_offsets = np.zeros(n + 1, np.int64)
         self.peak_offsets = np.ascontiguousarray(peak_offsets, np.int64)
         if n < 0 or len(self.peak_offsets) != n + 1:
-            raise InputError(f"{len(self.span_offsets)} span offsets and {len(self.peak_offsets)} peak offsets disagree")
+            raise InputError(
+                f"{len(self.span_offsets)} span offsets and {len(self.peak_offsets)} peak offsets disagree"
+            )
         if self.span_offsets[-1] != len(self.spans) or self.peak_offsets[-1] != len(self.peaks):
             raise InputError("the last offsets do not match the numbers of spans and peaks")
         self.image = None if image is None else np.asarray(image, np.float32)
@@ -87,14 +89,17 @@ class FootprintSet:
         heavy = any(s.image is not None for s in sets)
         pixels: dict[str, Any] = {}
         if heavy:
-            offsets = [s.pixel_offsets if s.pixel_offsets is not None else np.zeros(len(s) + 1, np.int64) for s in sets]
+            offsets = [
+                s.pixel_offsets if s.pixel_offsets is not None else np.zeros(len(s) + 1, np.int64)
+                for s in sets
+            ]
             pixels["pixel_offsets"] = _join_offsets(offsets)
             for name, dtype in (("image", np.float32), ("mask", np.int32), ("variance", np.float32)):
                 planes = [getattr(s, name) for s in sets]
                 counts = [int(o[-1]) for o in offsets]
-                pixels[name] = np.concatenate([
-                    np.zeros(c, dtype) if p is None else p for p, c in zip(planes, counts, strict=True)
-                ])
+                pixels[name] = np.concatenate(
+                    [np.zeros(c, dtype) if p is None else p for p, c in zip(planes, counts, strict=True)]
+                )
         return cls(
             spans,
             _join_offsets([s.span_offsets for s in sets]),
@@ -228,7 +233,10 @@ class Footprint:
         if not len(spans):
             return Box(0, 0, 0, 0)
         return Box.from_corners(
-            int(spans[:, 1].min()), int(spans[:, 0].min()), int(spans[:, 2].max()) + 1, int(spans[:, 0].max()) + 1
+            int(spans[:, 1].min()),
+            int(spans[:, 0].min()),
+            int(spans[:, 2].max()) + 1,
+            int(spans[:, 0].max()) + 1,
         )
 
     @property

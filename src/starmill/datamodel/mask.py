@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,14 +146,16 @@ class Mask:
         self.origin = (int(origin[0]), int(origin[1]))
 
     @classmethod
-    def zeros(cls, shape: tuple[int, int], planes: MaskPlanes | None = None, origin: tuple[int, int] = (0, 0)) -> Mask:
+    def zeros(
+        cls, shape: tuple[int, int], planes: MaskPlanes | None = None, origin: tuple[int, int] = (0, 0)
+    ) -> Mask:
         """Return a mask with no bit set."""
         return cls(np.zeros(shape, np.int32), planes, origin)
 
     @property
     def shape(self) -> tuple[int, int]:
         """``(ny, nx)``."""
-        return self.array.shape  # type: ignore[return-value]
+        return self.array.shape
 
     @property
     def box(self) -> Box:
@@ -198,7 +200,7 @@ class Mask:
             moved |= (self.array >> number & 1) << target
         return moved
 
-    def __ior__(self, other: Mask) -> Mask:
+    def __ior__(self, other: Mask) -> Self:
         if other.shape != self.shape:
             raise InputError(f"masks of shapes {self.shape} and {other.shape} cannot be combined")
         self.array |= other.conformed_array(self.planes)

@@ -15,7 +15,7 @@ __all__ = ["MaskedImage"]
 
 
 class MaskedImage:
-    """Pixels, mask and variance on one box.
+    r"""Pixels, mask and variance on one box.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class MaskedImage:
     @property
     def shape(self) -> tuple[int, int]:
         """``(ny, nx)``."""
-        return self.image.shape  # type: ignore[return-value]
+        return self.image.shape
 
     @property
     def box(self) -> Box:

@@ -47,14 +47,18 @@ class MoffatPsf(Psf):
         average_position: tuple[float, float] | None = None,
     ) -> None:
         if size < 3 or size % 2 == 0:
-            raise InputError(f"the size of a PSF stamp must be an odd number of at least 3 pixels, not {size}")
+            raise InputError(
+                f"the size of a PSF stamp must be an odd number of at least 3 pixels, not {size}"
+            )
         self.fwhm, self.e1, self.e2, self.beta = fwhm, e1, e2, beta
         self.size = int(size)
         center = fwhm.box.center if average_position is None else average_position
         self.average_position = (float(center[0]), float(center[1]))
 
     def _images(self, x: Float, y: Float, dx: Float, dy: Float) -> Float:
-        fwhm, e1, e2, beta = (field(x, y)[:, None, None] for field in (self.fwhm, self.e1, self.e2, self.beta))
+        fwhm, e1, e2, beta = (
+            field(x, y)[:, None, None] for field in (self.fwhm, self.e1, self.e2, self.beta)
+        )
         r = np.arange(self.size) - self.size // 2
         u = r[None, None, :] - dx[:, None, None]
         v = r[None, :, None] - dy[:, None, None]
@@ -89,8 +93,8 @@ class MoffatPsf(Psf):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> MoffatPsf:
         x, y = data["average_position"]
-        fields = (field_from_dict(data[name]) for name in ("fwhm", "e1", "e2", "beta"))
-        return cls(*fields, data["size"], (x, y))
+        fwhm, e1, e2, beta = (field_from_dict(data[name]) for name in ("fwhm", "e1", "e2", "beta"))
+        return cls(fwhm, e1, e2, beta, data["size"], (x, y))
 
     def __repr__(self) -> str:
         x, y = self.average_position

@@ -18,7 +18,15 @@ from starmill.datamodel.exposure import Exposure
 from starmill.io.atomic import atomic_write_bytes
 from starmill.io.regions import ellipse_axes
 
-__all__ = ["MASK_COLORS", "binned", "display_range", "draw_catalog", "png_bytes", "save_figure", "show_exposure"]
+__all__ = [
+    "MASK_COLORS",
+    "binned",
+    "display_range",
+    "draw_catalog",
+    "png_bytes",
+    "save_figure",
+    "show_exposure",
+]
 
 MASK_COLORS: dict[str, str] = {
     "SAT": "#2ca02c",
@@ -97,19 +105,23 @@ def show_exposure(
     figure : Figure
     """
     if axes is None:
-        figure = Figure(figsize=(size, size * exposure.shape[0] / exposure.shape[1] + 0.5), layout="constrained")
+        figure = Figure(
+            figsize=(size, size * exposure.shape[0] / exposure.shape[1] + 0.5), layout="constrained"
+        )
         axes = figure.add_subplot()
     pixels, block = binned(exposure.image, largest)
     good = ~exposure.mask.any("NO_DATA", "SAT", "BAD")
     low, high = display_range(exposure.image, good)
     extent = exposure.box.extent
-    axes.imshow(pixels, origin="lower", extent=extent, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
+    axes.imshow(
+        pixels, origin="lower", extent=extent, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest"
+    )
     planes = ("SAT", "CR", "INTRP", "BAD", "NO_DATA", "DETECTED") if mask is True else (mask or ())
     for name in planes:
         if name in exposure.mask.planes and exposure.mask.any(name).any():
             _draw_plane(axes, exposure, name, alpha, block, extent)
     if catalog is not None:
-        draw_catalog(axes, catalog, exposure.box.extent)
+        draw_catalog(axes, catalog)
     axes.set(xlabel="x (pixel)", ylabel="y (pixel)", xlim=extent[:2], ylim=extent[2:])
     if title:
         axes.set_title(title, fontsize=10)
@@ -126,13 +138,15 @@ def _draw_plane(axes: Any, exposure: Exposure, name: str, alpha: float, block: i
     axes.imshow(layer, origin="lower", extent=extent, interpolation="nearest")
 
 
-def draw_catalog(axes: Any, catalog: Catalog, extent: Any = None, *, scale: float = 3.0) -> None:
+def draw_catalog(axes: Any, catalog: Catalog, *, scale: float = 3.0) -> None:
     """Draw an ellipse of ``scale`` times the moments around every source; a circle where there are none."""
     x, y = np.asarray(catalog["x"]), np.asarray(catalog["y"])
     names = [f"slot_shape_{part}" for part in ("xx", "yy", "xy")]
     axes_of = np.full((len(catalog), 3), np.nan)
     if all(name in catalog for name in names):
-        axes_of = np.array([ellipse_axes(*row) for row in np.stack([catalog[n] for n in names], 1)]).reshape(-1, 3)
+        axes_of = np.array([ellipse_axes(*row) for row in np.stack([catalog[n] for n in names], 1)]).reshape(
+            -1, 3
+        )
     a, b, theta = axes_of.T
     plain = ~(np.isfinite(a * b) & (b > 0))
     a, b, theta = (np.where(plain, value, column) for value, column in ((2.0, a), (2.0, b), (0.0, theta)))

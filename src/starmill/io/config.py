@@ -115,7 +115,9 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(f"a configuration file holds names and values, this one a {type(values).__name__}", path=path)
+        raise InputError(
+            f"a configuration file holds names and values, this one a {type(values).__name__}", path=path
+        )
     return values
 
 

@@ -20,7 +20,14 @@ from starmill.datamodel.mask import Mask, MaskPlanes
 from starmill.datamodel.psf import psf_from_dict
 from starmill.errors import InputError
 from starmill.io.atomic import atomic_path
-from starmill.io.fits import find_image_hdu, info_from_header, merged_header, open_fits, wcs_from_header, wcs_header
+from starmill.io.fits import (
+    find_image_hdu,
+    info_from_header,
+    merged_header,
+    open_fits,
+    wcs_from_header,
+    wcs_header,
+)
 from starmill.io.structures import structure_from_hdus, structure_to_hdus
 
 __all__ = ["read_exposure", "read_exposure_component", "write_exposure"]
@@ -28,7 +35,9 @@ __all__ = ["read_exposure", "read_exposure_component", "write_exposure"]
 FORMAT_VERSION = 1
 
 
-def write_exposure(exposure: Exposure, path: str | Path, *, compress: bool = False, provenance: Any = None) -> None:
+def write_exposure(
+    exposure: Exposure, path: str | Path, *, compress: bool = False, provenance: Any = None
+) -> None:
     """Write an exposure without loss; the file appears complete or not at all.
 
     Parameters
@@ -88,7 +97,10 @@ def _primary_header(exposure: Exposure) -> fits.Header:
     }
     for name, (value, comment) in cards.items():
         if value not in ("", None) and not (isinstance(value, float) and not np.isfinite(value)):
-            header[name] = (str(value)[:60].encode("ascii", "replace").decode() if isinstance(value, str) else value, comment)
+            header[name] = (
+                str(value)[:60].encode("ascii", "replace").decode() if isinstance(value, str) else value,
+                comment,
+            )
     header["SMFORMAT"] = (FORMAT_VERSION, "version of the layout of a starmill exposure")
     return header
 
@@ -108,7 +120,8 @@ def _metadata(exposure: Exposure, provenance: Any) -> dict[str, Any]:
         "psf": None if exposure.psf is None else exposure.psf.to_dict(),
         "photo_scale": scale.to_dict() if isinstance(scale, Field) else scale,
         "aperture_corrections": {
-            name: [value.to_dict(), error.to_dict()] for name, (value, error) in exposure.aperture_corrections.items()
+            name: [value.to_dict(), error.to_dict()]
+            for name, (value, error) in exposure.aperture_corrections.items()
         },
         "info": exposure.info.to_dict(),
         "detector": None if exposure.detector is None else exposure.detector.to_dict(),
@@ -206,7 +219,9 @@ def read_exposure_component(path: str | Path, name: str) -> Any:
             return meta.get("provenance")
         parts = _rich_parts(meta)
         if name not in parts:
-            raise InputError(f"an exposure has no component {name!r} (known: {', '.join(parts)}, wcs, info, box)")
+            raise InputError(
+                f"an exposure has no component {name!r} (known: {', '.join(parts)}, wcs, info, box)"
+            )
         return parts[name]
 
 
@@ -273,7 +288,9 @@ def _read_mask(hdus: Any, section: Box | None, shape: tuple[int, int], origin: t
         return mask
     meanings = structure_from_hdus(hdus, "META").get("planes", {}) if "META" in hdus else {}
     target = MaskPlanes(meanings) if list(meanings) == sorted(named, key=named.__getitem__) else MaskPlanes()
-    if all(target.get(name) == bit for name, bit in named.items() if name in target) and set(named) == set(target):
+    if all(target.get(name) == bit for name, bit in named.items() if name in target) and set(named) == set(
+        target
+    ):
         return Mask(array, target, origin)
     moved = np.zeros_like(array)
     for name, bit in named.items():

@@ -56,7 +56,9 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
         warnings.filterwarnings("ignore", category=fits.verify.VerifyWarning)
-        warnings.filterwarnings("ignore", message=".*(non-ASCII|header keyword is invalid|Card is too long).*")
+        warnings.filterwarnings(
+            "ignore", message=".*(non-ASCII|header keyword is invalid|Card is too long).*"
+        )
         try:
             with fits.open(path, lazy_load_hdus=False) as hdus:
                 _check_no_trailing_bytes(path, hdus)
@@ -80,7 +82,9 @@ def _check_no_trailing_bytes(path: Path, hdus: fits.HDUList) -> None:
         file.seek(end)
         rest = file.read(2880)
     if rest.strip(b"\0 "):
-        raise InputError(f"{path.stat().st_size - end} bytes follow the last extension: the file is truncated or damaged")
+        raise InputError(
+            f"{path.stat().st_size - end} bytes follow the last extension: the file is truncated or damaged"
+        )
 
 
 def find_image_hdu(hdus: fits.HDUList, hdu: int | str | None = None, *, naxis: int | None = 2) -> int:

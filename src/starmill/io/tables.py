@@ -83,7 +83,9 @@ def _annotations(catalog: Catalog) -> dict[str, Any]:
     return notes
 
 
-def _annotated(columns: dict[str, Any], n: int, notes: dict[str, Any], footprints: FootprintSet | None) -> Catalog:
+def _annotated(
+    columns: dict[str, Any], n: int, notes: dict[str, Any], footprints: FootprintSet | None
+) -> Catalog:
     schema = Schema([Column(*item[:4], tuple(item[4])) for item in notes["schema"]])
     return Catalog(
         schema,
@@ -100,8 +102,15 @@ _FOOTPRINT_PARTS = ("spans", "span_offsets", "peak_offsets", "image", "mask", "v
 
 
 def _footprints_to_dict(footprints: FootprintSet) -> dict[str, Any]:
-    parts = {name: getattr(footprints, name) for name in _FOOTPRINT_PARTS if getattr(footprints, name) is not None}
-    parts.update({f"peak_{name}": np.ascontiguousarray(footprints.peaks[name]) for name in footprints.peaks.dtype.names})
+    parts = {
+        name: getattr(footprints, name) for name in _FOOTPRINT_PARTS if getattr(footprints, name) is not None
+    }
+    parts.update(
+        {
+            f"peak_{name}": np.ascontiguousarray(footprints.peaks[name])
+            for name in footprints.peaks.dtype.names
+        }
+    )
     return parts
 
 
@@ -121,7 +130,9 @@ def _footprints_from_dict(parts: dict[str, Any]) -> FootprintSet:
 
 def _footprints_to_text(footprints: FootprintSet) -> str:
     buffer = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), *structure_to_hdus(_footprints_to_dict(footprints), "FOOT")]).writeto(buffer)
+    fits.HDUList([fits.PrimaryHDU(), *structure_to_hdus(_footprints_to_dict(footprints), "FOOT")]).writeto(
+        buffer
+    )
     return base64.b64encode(zlib.compress(buffer.getvalue(), 6)).decode()
 
 
@@ -171,7 +182,9 @@ def _tform(column: Column) -> str:
 
 def _read_fits(path: Path) -> Catalog:
     with open_fits(path) as hdus:
-        number = next((i for i, h in enumerate(hdus) if isinstance(h, fits.BinTableHDU | fits.TableHDU)), None)
+        number = next(
+            (i for i, h in enumerate(hdus) if isinstance(h, fits.BinTableHDU | fits.TableHDU)), None
+        )
         if number is None:
             raise InputError("the file holds no table")
         data, header = hdus[number].data, hdus[number].header
@@ -208,7 +221,10 @@ def _from_table(table: Any, notes: str | None, footprints: str | None) -> Catalo
     if notes is None:
         return Catalog.from_astropy(table)
     document = json.loads(notes)
-    columns = {item[0]: _column_values(table[item[0]], Column(*item[:4], tuple(item[4]))) for item in document["schema"]}
+    columns = {
+        item[0]: _column_values(table[item[0]], Column(*item[:4], tuple(item[4])))
+        for item in document["schema"]
+    }
     return _annotated(columns, len(table), document, _footprints_from_text(footprints))
 
 
@@ -269,11 +285,12 @@ def _read_votable(path: Path) -> Catalog:
 
 def _pyarrow() -> Any:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        from importlib import import_module
+
+        import_module("pyarrow.parquet")
+        return import_module("pyarrow")
     except ImportError as error:
         raise InputError("Parquet files need pyarrow: install starmill[parquet]") from error
-    return pyarrow
 
 
 def _write_parquet(catalog: Catalog, path: Path) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from starmill.errors import ConfigError, nearest_name
 from starmill.tasks.config import Config, field, subtask
@@ -75,17 +75,22 @@ class Task:
 
     run: Callable[..., Result]
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Parts are attributes that the configuration makes."""
+
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         _TASKS[cls.__name__] = cls
         if "Config" in cls.__dict__:
             cls.Config.task_name = cls.__name__
         if "run" in cls.__dict__:
-            cls.run = _timed(cls.__dict__["run"])  # type: ignore[method-assign]
+            cls.run = _timed(cls.__dict__["run"])
 
     def __init__(
         self,
-        config: Config | None = None,
+        config: Any = None,
         *,
         name: str | None = None,
         parent: Task | None = None,
@@ -101,7 +106,7 @@ class Task:
         self.parent = parent
         self.subtasks: dict[str, Task] = {}
         self.metadata: dict[str, Any] = {}
-        self._debug = debug if debug is not None or parent is None else parent._debug
+        self._debug: Callable[..., None] | None = debug if debug is not None or parent is None else parent._debug
         self.log = logging.getLogger(f"starmill.{self.full_name}")
 
     @property

@@ -30,7 +30,7 @@ def field(default: Any, description: str, *, unit: str = "", **bounds: Any) -> A
     **bounds
         ``ge``, ``gt``, ``le``, ``lt``, ``min_length``, ... of :func:`pydantic.Field`.
     """
-    extra = {"unit": unit} if unit else None
+    extra: Any = {"unit": unit} if unit else None
     if callable(default):
         return Field(default_factory=default, description=description, json_schema_extra=extra, **bounds)
     return Field(default=default, description=description, json_schema_extra=extra, **bounds)
@@ -39,7 +39,9 @@ def field(default: Any, description: str, *, unit: str = "", **bounds: Any) -> A
 class Config(BaseModel):
     """The base of all configurations: frozen, no unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants"
+    )
 
     task_name: ClassVar[str] = ""
 
@@ -91,13 +93,15 @@ class Config(BaseModel):
                 rows += type(value).describe(f"{prefix}{name}.")
                 continue
             extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-            rows.append({
-                "name": prefix + name,
-                "default": str(_plain(value)),
-                "bounds": _bounds(info),
-                "unit": str(extra.get("unit", "")),
-                "description": info.description or "",
-            })
+            rows.append(
+                {
+                    "name": prefix + name,
+                    "default": str(_plain(value)),
+                    "bounds": _bounds(info),
+                    "unit": str(extra.get("unit", "")),
+                    "description": info.description or "",
+                }
+            )
         return rows
 
     @classmethod
@@ -106,7 +110,10 @@ class Config(BaseModel):
         rows = cls.describe()
         if not rows:
             return f"{cls.__name__} has no fields"
-        widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in ("name", "default", "bounds", "unit")}
+        widths = {
+            key: max(len(key), *(len(row[key]) for row in rows))
+            for key in ("name", "default", "bounds", "unit")
+        }
         lines = ["  ".join(f"{key:{width}}" for key, width in widths.items()) + "  description"]
         lines += [
             "  ".join(f"{row[key]:{width}}" for key, width in widths.items()) + "  " + row["description"]
@@ -122,7 +129,9 @@ def subtask(config_class: type[Config], description: str = "", **defaults: Any) 
     configuration, or a mapping that may name another task.
     """
     default = config_class(**defaults)
-    return Field(default=default, description=description, json_schema_extra={"subtask": config_class.__name__})
+    return Field(
+        default=default, description=description, json_schema_extra={"subtask": config_class.__name__}
+    )
 
 
 def _read_subtask(value: Any) -> Any:
@@ -160,7 +169,7 @@ def _insert(values: dict[str, Any], path: list[str], value: Any) -> None:
             if values[head] and key not in values[head] and "task" not in values[head]:
                 values[head][key] = item  # a plain mapping takes new keys
             else:
-                _insert(values[head], [key], item)
+                _insert(values[head], str(key).split("."), item)
     else:
         values[head] = value
 
