@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from starmill.datamodel.calibration import MasterFrame
+from starmill.datamodel.geometry import Box
 from starmill.errors import InputError
 from starmill.kernels.isr import apply_masters as _apply
 
@@ -14,9 +20,20 @@ _NO_MASK = np.empty((0, 0), np.int32)
 
 
 def apply_masters(
-    image, mask, variance, regions, *, bias=None, dark=None, flat=None, dark_time=0.0,
-    minimum_flat=0.01, low_flat_bit=256, mask_bits=-1, uncertainty=True,
-):  # fmt: skip
+    image: NDArray[Any],
+    mask: NDArray[Any],
+    variance: NDArray[Any],
+    regions: Sequence[tuple[Box, float | None]],
+    *,
+    bias: MasterFrame | None = None,
+    dark: MasterFrame | None = None,
+    flat: MasterFrame | None = None,
+    dark_time: float = 0.0,
+    minimum_flat: float = 0.01,
+    low_flat_bit: int = 256,
+    mask_bits: int = -1,
+    uncertainty: bool = True,
+) -> None:
     """Subtract bias and dark, compute the variance and divide by the flat, in place.
 
     With counts ``c`` (electron), bias ``b``, dark rate ``d``, time ``t`` and flat ``f``::

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from starmill.datamodel.camera import Detector
 from starmill.errors import InputError
 from starmill.kernels.isr import read_amplifier
 
@@ -11,8 +16,14 @@ __all__ = ["assemble_amplifiers"]
 
 
 def assemble_amplifiers(
-    raw, detector, row_levels, column_levels=None, *, bits=(2, 128, 256), flag=(True, True)
-):
+    raw: NDArray[Any],
+    detector: Detector,
+    row_levels: Sequence[NDArray[Any]],
+    column_levels: Sequence[NDArray[Any] | None] | None = None,
+    *,
+    bits: tuple[int, int, int] = (2, 128, 256),
+    flag: tuple[bool, bool] = (True, True),
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Subtract the overscan level, convert to electrons, flip and place every amplifier.
 
     ``image = gain (raw - level)`` (electron); raw values above the amplifier's saturation or

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
 from starmill.errors import AlgorithmError, InputError
@@ -32,7 +34,14 @@ class BrighterFatterFit:
     converged: bool
 
 
-def correct_brighter_fatter(image, kernel, *, max_iterations=10, threshold=1000.0, conserve_flux=True):
+def correct_brighter_fatter(
+    image: NDArray[Any],
+    kernel: NDArray[Any],
+    *,
+    max_iterations: int = 10,
+    threshold: float = 1000.0,
+    conserve_flux: bool = True,
+) -> BrighterFatterFit:
     """Undo the brighter-fatter effect with a scalar kernel.
 
     Iterates ``F <- image + C(F)`` with ``C = div(F grad(K * F)) / 2``; K * F is a convolution.
@@ -85,7 +94,9 @@ def correct_brighter_fatter(image, kernel, *, max_iterations=10, threshold=1000.
     return BrighterFatterFit(correction.astype(np.float32), steps, change, change < threshold)
 
 
-def kernel_from_covariances(covariances, mean, *, max_iterations=10000, tolerance=5e-14):
+def kernel_from_covariances(
+    covariances: NDArray[Any], mean: float, *, max_iterations: int = 10000, tolerance: float = 5e-14
+) -> NDArray[Any]:
     """Brighter-fatter kernel from the covariances of flats.
 
     Solves ``laplacian K = -C / (2 mu^2)`` with K = 0 outside by successive over-relaxation, after

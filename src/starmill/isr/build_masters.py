@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from starmill.datamodel.geometry import Box
 from starmill.errors import InputError, NoDataError
 from starmill.kernels.combine import combine_rows
 from starmill.numerics.tiles import map_tiles, row_bands
@@ -33,17 +37,17 @@ class CombinedFrame:
 
 
 def combine_frames(
-    read_rows,
-    n_frames,
-    shape,
+    read_rows: Callable[[int, int, int], Any],
+    n_frames: int,
+    shape: tuple[int, int],
     *,
-    scale=None,
-    n_sigma=3.0,
-    iterations=3,
-    minimum_sigma=0.0,
-    rows=128,
-    threads=None,
-):
+    scale: ArrayLike | None = None,
+    n_sigma: float = 3.0,
+    iterations: int = 3,
+    minimum_sigma: float = 0.0,
+    rows: int = 128,
+    threads: int | None = None,
+) -> CombinedFrame:
     """Sigma-clipped mean of ``n_frames`` frames, band by band.
 
     Parameters
@@ -93,7 +97,9 @@ def combine_frames(
     return CombinedFrame(image, variance, count)
 
 
-def frame_level(image, rejected=None, region=None):
+def frame_level(
+    image: NDArray[Any], rejected: NDArray[Any] | None = None, region: Box | None = None
+) -> float:
     """Typical level of a frame, by which flats are scaled: the median of the valid pixels of a region.
 
     Parameters
@@ -112,7 +118,7 @@ def frame_level(image, rejected=None, region=None):
     return float(np.median(values[good]))
 
 
-def sorting_network(n):
+def sorting_network(n: int) -> NDArray[np.int64]:
     """Return the comparators (m, 2) of Batcher's odd-even merge sort for ``n`` values.
 
     References

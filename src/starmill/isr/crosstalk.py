@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from starmill.datamodel.calibration import Crosstalk
+from starmill.datamodel.camera import Detector
 from starmill.errors import InputError
 from starmill.kernels.isr import subtract_crosstalk as _subtract
 from starmill.numerics.statistics import clipped_statistics
@@ -11,7 +17,9 @@ from starmill.numerics.statistics import clipped_statistics
 __all__ = ["measure_crosstalk", "subtract_crosstalk"]
 
 
-def subtract_crosstalk(image, mask, detector, crosstalk, *, bit):
+def subtract_crosstalk(
+    image: NDArray[Any], mask: NDArray[Any], detector: Detector, crosstalk: Crosstalk, *, bit: int
+) -> None:
     """Subtract the ghosts in place.
 
     ``a_i -= sum_j (c_ij + q_ij a_j) a_j`` where pixels that were read at the same time meet. The
@@ -51,7 +59,15 @@ def subtract_crosstalk(image, mask, detector, crosstalk, *, bit):
     )
 
 
-def measure_crosstalk(images, detector, *, threshold=30000.0, n_sigma=2.0, iterations=3, significance=3.0):
+def measure_crosstalk(
+    images: Sequence[NDArray[Any]],
+    detector: Detector,
+    *,
+    threshold: float = 30000.0,
+    n_sigma: float = 2.0,
+    iterations: int = 3,
+    significance: float = 3.0,
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Crosstalk matrix from images with bright sources on a flat background.
 
     For every pair, the clipped mean of ``(victim - background) / source`` over source pixels

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from starmill.errors import AlgorithmError
@@ -11,7 +14,9 @@ from starmill.numerics.statistics import median_and_sigma
 __all__ = ["bright_defects", "dark_defects", "fill_bad_columns"]
 
 
-def bright_defects(dark, mask=None, *, n_sigma=4.8, minimum_rate=0.0):
+def bright_defects(
+    dark: NDArray[Any], mask: NDArray[Any] | None = None, *, n_sigma: float = 4.8, minimum_rate: float = 0.0
+) -> NDArray[np.bool_]:
     """Hot pixels: far above the typical dark current.
 
     Parameters
@@ -34,7 +39,14 @@ def bright_defects(dark, mask=None, *, n_sigma=4.8, minimum_rate=0.0):
     return valid & (dark - centre > max(n_sigma * sigma, minimum_rate))
 
 
-def dark_defects(flat, mask=None, *, minimum=0.8, n_sigma=5.0, smoothing=31):
+def dark_defects(
+    flat: NDArray[Any],
+    mask: NDArray[Any] | None = None,
+    *,
+    minimum: float = 0.8,
+    n_sigma: float = 5.0,
+    smoothing: int = 31,
+) -> NDArray[np.bool_]:
     """Insensitive pixels: far below their surroundings in a flat.
 
     Parameters
@@ -64,7 +76,7 @@ def dark_defects(flat, mask=None, *, minimum=0.8, n_sigma=5.0, smoothing=31):
     return usable & (ratio < min(minimum, 1 - n_sigma * sigma))
 
 
-def fill_bad_columns(bad, *, minimum_pixels=50, bridge=30):
+def fill_bad_columns(bad: NDArray[Any], *, minimum_pixels: int = 50, bridge: int = 30) -> NDArray[np.bool_]:
     """Fill the gaps of columns that are bad on and off.
 
     Parameters

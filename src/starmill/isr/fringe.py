@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from starmill.errors import AlgorithmError
 from starmill.numerics.statistics import robust_sigma
@@ -34,8 +37,17 @@ class FringeFit:
 
 
 def fit_fringes(
-    image, fringes, mask=None, *, samples=30000, small=3, large=30, n_sigma=3.0, iterations=20, seed=0
-):  # fmt: skip
+    image: NDArray[Any],
+    fringes: Sequence[NDArray[Any]],
+    mask: NDArray[Any] | None = None,
+    *,
+    samples: int = 30000,
+    small: int = 3,
+    large: int = 30,
+    n_sigma: float = 3.0,
+    iterations: int = 20,
+    seed: int = 0,
+) -> FringeFit:
     """Amplitudes of fringe frames in an image.
 
     At random positions the median of a large box is subtracted from the median of a small one, in
@@ -88,7 +100,9 @@ def fit_fringes(
     return FringeFit(solution[:-1], float(solution[-1]), float(rms), int(good.sum()))
 
 
-def subtract_fringes(image, fringes, amplitudes):
+def subtract_fringes(
+    image: NDArray[Any], fringes: Sequence[NDArray[Any]], amplitudes: ArrayLike
+) -> NDArray[np.float32]:
     """Return ``image - sum_k amplitudes[k] fringes[k]``, float32, electron."""
     result = np.array(image, np.float32)
     for amplitude, fringe in zip(amplitudes, fringes, strict=True):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import Akima1DInterpolator
 
+from starmill.datamodel.calibration import Linearity
+from starmill.datamodel.camera import Amplifier
 from starmill.errors import AlgorithmError
 from starmill.kernels.isr import add_polynomial, add_table
 
@@ -13,7 +18,7 @@ __all__ = ["correct_linearity", "fit_linearity", "linearity_correction"]
 _STEP = 4.0  # adu between table nodes: the error of a smooth correction is far below 0.01 adu
 
 
-def linearity_correction(signal, linearity):
+def linearity_correction(signal: ArrayLike, linearity: Linearity) -> NDArray[Any]:
     """Return what must be added to signals above the overscan, adu.
 
     Parameters
@@ -37,7 +42,7 @@ def linearity_correction(signal, linearity):
     return np.zeros_like(signal)
 
 
-def correct_linearity(image, amplifier, linearity=None):
+def correct_linearity(image: NDArray[Any], amplifier: Amplifier, linearity: Linearity | None = None) -> None:
     """Correct the pixels of one amplifier in place.
 
     Parameters
@@ -63,7 +68,13 @@ def correct_linearity(image, amplifier, linearity=None):
         add_table(image, limits, table, float(start), float(nodes[1] - nodes[0]), gain)
 
 
-def fit_linearity(signal, light, *, order=2, linear_range=(30.0, 20000.0)):
+def fit_linearity(
+    signal: ArrayLike,
+    light: ArrayLike,
+    *,
+    order: int = 2,
+    linear_range: tuple[float, float] = (30.0, 20000.0),
+) -> NDArray[Any]:
     """Polynomial linearity from a series of exposures of a steady lamp.
 
     The proportionality ``signal = k light`` is fitted in ``linear_range``; the coefficients then

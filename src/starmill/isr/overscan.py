@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator
 
 from starmill.errors import AlgorithmError, InputError
@@ -54,8 +56,15 @@ class OverscanLevel:
 
 
 def fit_overscan(
-    overscan, *, method="median", order=1, skip=(0, 0), max_deviation=1000.0, n_sigma=3.0, iterations=3
-):
+    overscan: NDArray[Any],
+    *,
+    method: str = "median",
+    order: int = 1,
+    skip: tuple[int, int] = (0, 0),
+    max_deviation: float = 1000.0,
+    n_sigma: float = 3.0,
+    iterations: int = 3,
+) -> OverscanLevel:
     """Level of every row of an amplifier from its overscan columns.
 
     Parameters
@@ -69,7 +78,7 @@ def fit_overscan(
     skip : (int, int)
         Leading and trailing columns not used (the first still hold charge deferred from the image).
     max_deviation : float, adu
-        Pixels further than this from the median of all are not used.
+        Pixels further than this from the median (of all for one level, of their row otherwise) are not used.
     n_sigma, iterations : float, int
         Clipping of ``clipped_mean`` and of the fits.
 
@@ -91,11 +100,11 @@ def fit_overscan(
     if columns.size == 0:
         raise InputError(f"no overscan pixel is left of {n_rows} x {n_columns} after skipping {skip} columns")
     values = columns.astype(np.float32)
-    centre = median(values[:: max(1, n_rows // 512)])
-    centre = centre if np.isfinite(centre) else median(values)
-    if np.isnan(centre):
-        raise AlgorithmError("no overscan pixel is finite", numbers={"pixels": columns.size, "finite": 0})
-    values[~(np.abs(values - np.float32(centre)) <= max_deviation)] = np.nan
+    constant = method in ("median", "mean", "clipped_mean")
+    centre = np.array([[median(values)]]) if constant else row_medians_and_sigmas(values)[0][:, None]
+    values[~(np.abs(values - centre.astype(np.float32)) <= max_deviation)] = np.nan
+    if np.isnan(values).all():
+        raise AlgorithmError("no overscan pixel is usable", numbers={"pixels": columns.size, "usable": 0})
     rejected = int(np.count_nonzero(np.isnan(values)))
     statistics = clipped_statistics(values, n_sigma=n_sigma, n_iterations=iterations)
     level = _level(values, statistics, method, order, n_sigma, iterations)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares
 
 from starmill.errors import AlgorithmError, InputError
@@ -39,7 +42,9 @@ class PhotonTransfer:
     used: np.ndarray
 
 
-def read_noise_from_pairs(frames, *, mask=None, n_sigma=5.0):
+def read_noise_from_pairs(
+    frames: Sequence[NDArray[Any]], *, mask: NDArray[Any] | None = None, n_sigma: float = 5.0
+) -> float:
     """Read noise in adu from the clipped scatter of differences of consecutive frames over sqrt 2.
 
     Parameters
@@ -66,7 +71,14 @@ def read_noise_from_pairs(frames, *, mask=None, n_sigma=5.0):
     return float(np.median(noise))
 
 
-def flat_pair_points(first, second, *, mask=None, cell=64, n_sigma=5.0):
+def flat_pair_points(
+    first: NDArray[Any],
+    second: NDArray[Any],
+    *,
+    mask: NDArray[Any] | None = None,
+    cell: int = 64,
+    n_sigma: float = 5.0,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Mean and noise variance in square cells of two flats of nearly the same level.
 
     In each cell the second flat is scaled to the first (r = m1 / m2), so that illumination and
@@ -108,7 +120,16 @@ def flat_pair_points(first, second, *, mask=None, cell=64, n_sigma=5.0):
     return mean1.clipped_mean[good], variance[good], scatter.n_kept[good].astype(np.float64)
 
 
-def fit_photon_transfer(mean, variance, weight, read_noise, *, model="linear", n_sigma=5.0, iterations=5):
+def fit_photon_transfer(
+    mean: ArrayLike,
+    variance: ArrayLike,
+    weight: ArrayLike,
+    read_noise: float,
+    *,
+    model: str = "linear",
+    n_sigma: float = 5.0,
+    iterations: int = 5,
+) -> PhotonTransfer:
     """Gain from the growth of the noise with the level.
 
     Parameters

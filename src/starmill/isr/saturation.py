@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from starmill.kernels.isr import flagged_pixels
 
-__all__ = ["grow_flag", "widen_saturation_trails"]
+__all__ = ["fill_flagged", "grow_flag", "widen_saturation_trails"]
 
 
-def grow_flag(mask, bit, pixels=1):
+def grow_flag(mask: NDArray[Any], bit: int, pixels: int = 1) -> None:
     """Grow flagged regions by Manhattan distance, in place.
 
     Parameters
@@ -36,7 +39,24 @@ def grow_flag(mask, bit, pixels=1):
                 mask[row, column] |= np.int32(bit)
 
 
-def widen_saturation_trails(saturated, *, half_width=2, minimum_length=10):
+def fill_flagged(image: NDArray[Any], mask: NDArray[Any], bits: int, value: float) -> int:
+    """Set the pixels with any of the bits to a value, in place, and return their number.
+
+    Parameters
+    ----------
+    image, mask : (ny, nx) arrays, float32 and int32
+        The image is changed.
+    bits : int
+    value : float
+    """
+    positions = flagged_pixels(mask, int(bits))
+    image[positions[:, 0], positions[:, 1]] = value
+    return len(positions)
+
+
+def widen_saturation_trails(
+    saturated: NDArray[Any], *, half_width: int = 2, minimum_length: int = 10
+) -> NDArray[np.bool_]:
     """Widen bleed trails: the charge beside a long trail is not trustworthy either.
 
     A saturated region that is at least ``minimum_length`` rows high and more than twice as high as

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["poisson_variance"]
 
 
-def poisson_variance(image, read_noise):
+def poisson_variance(image: ArrayLike, read_noise: float) -> NDArray[np.float32]:
     """Shot noise of the collected electrons and read noise.
 
     ``variance = max(image, 0) + read_noise^2`` (Janesick 2001, *Scientific Charge-Coupled Devices*,

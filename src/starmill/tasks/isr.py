@@ -23,8 +23,7 @@ from starmill.isr.crosstalk import subtract_crosstalk
 from starmill.isr.fringe import fit_fringes, subtract_fringes
 from starmill.isr.linearity import correct_linearity
 from starmill.isr.overscan import OverscanLevel, fit_overscan
-from starmill.isr.saturation import grow_flag, widen_saturation_trails
-from starmill.kernels.isr import flagged_pixels
+from starmill.isr.saturation import fill_flagged, grow_flag, widen_saturation_trails
 from starmill.tasks.base import Config, Result, Task, field
 
 __all__ = ["IsrConfig", "IsrTask", "OverscanConfig"]
@@ -257,7 +256,7 @@ class IsrTask(Task):
 
     def _apply_masters(
         self, raw: RawFrame, image: Image, mask: Mask, levels: dict[str, OverscanLevel],
-        masters: dict[str, MasterFrame], kernel: NDArray[Any] | None,
+        masters: dict[str, Any], kernel: NDArray[Any] | None,
     ) -> Image:  # fmt: skip
         config = self.config
         variance = np.empty(image.shape if config.variance else (0, 0), np.float32)
@@ -277,12 +276,12 @@ class IsrTask(Task):
             options["low_flat_bit"] |= 1 << mask.add_plane("VIGNETTED")
         dark_time = raw.info.dark_time if "dark" in masters else 0.0
         if not config.brighter_fatter:
-            apply_masters(image, mask.array, variance, noise, **masters, dark_time=dark_time, **options)
+            apply_masters(image, mask.array, variance, noise, dark_time=dark_time, **masters, **options)
             return variance
         if kernel is None:
             raise InputError("the brighter-fatter correction needs a kernel", path=raw.path or None)
         flat = masters.pop("flat", None)
-        apply_masters(image, mask.array, variance, noise, **masters, dark_time=dark_time, **options)
+        apply_masters(image, mask.array, variance, noise, dark_time=dark_time, **masters, **options)
         self._brighter_fatter(image, mask, kernel)
         if flat is not None:
             kept: list[tuple[Box, float | None]] = [(box, None) for box, _ in noise]
@@ -349,11 +348,8 @@ class IsrTask(Task):
     def _repair(self, exposure: Exposure) -> None:
         config, mask = self.config, exposure.mask
         image = exposure.image
-        bad = mask.bits("BAD")
         if config.fill_bad:
-            positions = flagged_pixels(mask.array, bad)
-            if len(positions):
-                image[positions[:, 0], positions[:, 1]] = _typical_value(image, mask)
+            fill_flagged(image, mask.array, mask.bits("BAD"), _typical_value(image, mask))
         if config.interpolate and config.interpolate_planes:
             interpolate_flagged(
                 image,
