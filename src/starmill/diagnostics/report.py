@@ -186,7 +186,7 @@ def _shape_figure(exposure: Exposure, catalog: Catalog) -> Figure:
 
 
 def _psf_stars_of(catalog: Catalog) -> Any:
-    for name in ("calib_psf_used", "calib_psf_candidate"):
+    for name in ("psf_used", "psf_candidate"):
         if name in catalog and catalog[name].any():
             return np.asarray(catalog[name])
     if "slot_psf_flux" in catalog and "slot_psf_flux_err" in catalog:

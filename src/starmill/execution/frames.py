@@ -105,7 +105,7 @@ def process_frame(job: FrameJob) -> dict[str, Any]:
         "metrics": metrics,
         "cpu_seconds": metadata["process"]["run_cpu_seconds"],
         "peak_mb": peak_memory_mb(),
-        "notes": list(getattr(result, "notes", [])),
+        "notes": [result.message] if result.message else [],
     }
 
 
@@ -217,7 +217,7 @@ def _write(
         save_figure(show_exposure(exposure, mask=planes, catalog=catalog, title=title), files["picture"])
         write_exposure_report(
             files["report"], exposure, catalog, background=result.background, psf_stars=result.psf_stars,
-            timings=metadata, notes=list(getattr(result, "notes", [])), title=title,
+            timings=metadata, notes=[result.message] if result.message else [], title=title,
         )  # fmt: skip
     write_exposure(exposure, files["exposure"], compress=job.compress, provenance=provenance)
     return exposure_metrics(exposure, catalog, result.background)
