@@ -62,7 +62,7 @@ class CharacterizeImageTask(Task):
         "characterized": "characterized", "catalog": "catalog", "background": "background", "psf_stars": "psf_stars",
     }  # fmt: skip
 
-    def __init__(self, config: Config | None = None, **keywords: Any) -> None:
+    def __init__(self, config: Any = None, **keywords: Any) -> None:
         super().__init__(config, **keywords)
         for name in (
             "install_psf", "background", "repair", "detect", "measure", "measure_psf", "detect_deep", "measure_deep",

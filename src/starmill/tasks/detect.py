@@ -102,7 +102,7 @@ class SourceDetectionTask(Task):
     reads = {"exposure": "exposure"}
     writes = {"exposure": "exposure", "catalog": "catalog", "background": "background"}
 
-    def __init__(self, config: Config | None = None, **keywords: Any) -> None:
+    def __init__(self, config: Any = None, **keywords: Any) -> None:
         super().__init__(config, **keywords)
         self.make_subtask("background")
 

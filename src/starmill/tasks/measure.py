@@ -72,7 +72,7 @@ class SingleFrameMeasurementTask(Task):
     reads = {"exposure": "exposure", "catalog": "catalog"}
     writes = {"catalog": "catalog"}
 
-    def __init__(self, config: Config | None = None, **keywords: Any) -> None:
+    def __init__(self, config: Any = None, **keywords: Any) -> None:
         super().__init__(config, **keywords)
         self.plugins: list[Plugin] = make_plugins(self.config.plugins, self.config.options)
 
