@@ -90,7 +90,7 @@ def _grown_spans(spans: NDArray[np.int32], radius: int, box: Box) -> NDArray[np.
     painted = np.zeros((height, (width + 7) // 8 * 8), np.uint8)
     local = spans - np.array([box.y0, box.x0, box.x0], np.int32)
     paint_grown(np.ascontiguousarray(local), radius, painted, width)
-    return painted_runs(painted) + np.array([box.y0, box.x0, box.x0], np.int32)
+    return painted_runs(painted, painted.view(np.uint64)) + np.array([box.y0, box.x0, box.x0], np.int32)
 
 
 def grow_footprints(
@@ -223,7 +223,7 @@ def footprint_of_pixels(inside: NDArray[np.bool_], origin: tuple[int, int] = (0,
     height, width = inside.shape
     painted = np.zeros((height, (width + 7) // 8 * 8), np.uint8)
     painted[:, :width] = inside
-    runs = painted_runs(painted)
+    runs = painted_runs(painted, painted.view(np.uint64))
     labels, n_labels = components_of_runs(runs)
     spans, offsets = group_runs(runs, labels, n_labels, np.ones(n_labels, bool))
     return FootprintSet(spans + np.array([origin[1], origin[0], origin[0]], np.int32), offsets)

@@ -74,9 +74,11 @@ def detect_footprints(
     level, plane = _level(threshold, threshold_type, variance, scatter)
     box = search_box or Box.from_shape(image.shape)
     sigma_plane = NO_PLANE if plane is None else np.ascontiguousarray(plane, np.float32)
+    words = np.zeros((box.width + 7) // 8, np.uint64)
     runs, strong = threshold_runs(
-        image, sigma_plane, sign, level, level * include_multiplier, box.x0, box.x1, box.y0, box.y1
-    )
+        image, sigma_plane, sign, level, level * include_multiplier, box.x0, box.x1, box.y0, box.y1,
+        words.view(np.uint8), words,
+    )  # fmt: skip
     labels, n_labels = components_of_runs(runs)
     area, any_strong = component_totals(runs, strong, labels, n_labels)
     spans, offsets = group_runs(runs, labels, n_labels, (area >= min_pixels) & any_strong)

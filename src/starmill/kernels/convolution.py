@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import fast_njit, njit
+from starmill.kernels._jit import fast_njit, njit
 
 SEGMENT = 128  # pixels looked at together when searching for missing pixels or set bits
 LARGEST = np.float32(3.0e38)  # |value| above it (also inf; NaN compares false) counts as not finite
@@ -118,6 +118,13 @@ def _normalise_row(weight, minimum, use_variance, out_i, out_v):
 
 
 @njit
+def _copy(row, out):
+    """Copy a row (an array assignment takes seconds to compile)."""
+    for x in range(row.shape[0]):
+        out[x] = row[x]
+
+
+@njit
 def _load_row(image, variance, mask, y, missing_bits, keep_bits, half, ring_i, ring_v, ring_w, flagged):
     """Put a cleaned row into its place of the ring; note which segments miss pixels."""
     nx = image.shape[1]
@@ -131,9 +138,9 @@ def _load_row(image, variance, mask, y, missing_bits, keep_bits, half, ring_i, r
         out_v = ring_v[slot, half + a : half + b] if use_variance else ring_v[slot]
         out_i, out_w = ring_i[slot, half + a : half + b], ring_w[slot, half + a : half + b]
         if _all_usable(image[y, a:b], v_row, m_row, missing_bits, use_mask, use_variance):
-            out_i[:] = image[y, a:b]
+            _copy(image[y, a:b], out_i)
             if use_variance:
-                out_v[:] = v_row
+                _copy(v_row, out_v)
             if flagged[slot, s]:
                 out_w[:] = np.float32(1.0)
             flagged[slot, s] = False
@@ -184,6 +191,17 @@ def _weigh_row(
 
 
 @njit
+def _taps(kernel):
+    """Reverse a kernel, for a sum over shifted views, and square it."""
+    n = kernel.shape[0]
+    taps, squares = np.empty(n, np.float32), np.empty(n, np.float32)
+    for k in range(n):
+        taps[k] = kernel[n - 1 - k]
+        squares[k] = taps[k] * taps[k]
+    return taps, squares
+
+
+@njit
 def convolve_separable_band(
     image, variance, mask, missing_bits, keep_bits, kernel_x, kernel_y, min_weight, y0, y1, out_i, out_v
 ):
@@ -213,8 +231,8 @@ def convolve_separable_band(
     use_variance = variance.shape[0] > 0
     n_ring = 2 * hy + 1
     width = nx + 2 * hx
-    taps_x, taps_y = kernel_x[::-1].copy(), kernel_y[::-1].copy()
-    squares_x, squares_y = taps_x * taps_x, taps_y * taps_y
+    taps_x, squares_x = _taps(kernel_x)
+    taps_y, squares_y = _taps(kernel_y)
     ring_i = np.zeros((n_ring, width), np.float32)
     ring_v = np.zeros((n_ring, width if use_variance else 1), np.float32)
     ring_w = np.zeros((n_ring, width), np.float32)

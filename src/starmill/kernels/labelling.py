@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import njit
+from starmill.kernels._jit import njit
 
 
 @njit
@@ -43,6 +43,16 @@ def _row_runs(flags, words, n, starts, stops):
         stops[count] = x - 1
         count += 1
     return count
+
+
+@njit
+def enlarged(rows, n, size):
+    """Return a longer array that begins with the first ``n`` rows of a (m, 3) array."""
+    more = np.empty((size, 3), rows.dtype)
+    for i in range(n):
+        for k in range(3):
+            more[i, k] = rows[i, k]
+    return more
 
 
 @njit
@@ -120,7 +130,7 @@ def components_of_runs(spans):
 
 
 @njit
-def threshold_runs(value, variance, sign, threshold, include, x_lo, x_hi, y_lo, y_hi):
+def threshold_runs(value, variance, sign, threshold, include, x_lo, x_hi, y_lo, y_hi, flags, words):
     """Find the runs of pixels at or above the threshold inside a box.
 
     Parameters
@@ -135,6 +145,8 @@ def threshold_runs(value, variance, sign, threshold, include, x_lo, x_hi, y_lo, 
         A pixel at or above ``include`` marks its run as one that keeps a footprint.
     x_lo, x_hi, y_lo, y_hi : int
         Box searched, upper bounds exclusive.
+    flags : (8 k,) uint8 array, words : (k,) uint64 array
+        Work space of at least ``x_hi - x_lo`` zero bytes, seen as bytes and as words.
 
     Returns
     -------
@@ -147,8 +159,6 @@ def threshold_runs(value, variance, sign, threshold, include, x_lo, x_hi, y_lo, 
     use_variance = variance.shape[0] > 0
     sign32, threshold32 = np.float32(sign), np.float32(threshold)
     include32 = np.float32(include)
-    buffer = np.zeros((nx + 7) // 8, np.uint64)
-    flags = buffer.view(np.uint8)
     starts, stops = np.empty(nx // 2 + 1, np.int64), np.empty(nx // 2 + 1, np.int64)
     spans = np.empty((4096, 3), np.int32)
     strong = np.empty(4096, np.bool_)
@@ -157,13 +167,13 @@ def threshold_runs(value, variance, sign, threshold, include, x_lo, x_hi, y_lo, 
         row = value[y, x_lo:x_hi]
         var_row = variance[y, x_lo:x_hi] if use_variance else row
         _row_above(row, var_row, use_variance, sign32, threshold32, flags[:nx])
-        found = _row_runs(flags, buffer, nx, starts, stops)
+        found = _row_runs(flags, words, nx, starts, stops)
         if n + found > spans.shape[0]:
             size = max(2 * spans.shape[0], n + found)
-            more, more_strong = np.empty((size, 3), np.int32), np.empty(size, np.bool_)
-            more[:n] = spans[:n]
-            more_strong[:n] = strong[:n]
-            spans, strong = more, more_strong
+            more_strong = np.empty(size, np.bool_)
+            for i in range(n):
+                more_strong[i] = strong[i]
+            spans, strong = enlarged(spans, n, size), more_strong
         for i in range(found):
             spans[n, 0], spans[n, 1], spans[n, 2] = y, x_lo + starts[i], x_lo + stops[i]
             hit = False
@@ -176,12 +186,13 @@ def threshold_runs(value, variance, sign, threshold, include, x_lo, x_hi, y_lo, 
 
 
 @njit
-def painted_runs(painted):
+def painted_runs(painted, words):
     """Find the runs of non-zero pixels of a byte image whose row length is a multiple of eight.
 
     Parameters
     ----------
-    painted : (ny, 8 k) uint8 array
+    painted : (ny, 8 k) uint8 array, words : (ny, k) uint64 array
+        The same memory, seen as bytes and as words.
 
     Returns
     -------
@@ -193,12 +204,9 @@ def painted_runs(painted):
     spans = np.empty((4096, 3), np.int32)
     n = 0
     for y in range(ny):
-        row = painted[y]
-        found = _row_runs(row, row.view(np.uint64), nx, starts, stops)
+        found = _row_runs(painted[y], words[y], nx, starts, stops)
         if n + found > spans.shape[0]:
-            more = np.empty((max(2 * spans.shape[0], n + found), 3), np.int32)
-            more[:n] = spans[:n]
-            spans = more
+            spans = enlarged(spans, n, max(2 * spans.shape[0], n + found))
         for i in range(found):
             spans[n, 0], spans[n, 1], spans[n, 2] = y, starts[i], stops[i]
             n += 1
@@ -241,7 +249,8 @@ def group_runs(spans, labels, n_labels, keep):
     for i in range(spans.shape[0]):
         j = new[labels[i]]
         if j >= 0:
-            grouped[fill[j]] = spans[i]
+            for k in range(3):
+                grouped[fill[j], k] = spans[i, k]
             fill[j] += 1
     return grouped, offsets
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import njit
+from starmill.kernels._jit import njit
+from starmill.kernels.labelling import enlarged
 
 
 @njit
@@ -75,16 +76,12 @@ def footprint_peaks(image, sign, spans, offsets, x_lo, x_hi, y_lo, y_hi, thin):
                 if thin and _beaten_on_plateau(image, sign32, y, x):
                     continue
                 if n + 2 > peaks.shape[0]:
-                    more = np.empty((2 * peaks.shape[0], 3), np.int64)
-                    more[:n] = peaks[:n]
-                    peaks = more
+                    peaks = enlarged(peaks, n, 2 * peaks.shape[0])
                 peaks[n, 0], peaks[n, 1], peaks[n, 2] = i, y, x
                 n += 1
         if n == first and best_y >= 0:
             if n + 2 > peaks.shape[0]:
-                more = np.empty((2 * peaks.shape[0], 3), np.int64)
-                more[:n] = peaks[:n]
-                peaks = more
+                peaks = enlarged(peaks, n, 2 * peaks.shape[0])
             peaks[n, 0], peaks[n, 1], peaks[n, 2] = i, best_y, best_x
             n += 1
     return peaks[:n].copy()

@@ -1,0 +1,386 @@
+"""Deblending with symmetric templates.
+
+Every peak of a blend gets a template: the fitted point-spread function when the peak is a point source,
+else the minimum of the image and its mirror image about the peak, smoothed and forced to decline outwards.
+The pixels of the parent are shared in proportion to the templates (Lupton et al., SDSS photometric
+pipeline; Bosch et al. 2018, PASJ 70, S5, section 4.8 describes the descendant of it).
+
+Notes
+-----
+Variances are shared like the pixels, so that those of the children add up to that of the parent;
+``keep_parent_variance`` gives every child the whole variance instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starmill.datamodel.footprint import FootprintSet
+from starmill.datamodel.geometry import Box
+from starmill.datamodel.psf import Psf
+from starmill.deblending.children import Deblended, ParentChildren, collect, usable_parents
+from starmill.detection.footprints import clip_spans
+from starmill.errors import AlgorithmError
+from starmill.kernels.apportion import collect_children, count_children, largest_overlap, share_out
+from starmill.kernels.point_source_test import fit_point_sources
+from starmill.kernels.spans import count_masked
+from starmill.kernels.templates import build_templates
+from starmill.numerics.tiles import map_tiles
+
+__all__ = ["CHILD_VALUES", "SymmetricRules", "deblend_symmetric", "image_noise"]
+
+EDGE_RULES = {"clip": 0, "ramp": 1, "noclip": 2}
+STRAY_RULES = {"trim": 0, "r_to_peak": 1, "r_to_footprint": 2, "nearest_footprint": 3}
+STRAY_TO_PSF = {"necessary": 0, "always": 1, "never": 2}
+CHILD_VALUES = {
+    "as_psf": "bool",
+    "psf_flux": "f8",
+    "psf_x": "f8",
+    "psf_y": "f8",
+    "psf_chi2": "f8",
+    "ramped_template": "bool",
+    "has_stray_flux": "bool",
+    "peak": "i4",
+}
+"""Columns of the children: flags, fitted PSF flux, position and reduced chi squared, number of the peak."""
+
+
+@dataclass(frozen=True)
+class SymmetricRules:
+    """The choices of the symmetric-template deblender.
+
+    Attributes
+    ----------
+    edge_handling : {'ramp', 'clip', 'noclip'}
+        What happens to a template that is bright where the footprint ends.
+    stray_rule : {'trim', 'r_to_peak', 'r_to_footprint', 'nearest_footprint'}
+        Who gets the pixels that no template covers.
+    stray_to_psf : {'necessary', 'always', 'never'}
+        Whether point sources take part in that.
+    clip_stray_fraction : float
+        Smaller parts of stray flux are dropped.
+    psf_chi2 : (float, float, float)
+        Largest reduced chi squared of a point source: plain, with shift, at the shifted place.
+    median_smooth : bool
+        Smooth templates with a 5 x 5 median.
+    remove_degenerate : bool
+        Drop the fainter of two peaks whose templates are alike.
+    max_overlap : float
+        Cosine between two templates above which they are alike.
+    keep_parent_variance : bool
+        Children get the variance of the whole pixel.
+    max_area, max_width, max_peaks, max_work : int
+        Limits of a parent: pixels, side of its box, peaks (the brightest are kept), pixels of all templates.
+    min_axis_ratio, max_masked : float
+        Further limits of a parent.
+    """
+
+    edge_handling: Literal["ramp", "clip", "noclip"] = "ramp"
+    stray_rule: Literal["trim", "r_to_peak", "r_to_footprint", "nearest_footprint"] = "trim"
+    stray_to_psf: Literal["necessary", "always", "never"] = "necessary"
+    clip_stray_fraction: float = 0.001
+    psf_chi2: tuple[float, float, float] = (1.5, 1.5, 1.5)
+    median_smooth: bool = True
+    remove_degenerate: bool = False
+    max_overlap: float = 0.5
+    keep_parent_variance: bool = False
+    max_area: int = 10_000
+    max_width: int = 0
+    max_peaks: int = 500
+    max_work: int = 20_000_000
+    min_axis_ratio: float = 0.0
+    max_masked: float = 0.25
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The image that the parents lie on."""
+
+    image: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    mask: NDArray[np.int32]
+    box: Box
+    sigma: float
+    fwhm: float
+    rules: SymmetricRules
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+def image_noise(
+    variance: NDArray[Any], mask: NDArray[np.int32] | None = None, bad_bits: int = 0, stride: int = 4
+) -> float:
+    """Return the square root of the median variance of good pixels (a regular sample of them).
+
+    Parameters
+    ----------
+    variance : (ny, nx) array
+    mask : (ny, nx) int32 array, optional
+    bad_bits : int
+    stride : int
+        Every ``stride``-th pixel of every ``stride``-th row is used; all of them in small images.
+
+    Returns
+    -------
+    sigma : float
+
+    Raises
+    ------
+    AlgorithmError
+        When no pixel has a positive variance.
+    """
+    step = stride if variance.size > 1_000_000 else 1
+    sample = variance[::step, ::step]
+    good = np.isfinite(sample) & (sample > 0)
+    if mask is not None and bad_bits:
+        unmasked = good & ((mask[::step, ::step] & np.int32(bad_bits)) == 0)
+        good = unmasked if unmasked.any() else good
+    if not good.any():
+        raise AlgorithmError("no pixel has a positive variance", numbers={"pixels": int(variance.size)})
+    return float(np.sqrt(np.median(sample[good])))
+
+
+def deblend_symmetric(
+    image: NDArray[Any],
+    variance: NDArray[Any],
+    mask: NDArray[np.int32],
+    footprints: FootprintSet,
+    psf: Psf,
+    *,
+    origin: tuple[int, int] = (0, 0),
+    rules: SymmetricRules | None = None,
+    noise_bits: int = 0,
+    no_data_bits: int = 0,
+    threads: int | None = None,
+) -> Deblended:
+    """Split the footprints that have several peaks.
+
+    Parameters
+    ----------
+    image, variance : (ny, nx) arrays
+        Background subtracted; variance in the square of the unit. NaN pixels belong to nobody.
+    mask : (ny, nx) int32 array
+    footprints : FootprintSet
+        Parent frame.
+    psf : Psf
+    origin : (x0, y0)
+        Parent-frame position of the first pixel.
+    rules : SymmetricRules, optional
+    noise_bits : int
+        Pixels with one of these bits do not count for the noise of the image.
+    no_data_bits : int
+        Planes that say there is no information.
+    threads : int, optional
+
+    Returns
+    -------
+    deblended : Deblended
+        A footprint with one peak has no children. The children of a parent add up to its pixels on the
+        pixels they cover.
+    """
+    rules = rules or SymmetricRules()
+    image, variance = np.ascontiguousarray(image, np.float32), np.ascontiguousarray(variance, np.float32)
+    mask = np.ascontiguousarray(mask, np.int32)
+    box = Box.from_shape(image.shape, origin)
+    chosen, reasons = usable_parents(
+        footprints,
+        max_area=rules.max_area,
+        max_width=rules.max_width,
+        min_axis_ratio=rules.min_axis_ratio,
+        masked_fraction=_masked_fraction(footprints, mask, box, no_data_bits),
+        max_masked=rules.max_masked,
+    )
+    several = footprints.n_peaks > 1
+    if not len(chosen):
+        return collect(len(footprints), [], [], reasons, several, CHILD_VALUES)
+    frame = _Frame(
+        image, variance, mask, box, image_noise(variance, mask, noise_bits), max(psf.fwhm_at(), 1.0), rules
+    )
+    jobs = []
+    for parent in chosen:
+        peaks = _distinct_peaks(footprints[parent].peaks)
+        if rules.max_peaks and len(peaks) > rules.max_peaks:
+            reasons["too_many_peaks"][parent] = True
+            peaks = peaks[: rules.max_peaks]
+        jobs.append((int(parent), peaks))
+    results = _run_jobs(frame, footprints, psf, jobs, threads)
+    done, parts = [], []
+    for (parent, _), answer in zip(jobs, results, strict=True):
+        if isinstance(answer, str):
+            reasons[answer][parent] = True
+        else:
+            done.append(parent)
+            parts.append(answer)
+    return collect(len(footprints), done, parts, reasons, several, CHILD_VALUES)
+
+
+def _run_jobs(
+    frame: _Frame, footprints: FootprintSet, psf: Psf, jobs: list[tuple[int, Any]], threads: int | None
+) -> list[ParentChildren | str]:
+    """Deblend parents in chunks, so that the PSF images of a chunk only are held."""
+    chunks = [jobs[i : i + 200] for i in range(0, len(jobs), 200)]
+
+    def run(chunk: list[tuple[int, Any]]) -> list[ParentChildren | str]:
+        peaks = np.concatenate([p for _, p in chunk])
+        psfs = psf.kernels_at(peaks["x"].astype(np.float64), peaks["y"].astype(np.float64))
+        ends = np.cumsum([len(p) for _, p in chunk])
+        return [
+            _deblend_parent(frame, footprints[parent].spans, peaks, psfs[end - len(peaks) : end])
+            for (parent, peaks), end in zip(chunk, ends, strict=True)
+        ]
+
+    return [answer for part in map_tiles(run, chunks, threads=threads) for answer in part]
+
+
+def _masked_fraction(footprints: FootprintSet, mask: NDArray[np.int32], box: Box, bits: int) -> NDArray[np.float64]:
+    """Part of every footprint that has no data."""
+    if not bits:
+        return np.zeros(len(footprints))
+    local = footprints.spans - np.array([box.y0, box.x0, box.x0], np.int32)
+    inside = (local[:, 0] >= 0) & (local[:, 0] < box.height) & (local[:, 1] >= 0) & (local[:, 2] < box.width)
+    if not inside.all():
+        raise AlgorithmError(
+            "footprints reach outside the image", numbers={"spans_outside": int((~inside).sum()), "spans": len(local)}
+        )
+    count = count_masked(np.ascontiguousarray(local), footprints.span_offsets, mask, np.int32(bits))
+    return count / np.maximum(footprints.areas, 1)
+
+
+def _distinct_peaks(peaks: NDArray[np.void]) -> NDArray[np.void]:
+    """Drop repeated peaks, keeping the order."""
+    keys = peaks["y"].astype(np.int64) << 32 | peaks["x"].astype(np.int64) & 0xFFFFFFFF
+    _, first = np.unique(keys, return_index=True)
+    return peaks if len(first) == len(peaks) else peaks[np.sort(first)]
+
+
+def _stamp(frame: _Frame, spans: NDArray[np.int32], margin: int) -> tuple[Box, dict[str, NDArray[Any]]]:
+    """Cut a parent out, with a margin of empty pixels."""
+    local = clip_spans(spans, frame.box)
+    y0, x0 = int(local[:, 0].min()) - margin, int(local[:, 1].min()) - margin
+    y1, x1 = int(local[:, 0].max()) + margin + 1, int(local[:, 2].max()) + margin + 1
+    shape = (y1 - y0, x1 - x0)
+    inside = np.zeros(shape, bool)
+    for y, first, last in (local - np.array([y0, x0, x0], np.int32)).tolist():
+        inside[y, first : last + 1] = True
+    core = (slice(margin, -margin or None), slice(margin, -margin or None))
+    where = (slice(y0 + margin, y1 - margin), slice(x0 + margin, x1 - margin))
+    inside[core] &= np.isfinite(frame.image[where])
+    pixels = np.zeros(shape, np.float32)
+    pixels[core] = np.where(inside[core], frame.image[where], np.float32(0))
+    variance, mask = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+    variance[core], mask[core] = frame.variance[where], frame.mask[where]
+    box = Box(x0 + frame.box.x0, y0 + frame.box.y0, shape[1], shape[0])
+    return box, {"pixels": pixels, "variance": variance, "mask": mask, "inside": inside}
+
+
+def _ramp_psfs(psfs: NDArray[np.float64], margin: int) -> NDArray[np.float64]:
+    """Central part of the PSF images that makes edge ramps."""
+    half = psfs.shape[1] // 2
+    if half <= margin:
+        return psfs
+    cut = slice(half - margin, half + margin + 1)
+    return np.ascontiguousarray(psfs[:, cut, cut])
+
+
+def _deblend_parent(
+    frame: _Frame, spans: NDArray[np.int32], peaks: NDArray[np.void], psfs: NDArray[np.float64]
+) -> ParentChildren | str:
+    """Children of one parent, or the reason why there are none."""
+    rules = frame.rules
+    margin = int(1.5 * frame.fwhm + 0.5) // 2
+    if not len(clip_spans(spans, frame.box)):
+        return "failed"
+    box, stamp = _stamp(frame, spans, margin)
+    inside = stamp["inside"]
+    y, x = peaks["y"].astype(np.int64) - box.y0, peaks["x"].astype(np.int64) - box.x0
+    held = (y >= 0) & (x >= 0) & (y < box.height) & (x < box.width)
+    held[held] = inside[y[held], x[held]]
+    if held.sum() < 2:
+        return "failed"
+    number = np.flatnonzero(held)
+    peaks, psfs, y, x = peaks[held], psfs[held], y[held], x[held]
+    halves_y, halves_x = np.minimum(y, box.height - 1 - y), np.minimum(x, box.width - 1 - x)
+    sizes = (2 * halves_y + 1) * (2 * halves_x + 1)
+    if rules.max_work and sizes.sum() > rules.max_work:
+        return "parent_too_big"
+    n = len(peaks)
+    is_psf, images = np.zeros(n, bool), np.zeros_like(psfs)
+    fluxes, centres, chi2 = np.zeros(n), np.zeros((n, 2)), np.zeros(n)
+    fit_point_sources(
+        stamp["pixels"], stamp["variance"], inside, y, x, psfs, frame.fwhm, np.array(rules.psf_chi2),
+        is_psf, images, fluxes, centres, chi2,
+    )  # fmt: skip
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    flat, ramped = np.zeros(offsets[-1], np.float32), np.zeros(n, bool)
+    build_templates(
+        stamp["pixels"], inside, y, x, _ramp_psfs(psfs, margin), is_psf, images, frame.sigma,
+        EDGE_RULES[rules.edge_handling], rules.median_smooth, offsets, flat, ramped,
+    )  # fmt: skip
+    if rules.remove_degenerate:
+        _empty_degenerate(box, y, x, offsets, flat, rules.max_overlap)
+    stray = np.zeros(n, bool)
+    share_out(
+        inside, y, x, offsets, flat, is_psf, STRAY_RULES[rules.stray_rule], STRAY_TO_PSF[rules.stray_to_psf],
+        rules.clip_stray_fraction, stray,
+    )  # fmt: skip
+    values = {
+        "as_psf": is_psf,
+        "psf_flux": fluxes,
+        "psf_x": peaks["x"] + centres[:, 0],
+        "psf_y": peaks["y"] + centres[:, 1],
+        "psf_chi2": chi2,
+        "ramped_template": ramped,
+        "has_stray_flux": stray,
+        "peak": number.astype(np.int32),
+    }
+    return _cut_children(box, stamp, y, x, offsets, flat, peaks, values, rules.keep_parent_variance)
+
+
+def _empty_degenerate(
+    box: Box, y: NDArray[np.int64], x: NDArray[np.int64], offsets: NDArray[np.int64], flat: NDArray[Any], limit: float
+) -> None:
+    """Empty the template of the fainter peak of every pair of like templates (peaks come brightest first)."""
+    for j in range(1, len(y)):
+        for i in range(j):
+            if largest_overlap(box.height, box.width, y, x, offsets, flat, i, j) > limit:
+                flat[offsets[j] : offsets[j + 1]] = 0
+                break
+
+
+def _cut_children(
+    box: Box,
+    stamp: dict[str, NDArray[Any]],
+    y: NDArray[np.int64],
+    x: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    flat: NDArray[np.float32],
+    peaks: NDArray[np.void],
+    values: dict[str, NDArray[Any]],
+    keep_variance: bool,
+) -> ParentChildren | str:
+    """Gather the pixels of the children; those without any pixel are left out."""
+    n_pixels, n_spans = np.zeros(len(y), np.int64), np.zeros(len(y), np.int64)
+    count_children(box.height, box.width, y, x, offsets, flat, n_pixels, n_spans)
+    spans = np.zeros((n_spans.sum(), 3), np.int32)
+    total = int(n_pixels.sum())
+    image, variance, mask = np.zeros(total, np.float32), np.zeros(total, np.float32), np.zeros(total, np.int32)
+    collect_children(
+        stamp["pixels"], stamp["variance"], stamp["mask"], keep_variance, y, x, offsets, flat,
+        spans, image, variance, mask,
+    )  # fmt: skip
+    some = n_pixels > 0
+    if not some.any():
+        return "failed"
+    return ParentChildren(
+        spans + np.array([box.y0, box.x0, box.x0], np.int32),
+        n_spans[some],
+        n_pixels[some],
+        image,
+        variance,
+        mask,
+        peaks[some],
+        {name: v[some] for name, v in values.items()},
+    )
