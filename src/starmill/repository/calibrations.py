@@ -42,9 +42,11 @@ class CertifiedDataset:
 
 def check_range(begin_mjd: float | None, end_mjd: float | None) -> tuple[float, float]:
     """Return a range with None and infinities replaced by the ends of time."""
+    if math.isnan(begin_mjd or 0.0) or math.isnan(end_mjd or 0.0):
+        raise InputError(f"validity from MJD {begin_mjd} to {end_mjd} is empty")
     begin = BEGIN_OF_TIME if begin_mjd is None else max(BEGIN_OF_TIME, float(begin_mjd))
     end = END_OF_TIME if end_mjd is None else min(END_OF_TIME, float(end_mjd))
-    if not (math.isfinite(begin) and math.isfinite(end) and begin < end):
+    if begin >= end:
         raise InputError(f"validity from MJD {begin_mjd} to {end_mjd} is empty")
     return begin, end
 

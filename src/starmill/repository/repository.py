@@ -79,7 +79,7 @@ class Repository:
     ) -> None:
         self.store = open_store(root)
         self.root: Path = self.store.root
-        self.config = _load_config(self.store)
+        self.config = load_config(self.store)
         self.url = str(root)
         self.writable = writable
         self.defaults = {name: validate_value(name, value) for name, value in dict(defaults or {}).items()}
@@ -604,7 +604,8 @@ class Repository:
         return f"<b>Repository {escape(self.url)}</b><table><tr><th>collection</th><th>kind</th><th>members</th></tr>{rows}</table>"
 
 
-def _load_config(store: Store) -> RepositoryConfig:
+def load_config(store: Store) -> RepositoryConfig:
+    """Read and check ``repository.yaml`` of a store."""
     from starmill.io.config import read_yaml_text
 
     where = f"{store.url}/{CONFIG_NAME}"

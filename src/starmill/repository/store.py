@@ -6,7 +6,8 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -89,9 +90,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sync_file(path: Path) -> None:
-    """Make the content of a file durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+def sync_files(paths: Sequence[Path]) -> None:
+    """Make the content of files durable; several at once, because file systems commit them together."""
+    if len(paths) < 3:
+        for path in paths:
+            _sync_file(path)
+        return
+    with ThreadPoolExecutor(min(16, len(paths))) as threads:
+        for _ in threads.map(_sync_file, paths):
+            pass
+
+
+def _sync_file(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # renamed by an earlier attempt
+        return
     try:
         os.fsync(descriptor)
     finally:
@@ -167,16 +181,18 @@ class LocalStore:
         return folder
 
     def deliver(self, staged: Path, writer: str) -> str:  # noqa: ARG002
-        """Make a prepared file durable; its token is its path."""
-        crash_points.reach("store: before sync of a staged file")
-        sync_file(staged)
-        crash_points.reach("store: after sync of a staged file")
+        """Return the token of a prepared file: its path. It is made durable by `publish`, many at a time."""
+        crash_points.reach("store: file staged")
         return str(staged.relative_to(self.root))
 
     def publish(self, moves: Iterable[tuple[str, str]]) -> None:
-        """Rename staged files to their final names and make the renames durable."""
+        """Make staged files durable, rename them to their final names, and make the renames durable."""
         folders: set[Path] = set()
-        for token, path in moves:
+        pairs = list(moves)
+        crash_points.reach("store: before sync of staged files")
+        sync_files([self.root / token for token, _ in pairs])
+        crash_points.reach("store: after sync of staged files")
+        for token, path in pairs:
             staged, final = self.root / token, self.absolute(path)
             self._prepare_folder(final.parent)
             crash_points.reach("store: before rename")

@@ -123,16 +123,14 @@ class _Writer:
 
     def quanta(self, rows: list[dict[str, Any]]) -> None:
         """Insert or replace records of executed quanta."""
-        for row in rows:
-            row = {**row, "run_id": self.collection_id(row["run"])}
-            del row["run"]
-            statement = self.registry.upsert(schema.quantum).values(row)
-            keys = ["run_id", "label", "data_key"]
-            self.connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=keys, set_={name: value for name, value in row.items() if name not in keys}
-                )
-            )
+        values = [
+            {**{name: value for name, value in row.items() if name != "run"}, "run_id": self.collection_id(row["run"])}
+            for row in rows
+        ]
+        statement = self.registry.upsert(schema.quantum)
+        keys = {"run_id", "label", "data_key"}
+        changed = {name: statement.excluded[name] for name in values[0] if name not in keys}
+        self.connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed), values)
 
     def datasets(self, rows: list[dict[str, Any]]) -> None:
         """Insert data sets; the same one with other content is refused unless the row says ``replace``."""
