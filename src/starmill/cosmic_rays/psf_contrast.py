@@ -8,50 +8,24 @@ no allowance for noise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from starmill.cosmic_rays.interpolate import run_weights
-from starmill.datamodel.footprint import FootprintSet
+from starmill.cosmic_rays.events import (
+    CosmicRays,
+    collect,
+    join_touching,
+    no_cosmic_rays,
+    noisy_background,
+    pixels_of,
+    replacement,
+    spans_of,
+)
 from starmill.errors import InputError, TooManyCosmicRaysError
 from starmill.kernels import cosmic_rays as kernel
-from starmill.kernels.labelling import components_of_runs
 
 REMOVALS = ("predict", "noise")
 
-_LOW_BITS = (1 << 21) - 1  # a row or column number in the key that sorts pixels
-_REACH = 6  # pixels to the nearest good neighbour along a line
-
-
-@dataclass(frozen=True, slots=True)
-class CosmicRays:
-    """Cosmic rays of an image.
-
-    Attributes
-    ----------
-    footprints : FootprintSet
-        One per event, parent frame.
-    pixels : (n, 2) int64 array
-        y, x (array indices) of all their pixels, each once, in row order.
-    values, variances : (n,) float32 arrays
-        What replaces the image and the variance at ``pixels``.
-    """
-
-    footprints: FootprintSet
-    pixels: NDArray[np.int64]
-    values: NDArray[np.float32]
-    variances: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.footprints)
-
-    def flag(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """Boolean image, True on the pixels."""
-        out = np.zeros(shape, bool)
-        out[self.pixels[:, 0], self.pixels[:, 1]] = True
-        return out
 
 
 def contrast_limits(psf_image: NDArray[np.floating], factor: float) -> NDArray[np.float64]:
@@ -157,7 +131,7 @@ def find_cosmic_rays(
     planes = np.zeros(work.shape, np.int32) if mask is None else np.asarray(mask, dtype=np.int32)
     bits = (np.int32(reject_bits), np.int32(interpolated_bit))
     if min(work.shape) < 3:
-        return _no_cosmic_rays()
+        return no_cosmic_rays()
     pixels, values, complete = kernel.find_sharp_pixels(
         work, noise, planes, *bits, float(n_sigma), contrast, float(noise_factor), float(background), int(max_pixels)
     )
@@ -169,86 +143,36 @@ def find_cosmic_rays(
     work[pixels[:, 0], pixels[:, 1]] = values
     spans, owners = _strong_events(pixels, values.astype(np.float64) - background, min_counts)
     if len(spans) == 0:
-        return _no_cosmic_rays()
+        return no_cosmic_rays()
     random = np.random.default_rng(seed) if removal == "noise" else None
     bad = (planes & bits[0]) != 0
-    taken = _pixels_of(spans)[0]
+    taken = pixels_of(spans)[0]
     bad[taken[:, 0], taken[:, 1]] = True
-    work[taken[:, 0], taken[:, 1]], _ = _replacement(work, noise, bad, taken, background, random)
+    if random is None:
+        work[taken[:, 0], taken[:, 1]], _ = replacement(work, noise, bad, taken, background)
+    else:
+        work[taken[:, 0], taken[:, 1]], _ = noisy_background(noise, taken, background, random)
     for _ in range(n_iterations):
         extra, found_from = kernel.grow_from_spans(
             work, noise, planes, spans, *bits, float(n_sigma) / 2, contrast, float(background)
         )
         if len(extra) == 0:
             break
-        spans, owners = _add_pixels(spans, owners, extra, owners[found_from])
-    return _finish(work, noise, bad, spans, owners, background, random, origin)
-
-
-def _finish(work, noise, bad, spans, owners, background, random, origin) -> CosmicRays:
-    """Final replacement of all pixels of all events."""
-    offsets = np.concatenate([[0], np.flatnonzero(np.diff(owners)) + 1, [len(owners)]])
-    shift = np.array([origin[1], origin[0], origin[0]], np.int32)
-    pixels = _pixels_of(_spans_of(_pixels_of(spans)[0], 0)[0])[0]
-    bad[pixels[:, 0], pixels[:, 1]] = True
-    values, variances = _replacement(work, noise, bad, pixels, background, random)
-    return CosmicRays(FootprintSet(spans + shift, offsets), pixels, values, variances)
-
-
-def _replacement(work, noise, bad, pixels, background, random):
-    """Values and variances that replace the pixels."""
-    if random is not None:
-        variances = noise[pixels[:, 0], pixels[:, 1]]
-        values = background + np.sqrt(variances) * random.standard_normal(len(pixels))
-        return values.astype(np.float32), variances
-    longest = 2 * _REACH - 1
-    values, variances = np.empty(len(pixels)), np.empty(len(pixels))
-    kernel.predict_pixels(
-        work, noise, bad, pixels.astype(np.int32), run_weights(1.0, longest),
-        run_weights(1.0, longest, float(np.sqrt(2.0))), _REACH, float(background), values, variances,
-    )  # fmt: skip
-    return values.astype(np.float32), variances.astype(np.float32)
+        pixels, from_span = pixels_of(spans)
+        spans, owners = spans_of(
+            np.concatenate([pixels, extra]), np.concatenate([owners[from_span], owners[found_from]])
+        )
+    return collect(work, noise, bad, spans, owners, background=background, origin=origin, random=random)
 
 
 def _strong_events(pixels, counts, min_counts):
-    """Join touching pixels to events and drop the weak ones; spans sorted by event, and the event of each."""
-    spans, _ = _spans_of(pixels, 0)
-    labels, n_events = components_of_runs(spans)
+    """Join touching pixels, given in row order, and drop weak events; spans sorted by event, event of each."""
+    spans, labels = join_touching(pixels)
     lengths = spans[:, 2] - spans[:, 1] + 1
-    sums = np.bincount(np.repeat(labels, lengths), weights=counts, minlength=n_events)
+    sums = np.bincount(np.repeat(labels, lengths), weights=counts)
     keep = (sums >= min_counts)[labels]
     order = np.argsort(labels[keep], kind="stable")
     return spans[keep][order], labels[keep][order]
-
-
-def _add_pixels(spans, owners, extra, extra_owners):
-    """Spans of the events with more pixels."""
-    pixels, from_span = _pixels_of(spans)
-    return _spans_of(np.concatenate([pixels, extra]), np.concatenate([owners[from_span], extra_owners]))
-
-
-def _spans_of(pixels, owners):
-    """Runs of pixels of the same owner and row, sorted by owner, y, x; repeated pixels count once."""
-    keys = (np.asarray(owners, np.int64) << 42) | (pixels[:, 0].astype(np.int64) << 21) | pixels[:, 1]
-    keys = np.unique(keys)
-    first = np.flatnonzero(np.diff(keys, prepend=-2) != 1)
-    last = np.append(first[1:], len(keys)) - 1
-    y, x = (keys >> 21) & _LOW_BITS, keys & _LOW_BITS
-    return np.column_stack([y[first], x[first], x[last]]).astype(np.int32), keys[first] >> 42
-
-
-def _pixels_of(spans):
-    """All pixels (y, x) of spans and the index of the span of each."""
-    lengths = (spans[:, 2] - spans[:, 1] + 1).astype(np.int64)
-    index = np.repeat(np.arange(len(spans)), lengths)
-    along = np.arange(len(index)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.column_stack([spans[index, 0], spans[index, 1] + along]).astype(np.int64), index
-
-
-def _no_cosmic_rays() -> CosmicRays:
-    """Result for an image without any."""
-    none = np.empty(0, np.float32)
-    return CosmicRays(FootprintSet.empty(), np.empty((0, 2), np.int64), none, none)
 
 
 def _check_shapes(image, variance, mask) -> None:
