@@ -39,10 +39,12 @@ def apply_masters(
     With counts ``c`` (electron), bias ``b``, dark rate ``d``, time ``t`` and flat ``f``::
 
         s        = c - b
-        variance = [max(s, 0) + read_noise^2 + var(b) + t^2 var(d)] / f^2 + (image / f)^2 var(f)
+        variance = [max(s, 0) + read_noise^2 + (1 - 2 t / T) var(b) + t^2 var(d)] / f^2 + (image / f)^2 var(f)
         image    = (s - t d) / f
 
-    so the shot noise of the dark current counts, although its mean is subtracted.
+    so the shot noise of the dark current counts, although its mean is subtracted. T is the dark time of
+    the frames the dark was made of: their bias was subtracted too, with the covariance ``-var(b) / T``.
+    It stands in ``dark.properties["dark_time"]``; without it the term is left out.
 
     Parameters
     ----------
@@ -80,7 +82,8 @@ def apply_masters(
         _contiguous(frame.variance) if frame is not None and uncertainty and frame.has_variance else _NO_IMAGE
         for frame in frames
     )
-    settings = (float(dark_time), float(minimum_flat))
+    built_of = dark.properties.get("dark_time", np.inf) if dark is not None else np.inf
+    settings = (float(dark_time), float(minimum_flat), 1.0 - 2.0 * float(dark_time) / built_of)
     bits = (int(low_flat_bit), int(mask_bits))
     for box, read_noise in regions:
         noise = -1.0 if read_noise is None else float(read_noise)

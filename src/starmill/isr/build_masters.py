@@ -62,7 +62,8 @@ def combine_frames(
     scale : (n_frames,) array, optional
         Factor of each frame.
     n_sigma, iterations : float, int
-        First clip at median +- n_sigma 0.7413 IQR, later ones at mean +- n_sigma standard deviations.
+        First clip at median +- n_sigma 0.7413 IQR (with variances: n_sigma times the expected scatter),
+        later ones at mean +- n_sigma standard deviations.
     minimum_sigma : float
         The clip never assumes a smaller scatter than this (units of the scaled frames); give the
         known noise, or the few values of a pixel clip each other by chance.

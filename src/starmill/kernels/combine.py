@@ -18,9 +18,11 @@ TILE = 256  # columns; 2 x 10 frames of float32 then fill 20 kB of first-level c
 def combine_rows(stack, rejected, scale, variance, network, clip, mean, error, count):
     """Sigma-clipped mean, its variance, and the number of values used.
 
-    The first clip is at median +- n_sigma * max(0.7413 IQR, floor), the later
-    ones at mean +- n_sigma * max(standard deviation, floor) of the survivors;
-    every iteration looks at all valid values again.
+    The first clip is at median +- n_sigma * max(sigma, floor), where sigma is
+    0.7413 IQR, or, when variances are given, the square root of the smallest one
+    (the quartiles of three values do not stand one outlier). The later clips are
+    at mean +- n_sigma * max(standard deviation, floor) of the survivors; every
+    iteration looks at all valid values again.
 
     Parameters
     ----------
@@ -60,6 +62,8 @@ def combine_rows(stack, rejected, scale, variance, network, clip, mean, error, c
             complete = _load(stack, rejected, scale, y, x0, width, values, ordered, valid)
             _sort(ordered, network, width)
             _first_bounds(ordered, valid, complete, n_sigma, floor, width, low, high)
+            if variance.size:
+                _known_bounds(variance, scale, y, x0, width, n_sigma, floor, low, high, spread)
             for iteration in range(max(iterations, 1)):
                 _clipped_moments(values, low, high, width, centre, spread, used)
                 if iteration + 1 < iterations:
@@ -157,6 +161,22 @@ def _first_bounds(ordered, valid, complete, n_sigma, floor, width, low, high):
         half = n_sigma * max(iqr_to_sigma * (quartile3 - quartile1), floor)
         low[x] = median - half
         high[x] = median + half
+
+
+@njit
+def _known_bounds(variance, scale, y, x0, width, n_sigma, floor, low, high, smallest):
+    smallest[:] = np.inf
+    for k in range(variance.shape[0]):
+        row = variance[k, y, x0 : x0 + width]
+        factor = scale[k] * scale[k]
+        for x in range(width):
+            smallest[x] = min(smallest[x], factor * row[x])
+    for x in range(width):
+        median = np.float32(0.5) * (low[x] + high[x])
+        half = n_sigma * max(np.sqrt(smallest[x]), floor)
+        if low[x] <= high[x]:
+            low[x] = median - half
+            high[x] = median + half
 
 
 @njit

@@ -175,7 +175,7 @@ def repair_flagged(image, variance, mask, bits, set_bits, table, fallback):
             _fill_run(row, noise, start, x - start, left, right, table)
             for k in range(start, x):
                 flags[k] |= added
-                if noise.size > 0:
-                    noise[k] = max(noise[k], 0.0)
+                if noise.size > 0 and noise[k] <= 0.0:  # zero would mean unknown
+                    noise[k] = noise[start - 1] if left > 0 else noise[x]
             n_runs += 1
     return n_runs

@@ -203,7 +203,7 @@ def apply_masters(image, mask, variance, limits, noise, masters, mask_planes, un
     uncertainty : tuple of three float32 arrays
         Their variances, propagated; shape (0, 0) skips.
     settings : tuple of float
-        Dark time in seconds and the smallest flat that is not flagged.
+        Dark time in seconds, the smallest flat that is not flagged, and the factor of the bias's variance.
     bits : tuple of int
         Flag for pixels whose flat is below the minimum or not a number; bits taken over from the masters.
     """
@@ -212,6 +212,7 @@ def apply_masters(image, mask, variance, limits, noise, masters, mask_planes, un
     bias, dark, flat = masters
     time = np.float32(settings[0])
     smallest = np.float32(settings[1])
+    bias_share = np.float32(settings[2])
     divisible = np.float32(0.01)  # below one hundredth of the mean, division only makes noise
     set_bit = np.int32(bits[0])
     kept_bits = np.int32(bits[1])
@@ -239,7 +240,7 @@ def apply_masters(image, mask, variance, limits, noise, masters, mask_planes, un
         if uncertainty[0].size:
             row = uncertainty[0][y, x0:x1]
             for x in range(width):
-                spread[x] += row[x]
+                spread[x] += bias_share * row[x]
         if dark.size:
             row = dark[y, x0:x1]
             for x in range(width):

@@ -131,7 +131,7 @@ def draw_sources(
     *,
     density: float = 20.0,
     galaxy_fraction: float = 0.4,
-    bright: float = 14.0,
+    bright: float = 13.0,
     faint: float = 24.0,
 ) -> SourceList:
     """Draw stars and galaxies, uniform on the pixels of a box.

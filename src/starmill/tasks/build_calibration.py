@@ -156,7 +156,7 @@ class BuildCalibrationTask(Task):
             combined = self._combine(kept)
         with self.timer("noise"):
             read_noise, gain = self._noise(kept, bias)
-        master, defects = self._master(kept, combined, read_noise, gain)
+        master, defects = self._master(kept, combined, bias, read_noise, gain)
         return Result(master=master, defects=defects, levels=kept.levels, read_noise=read_noise, gain=gain)
 
     def _check(self, raw: RawFrame, kept: _KeptFrames) -> None:
@@ -259,7 +259,12 @@ class BuildCalibrationTask(Task):
         return fit_photon_transfer(mean, variance, weight, read_noise / nominal).gain
 
     def _master(
-        self, kept: _KeptFrames, combined: CombinedFrame, read_noise: dict[str, float], gain: dict[str, float]
+        self,
+        kept: _KeptFrames,
+        combined: CombinedFrame,
+        bias: MasterFrame | None,
+        read_noise: dict[str, float],
+        gain: dict[str, float],
     ) -> tuple[MasterFrame, Defects]:
         image, variance = combined.image, combined.variance
         kind = self.config.kind
@@ -283,6 +288,11 @@ class BuildCalibrationTask(Task):
         info = kept.first
         properties = {f"read_noise.{name}": value for name, value in read_noise.items()}
         properties |= {f"gain.{name}": value for name, value in gain.items()}
+        if kind == "dark":
+            rate = float(np.mean(kept.scales))
+            properties["dark_time"] = 1.0 / rate
+            if bias is not None and self.config.isr.bias:
+                variance += np.float32(rate**2) * bias.variance
         pixels = MaskedImage(
             image, mask, variance, unit={"bias": "electron", "dark": "electron/s"}.get(kind, "")
         )
