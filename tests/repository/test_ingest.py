@@ -41,11 +41,11 @@ def test_an_implied_value_completes_a_data_id(repository, toy_frames):
     assert ref.data_id["exposure"] == 103
     product = repository.put({"v": 1}, "defects", instrument="toycam", detector=0)
     assert product.data_id.dimensions == ("instrument", "detector")
-    kept = repository.put({"v": 1}, "background", visit=103, detector=0)
+    kept = repository.put([], "background", visit=103, detector=0)
     assert kept.known["night"] == 20260101
     assert "/20260101/" in kept.path
     with pytest.raises(InputError, match="has night=20260101"):
-        repository.put({"v": 1}, "background", exposure=103, detector=0, night=20260105)
+        repository.put([], "background", exposure=103, detector=0, night=20260105)
 
 
 @pytest.mark.parametrize("mode", ["copy", "move", "hardlink", "symlink", "direct"])
@@ -168,11 +168,11 @@ def test_a_real_camera_is_translated(tmp_path, small_repository):
 def test_real_frames_enter(shared_data, tmp_path):
     folder = shared_data("raw_lowell42")
     with Repository.create(tmp_path / "repo") as repository:
-        frames = sorted((folder / "sci_VR").glob("*.bz2"))[:2]
+        frames = sorted((folder / "sci_VR").glob("*.bz2"))[:1]
         report = ingest(repository, frames, "lowell42", mode="symlink")
-        assert (report.ingested, report.refused) == (2, [])
+        assert (report.ingested, report.refused) == (1, [])
         refs = repository.query("raw", "image_type = science")
-        assert len(refs) == 2
+        assert len(refs) == 1
         frame = repository.read(refs[0])
         assert frame.array.shape == (1370, 1432)
         assert repository.query("raw", at=(124.63, 25.33)), "the field of the asteroid"

@@ -32,7 +32,7 @@ def run_quantum(message: Mapping[str, Any]) -> dict[str, Any]:
     ----------
     message : mapping
         ``store`` (URL), ``writer`` (staging folder), ``task``, ``config`` (JSON text), ``inputs`` (keyword to
-        list of file descriptions), ``many`` (keywords that take a list), ``outputs`` (keyword, storage,
+        list of file descriptions), ``many`` (keywords that take a list), ``lazy`` (a list of functions), ``outputs`` (keyword, storage,
         optional), ``provenance`` (plain values kept in the files), ``id`` and ``attempt``.
 
     Returns
@@ -81,9 +81,12 @@ def _work(message: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     with contextlib.ExitStack() as stack:
         inputs = {}
         for keyword, files in message["inputs"].items():
+            if keyword in message["lazy"]:
+                inputs[keyword] = [functools.partial(_read, store, file, stack) for file in files]
+                continue
             values = [_read(store, file, stack) for file in files]
             inputs[keyword] = values if keyword in message["many"] else values[0]
-        result = task.run(**inputs)
+        result = task.run(**inputs)  # inside the block: lazy inputs are read while it runs
     outputs: dict[str, Any] = {}
     try:
         for keyword, storage, optional in message["outputs"]:

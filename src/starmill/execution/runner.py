@@ -243,6 +243,7 @@ class Runner:
             "config": config,
             "inputs": {keyword: [_file(ref) for ref in refs] for keyword, refs in inputs.items()},
             "many": [spec.keyword for spec in node.inputs if spec.many],
+            "lazy": [spec.keyword for spec in node.inputs if spec.many and spec.lazy],
             "outputs": [
                 [output.keyword, self._kinds[output.dataset].storage, output.optional] for output in node.outputs
             ],

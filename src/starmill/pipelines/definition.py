@@ -29,6 +29,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from starmill.pipelines.task_names import find_task
 DATA, CALIBRATIONS = "data", "calibrations"
 _PIPELINE_KEYS = ("pipeline", "description", "datasets", "tasks", "subsets")
 _TASK_KEYS = ("task", "description", "for", "where", "reads", "writes", "config", "cameras")
-_INPUT_KEYS = ("dataset", "from", "optional", "many", "minimum", "where", "match", "when")
+_INPUT_KEYS = ("dataset", "from", "optional", "many", "minimum", "where", "match", "when", "lazy")
 _OUTPUT_KEYS = ("dataset", "optional")
 _DATASET_KEYS = ("dimensions", "storage", "description")
 
@@ -66,8 +67,10 @@ class InputSpec:
     match : tuple of str or None
         Dimensions in which it must agree with the quantum, instead of all that both have; such an input is
         looked up and does not restrict nor drive the quanta.
-    when : str
-        Name of a configuration field of the task; the input is read only where it is true, and then needed.
+    when : tuple of str
+        Names of configuration fields of the task; the input is read only where all are true, and then needed.
+    lazy : bool
+        The items of a list are functions that read them, so that one at a time is in memory.
     """
 
     keyword: str
@@ -78,7 +81,8 @@ class InputSpec:
     minimum: int = 1
     where: str = ""
     match: tuple[str, ...] | None = None
-    when: str = ""
+    when: tuple[str, ...] = ()
+    lazy: bool = False
 
     @property
     def is_driving(self) -> bool:
@@ -135,9 +139,7 @@ class TaskNode:
         if self.config:
             config = config.override(self.config)
         if instrument is not None:
-            packaged = _camera_config(instrument).get(self.label)
-            if packaged:
-                config = config.override(packaged)
+            config = config.override(_camera_changes(instrument, self.label, type(config)))
             if instrument in self.cameras:
                 config = config.override(self.cameras[instrument])
         return config
@@ -345,7 +347,8 @@ def _parse_input(keyword: str, value: Any, what: str) -> InputSpec:
         minimum,
         str(value.get("where", "")),
         None if match is None else _words(match, f"{what}, input '{keyword}': match"),
-        str(value.get("when", "")),
+        _words(value["when"], f"{what}, input '{keyword}': when") if "when" in value else (),
+        _flag(value, "lazy", f"{what}, input '{keyword}'"),
     )
 
 
@@ -385,8 +388,9 @@ def _check_arguments(node: TaskNode, cls: Any) -> None:
     if not node.outputs:
         raise ConfigError(f"task '{node.label}' writes nothing")
     for spec in node.inputs:
-        if spec.when and spec.when not in cls.Config.model_fields:
-            raise ConfigError(f"task '{node.label}': " + _unknown("field", spec.when, cls.Config.model_fields))
+        for name in spec.when:
+            if name.partition(".")[0] not in cls.Config.model_fields:
+                raise ConfigError(f"task '{node.label}': " + _unknown("field", name, cls.Config.model_fields))
     known = cls.writes
     for output in node.outputs:
         if known and output.keyword not in known:
@@ -429,8 +433,19 @@ def _in_order(nodes: Sequence[TaskNode]) -> tuple[TaskNode, ...]:
     return tuple(ordered)
 
 
+def _camera_changes(instrument: str, label: str, config: Any) -> dict[str, Any]:
+    """Changes that a camera's own file makes to a task: under its label, and to its parts of that name."""
+    sections = _camera_config(instrument)
+    changes = dict(sections.get(label, {}))
+    for name, section in sections.items():
+        if name != label and name in config.model_fields:
+            changes |= {f"{name}.{key}": value for key, value in section.items()}
+    return changes
+
+
+@cache
 def _camera_config(instrument: str) -> Mapping[str, Any]:
-    """Configuration that a camera's own file gives, by task label; empty for an unknown camera."""
+    """Configuration that a camera's own file gives, by task; empty for an unknown camera."""
     from starmill.io.raw import camera_names, load_camera
 
     if instrument not in camera_names():
@@ -444,10 +459,11 @@ def _node_to_dict(node: TaskNode) -> dict[str, Any]:
         values = {
             "dataset": spec.dataset, "from": spec.source, "optional": spec.optional, "many": spec.many,
             "minimum": spec.minimum, "where": spec.where, "match": None if spec.match is None else list(spec.match),
-            "when": spec.when,
+            "when": list(spec.when), "lazy": spec.lazy,
         }  # fmt: skip
         defaults = {
-            "from": DATA, "optional": False, "many": False, "minimum": 1, "where": "", "match": None, "when": "",
+            "from": DATA, "optional": False, "many": False, "minimum": 1, "where": "", "match": None, "when": [],
+            "lazy": False,
         }  # fmt: skip
         reads[spec.keyword] = {key: value for key, value in values.items() if defaults.get(key, ...) != value}
     return {

@@ -281,7 +281,7 @@ class _Builder:
         config = self._config(node, known.get("instrument"))
         inputs = []
         for spec in node.inputs:
-            if spec.when and not getattr(config, spec.when):
+            if not all(_config_value(config, name) for name in spec.when):
                 continue
             if spec.is_driving:
                 found, reason = groups[spec.keyword].get(key, []), f"no {spec.dataset} for it"
@@ -330,6 +330,12 @@ class _Builder:
         mjd = sum(times) / len(times) if times else None
         ref = lookup.best(known, mjd)
         return ([], lookup.reason(known, mjd)) if ref is None else ([_Item(ref.known, ref)], "")
+
+
+def _config_value(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
 
 
 def _check_count(spec: InputSpec, found: list[_Item], reason: str) -> str:

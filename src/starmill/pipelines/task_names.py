@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import re
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from starmill.errors import ConfigError
@@ -40,23 +40,22 @@ def find_task(name: str) -> type[Task]:
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,80}", name):
         raise ConfigError(f"{name[:80]!r} is no name of a task")
-    try:
-        return task_named(name)
-    except ConfigError:
-        module = "starmill.tasks." + re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Task")).lower()
-        if module in _own_modules():
-            importlib.import_module(module)
-        else:
-            for other in _own_modules():
-                importlib.import_module(other)
+    module = _module_of(name)
+    if module is not None:
+        importlib.import_module(module)
     return task_named(name)
 
 
 @cache
-def _own_modules() -> tuple[str, ...]:
+def _module_of(name: str) -> str | None:
+    """Return the module of the package that defines a class, found without importing any."""
     import starmill.tasks as package
 
-    return tuple(f"starmill.tasks.{info.name}" for info in pkgutil.iter_modules(package.__path__))
+    for folder in package.__path__:
+        for path in sorted(Path(folder).glob("*.py")):
+            if f"\nclass {name}(" in path.read_text(encoding="utf-8"):
+                return f"starmill.tasks.{path.stem}"
+    return None
 
 
 def resolve_config(task: type[Task], values: dict[str, Any]) -> Any:

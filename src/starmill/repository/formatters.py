@@ -215,6 +215,9 @@ def _read_raw(path: Path, _component: str | None, _box: Any) -> Any:
 def _write_catalog(value: Any, path: Path, provenance: Any = None) -> None:
     from starmill.io.tables import write_catalog
 
+    if provenance is not None:
+        value = value.with_footprints(value.footprints)
+        value.meta = {**value.meta, "provenance": provenance}
     write_catalog(value, path)
 
 
@@ -223,6 +226,34 @@ def _read_catalog(path: Path, component: str | None, _box: Any) -> Any:
 
     catalog = read_catalog(path)
     return catalog if component is None else getattr(catalog, component)
+
+
+def _write_fields(value: Any, path: Path, _provenance: Any = None) -> None:
+    _write_json([item.to_dict() for item in value], path)
+
+
+def _read_fields(path: Path, component: str | None, box: Any) -> Any:
+    from starmill.datamodel.field import field_from_dict
+
+    return [field_from_dict(item) for item in _read_json(path, component, box)]
+
+
+def _read_kernel(path: Path, component: str | None, box: Any) -> Any:
+    from starmill.datamodel.spatial_kernel import SpatialKernel
+
+    return SpatialKernel.from_dict(_read_json(path, component, box))
+
+
+def _write_map(value: Any, path: Path, _provenance: Any = None) -> None:
+    from starmill.io.cubes import write_map
+
+    write_map(path, value, value.image, value.unit)
+
+
+def _read_map(path: Path, _component: str | None, _box: Any) -> Any:
+    from starmill.io.cubes import read_sky_map
+
+    return read_sky_map(path)
 
 
 _EXPOSURE_PARTS = (
@@ -235,6 +266,9 @@ _FORMATTERS: dict[str, Formatter] = {
     "array": Formatter(".npy", _write_array, _read_array, cutouts=True),
     "exposure": Formatter(".fits", _write_exposure, _read_exposure, _EXPOSURE_PARTS, cutouts=True),
     "master_frame": Formatter(".fits", _write_master, _read_master, ("image", "variance", "mask", "properties")),
+    "fields": Formatter(".json", _write_fields, _read_fields),
+    "spatial_kernel": Formatter(".json", _write_json, _read_kernel),
+    "sky_map": Formatter(".fits", _write_map, _read_map),
     "raw": Formatter(".fits", _refuse_raw, _read_raw),
     "catalog": Formatter(".fits", _write_catalog, _read_catalog, ("schema", "meta")),
 }
