@@ -25,13 +25,13 @@ __all__ = ["command"]
 @click.option("--compress", is_flag=True, help="Compress the master frame without loss.")
 @common_options
 def command(settings: Settings, kind: str, files: tuple[str, ...], **options: Any) -> int:
-    r"""Combine raw FILES to a master frame with variance and mask; report noise and gain.
+    """Combine raw FILES to a master frame with variance and mask; report noise and gain.
 
     \b
     Example:
       starmill build-calibs bias raw/bias*.fits --camera simcam -o bias.fits
       starmill build-calibs flat raw/flat_r*.fits --camera simcam --bias bias.fits --dark dark.fits -o flat_r.fits
-    """  # fmt: skip
+    """  # noqa: D301  click needs the backspace
     from starmill.io.config import dump_yaml
     from starmill.io.raw import load_camera
     from starmill.tasks.build_calibration import BuildCalibrationConfig

@@ -39,7 +39,7 @@ __all__ = ["command"]
 )
 @common_options
 def command(settings: Settings, files: tuple[str, ...], **options: Any) -> int:
-    r"""Take raw FRAMES (or detrended ones with --no-isr) to characterised exposures and catalogues.
+    """Take raw FRAMES (or detrended ones with --no-isr) to characterised exposures and catalogues.
 
     For every frame the folder gets NAME.exposure.fits (image, mask, variance, PSF, WCS), NAME.catalog.fits,
     NAME.reg (DS9), NAME.png and NAME.html (a report).
@@ -47,7 +47,7 @@ def command(settings: Settings, files: tuple[str, ...], **options: Any) -> int:
     \b
     Example:
       starmill process night/raw/sci*.fits --camera simcam --bias bias.fits --dark dark.fits --flat flat_r.fits -o out
-    """  # fmt: skip
+    """  # noqa: D301  click needs the backspace
     from starmill.io.config import dump_yaml
 
     config = _configuration(settings, options)

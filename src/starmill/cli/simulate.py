@@ -49,12 +49,12 @@ def command() -> None:
 def night(
     folder: str, camera: str, bands: str, overwrite: bool, as_json: bool, quiet: bool, **numbers: Any
 ) -> int:
-    r"""Simulate a night of raw frames in FOLDER: raw/, truth/, reference.fits, night.yaml.
+    """Simulate a night of raw frames in FOLDER: raw/, truth/, reference.fits, night.yaml.
 
     \b
     Example:
       starmill simulate night night --seed 7 --size 1024
-    """
+    """  # noqa: D301  click needs the backspace
     from starmill.errors import InputError
     from starmill.io.raw import load_camera
     from starmill.io.simulated_night import write_night
