@@ -1,1 +1,1 @@
-"""astrometry"""
+"""Matching sources to a reference and fitting the WCS."""

@@ -1,1 +1,1 @@
-"""background"""
+"""Smooth backgrounds and their noise."""

@@ -1,1 +1,1 @@
-"""coaddition"""
+"""Resampling and combining exposures."""

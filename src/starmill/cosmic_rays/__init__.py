@@ -1,1 +1,1 @@
-"""cosmic_rays"""
+"""Finding cosmic rays and filling bad pixels."""

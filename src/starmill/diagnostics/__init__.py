@@ -1,1 +1,1 @@
-"""diagnostics"""
+"""The only place that draws: figures, metrics, reports."""

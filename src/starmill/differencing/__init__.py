@@ -1,1 +1,1 @@
-"""differencing"""
+"""Matching and subtracting images of different seeing."""

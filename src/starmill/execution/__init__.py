@@ -1,1 +1,1 @@
-"""execution"""
+"""Running tasks over many data sets, on one machine or many."""

@@ -1,1 +1,1 @@
-"""hotpants"""
+"""Front door for users of the HOTPANTS program."""

@@ -1,1 +1,1 @@
-"""hyper"""
+"""Front door for users of the HYPER program."""

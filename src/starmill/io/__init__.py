@@ -1,1 +1,1 @@
-"""io"""
+"""The only place that opens files, beside the repository."""

@@ -1,1 +1,1 @@
-"""numerics"""
+"""Solvers, statistics and tiling that all subjects use."""

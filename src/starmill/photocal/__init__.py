@@ -1,1 +1,1 @@
-"""photocal"""
+"""Photometric scales and units."""

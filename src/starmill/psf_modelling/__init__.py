@@ -1,1 +1,1 @@
-"""psf_modelling"""
+"""Models of the point-spread function: star selection, principal components, pixel grids, analytic profiles."""

@@ -1,1 +1,1 @@
-"""tasks"""
+"""The order of steps: typed configuration and run()."""
