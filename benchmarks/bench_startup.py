@@ -37,7 +37,12 @@ def main():
         seconds = cpu_seconds([sys.executable, "-m", "starmill", *words, "--help"], runs)
         slow += words if seconds > LIMIT else []
         print(f"starmill {' '.join(words):14} --help   {seconds:.3f}")
-    for module in ("starmill", "starmill.datamodel.exposure", "starmill.tasks.characterize", "starmill.repository"):
+    for module in (
+        "starmill",
+        "starmill.datamodel.exposure",
+        "starmill.tasks.characterize",
+        "starmill.repository",
+    ):
         print(f"import {module:30} {cpu_seconds([sys.executable, '-c', f'import {module}'], runs):.3f}")
     sys.exit(f"above {LIMIT} CPU s: {', '.join(slow)}" if slow else 0)
 

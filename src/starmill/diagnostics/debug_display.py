@@ -33,19 +33,27 @@ class DebugDisplay:
     """
 
     def __init__(
-        self, folder: str | Path, names: Collection[str] | None = None, *, mask: tuple[str, ...] = ("SAT", "CR", "BAD")
+        self,
+        folder: str | Path,
+        names: Collection[str] | None = None,
+        *,
+        mask: tuple[str, ...] = ("SAT", "CR", "BAD"),
     ) -> None:
         self.folder = Path(folder)
         self.names = names
         self.mask = mask
         self.saved: list[Path] = []
 
-    def __call__(self, name: str, *, task: Any, exposure: Any = None, catalog: Any = None, **items: Any) -> None:
+    def __call__(
+        self, name: str, *, task: Any, exposure: Any = None, catalog: Any = None, **items: Any
+    ) -> None:
         """Draw ``exposure`` with ``catalog``; what a hook shows beside them is named in the title."""
         if exposure is None or (self.names is not None and name not in self.names):
             return
         path = self.folder / f"{len(self.saved) + 1:03d}_{name}_{task.full_name}.png"
-        plain = ", ".join(f"{key} {value}" for key, value in items.items() if isinstance(value, int | float | str))
+        plain = ", ".join(
+            f"{key} {value}" for key, value in items.items() if isinstance(value, int | float | str)
+        )
         title = f"{task.full_name}: {name} {plain}"
         save_figure(show_exposure(exposure, mask=self.mask, catalog=catalog, title=title), path)
         self.saved.append(path)

@@ -106,7 +106,9 @@ class Task:
         self.parent = parent
         self.subtasks: dict[str, Task] = {}
         self.metadata: dict[str, Any] = {}
-        self._debug: Callable[..., None] | None = debug if debug is not None or parent is None else parent._debug
+        self._debug: Callable[..., None] | None = (
+            debug if debug is not None or parent is None else parent._debug
+        )
         self.log = logging.getLogger(f"starmill.{self.full_name}")
 
     @property
