@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import least_squares
 
 from starmill.datamodel.psf import adaptive_moments, shift_images
 from starmill.differencing.stamps import choose_stamps
 from starmill.errors import AlgorithmError
 
-__all__ = ["Seeing", "empirical_psf", "measure_seeing"]
+__all__ = ["Seeing", "extend_profile", "measure_seeing"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Seeing:
     sigma : float
         Determinant radius of the adaptive moments, pixels.
     psf_image : (m, m) array
-        Sum 1.
+        Total light 1, of which the image holds nearly all.
     stars : int
         Objects that were averaged.
     """
@@ -66,17 +67,48 @@ def measure_seeing(image, variance, bad, *, half_width=12, threshold=20.0):
     # galaxies are larger: stars are the narrow lower part of the sizes
     reference = np.percentile(sigma, 30)
     stars = np.abs(sigma / reference - 1) < 0.12 + 0.5 / np.sqrt(len(sigma))
-    psf_image = np.median(cuts[stars], axis=0)
-    return Seeing(float(np.median(sigma[stars])), psf_image / psf_image.sum(), int(stars.sum()))
+    psf_image = extend_profile(np.median(cuts[stars], axis=0))
+    return Seeing(float(np.median(sigma[stars])), psf_image, int(stars.sum()))
 
 
-def empirical_psf(image, variance, bad, x, y, *, half_width=12):
-    """Return the median profile of stars centred to sub-pixel accuracy, ``(2 h + 1, 2 h + 1)``, sum 1; None without any."""
-    cuts, _ = _centred_cutouts(image, variance, bad, x, y, half_width)
-    if not len(cuts):
-        return None
-    profile = np.median(cuts, axis=0)
-    return profile / profile.sum()
+def extend_profile(stack, *, half_width=25):
+    """Extend a stacked star to larger radii with a Moffat profile and normalise its total light to 1.
+
+    A stack is noisy and its zero level uncertain where a star is faint, yet several per cent of the light are
+    there: a profile normalised to its own sum would make every flux too small by as much.
+
+    Parameters
+    ----------
+    stack : (m, m) array
+        Centred star, any scale, a small constant may be left.
+    half_width : int
+        Of the result.
+
+    Returns
+    -------
+    psf_image : (2 half_width + 1, 2 half_width + 1) array
+        Its sum is the share of the light inside the box, slightly below 1.
+    """
+    small = stack.shape[0] // 2
+    y, x = np.mgrid[-half_width : half_width + 1, -half_width : half_width + 1]
+    r2 = (x**2 + y**2).astype(np.float64)
+    inner = np.s_[half_width - small : half_width + small + 1, half_width - small : half_width + small + 1]
+    weight = 1 / np.sqrt(np.maximum(stack, 0) + 1e-3 * stack.max())
+
+    def profile(parameters, at):
+        return np.exp(parameters[0]) * (1 + at / np.exp(parameters[1])) ** -np.clip(parameters[2], 1.5, 8)
+
+    def residual(parameters):
+        return ((profile(parameters, r2[inner]) + parameters[3] * stack.max() - stack) * weight).ravel()
+
+    sigma2 = max((stack > stack.max() / 2).sum() / (2 * np.pi * np.log(2)), 0.5)
+    start = [np.log(stack.max()), np.log(5 * sigma2), 3.0, 0.0]
+    found = least_squares(residual, start).x
+    beta = float(np.clip(found[2], 1.5, 8))
+    full = profile(found, r2)
+    full[inner] = np.where(r2[inner] <= (0.8 * small) ** 2, stack - found[3] * stack.max(), full[inner])
+    outside = np.pi * np.exp(found[0] + found[1]) / (beta - 1) * (1 + half_width**2 / np.exp(found[1])) ** (1 - beta)
+    return full / (full.sum() + 0.8 * outside)  # about a fifth of what is outside the circle is in the corners
 
 
 def _centred_cutouts(image, variance, bad, x, y, half_width):

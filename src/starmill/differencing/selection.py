@@ -24,6 +24,8 @@ def fit_selected_kernel(
 ):  # fmt: skip
     """Fit the kernel model that predicts left-out stamps best.
 
+    The spatial order, the degree of the basis and the order of the kernel sum are chosen in turn.
+
     Parameters
     ----------
     system : StampSystem
@@ -49,33 +51,39 @@ def fit_selected_kernel(
     """
     start = _first_fit(system, basis, box, family, keywords)
     clean = system.select(start.used)
-    table, best, best_score = {}, None, np.inf
-    for degree in sorted({min(d, int(basis.order.max())) for d in degrees}):
-        images = thinned_images(basis, degree)
-        for order in orders:
-            for sum_order in sum_orders:
-                if sum_order > order:
-                    continue
-                model = KernelModel(basis, SpatialTerms(box, order, family), SpatialTerms(box, sum_order, family), images)
-                score = validation_score(clean, model, folds)
-                table[f"degree {degree}, order {order}, sum order {sum_order}"] = score
-                if score < best_score:
-                    best, best_score = model, score
-    if best is None or not np.isfinite(best_score):
+    table = {}
+
+    def score(degree, order, sum_order):
+        name = f"degree {degree}, order {order}, sum order {sum_order}"
+        if name not in table:
+            table[name] = validation_score(clean, _model(basis, box, family, degree, order, sum_order), folds)
+        return table[name]
+
+    degrees = sorted({min(d, int(basis.order.max())) for d in degrees})
+    degree, sum_order = degrees[len(degrees) // 2], min(sum_orders)
+    order = min(orders, key=lambda o: score(degree, o, sum_order))
+    degree = min(degrees, key=lambda d: score(d, order, sum_order))
+    order = min((o for o in orders if abs(o - order) <= 1), key=lambda o: score(degree, o, sum_order))
+    sum_order = min(sum_orders, key=lambda o: score(degree, order, o))
+    if not np.isfinite(score(degree, order, sum_order)):
         return replace(start, selection=table)
     try:
-        fit = fit_kernel(system, best, **keywords)
+        fit = fit_kernel(system, _model(basis, box, family, degree, order, sum_order), **keywords)
     except AlgorithmError:
         fit = start
     return replace(fit, selection=table)
+
+
+def _model(basis, box, family, degree, order, sum_order):
+    shape, total = SpatialTerms(box, order, family), SpatialTerms(box, sum_order, family)
+    return KernelModel(basis, shape, total, thinned_images(basis, degree))
 
 
 def _first_fit(system, basis, box, family, keywords):
     """Fit a small model, to find the stamps that do not agree; the smallest that can be solved."""
     failure = None
     for degree, order in ((4, 1), (2, 1), (2, 0), (0, 0)):
-        terms = SpatialTerms(box, order, family)
-        model = KernelModel(basis, terms, SpatialTerms(box, 0, family), thinned_images(basis, degree))
+        model = _model(basis, box, family, degree, order, 0)
         if len(model.columns[0]) > 25 * len(system):
             continue
         try:

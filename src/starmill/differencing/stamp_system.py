@@ -22,8 +22,7 @@ class StampSystem:
     x, y : (n,) arrays
         Stamp centres, parent frame.
     matrix : (n, n_basis, n_basis) array
-        Weighted scalar products of the convolved reference. Its noise is left in: it acts as the ridge that
-        makes the difference least noisy, and on stamps of bright stars it is a 1e-4 effect on the kernel sum.
+        Weighted scalar products of the convolved reference, less most of the part that is its noise.
     vector : (n, n_basis) array
         Weighted scalar products with the target.
     target_power : (n,) array
@@ -52,7 +51,7 @@ class StampSystem:
 
 def build_stamp_system(
     reference, target, variance_reference, variance_target, bad_reference, bad_target,
-    stamps, basis, *, match_sigma, scale, origin=(0, 0), reach=None,
+    stamps, basis, *, match_sigma, scale, origin=(0, 0), reach=None, noise_correction=0.9, prefilter=None,
 ):  # fmt: skip
     """Return the normal equations of all stamps.
 
@@ -66,14 +65,21 @@ def build_stamp_system(
         Pixels without information. A bad reference pixel removes the pixels that the kernel core carries it to.
     stamps : StampSet
     basis : KernelBasis
-    match_sigma : float
-        Width of the Gaussian that approximates the kernel when the reference noise is propagated, pixels.
+    match_sigma : float or None
+        Width of the Gaussian that approximates the kernel when the reference noise is propagated, pixels. None
+        for images filtered so that their difference has white noise: the variances then simply add.
     scale : float
         First estimate of the kernel sum.
     origin : (int, int)
         Parent position of the first pixel (x, y).
     reach : int, optional
         Half width of the square of pixels spoilt by a bad reference pixel; half the kernel by default.
+
+    noise_correction : float
+        Share of the reference noise that is taken out of the normal matrix. Noise in the regressors shrinks
+        the kernel where the stars have little power; taking all of it out can make the matrix indefinite.
+    prefilter : (m, m) array, optional
+        Filter with which both images were convolved beforehand; the noise of the reference is correlated by it.
 
     Returns
     -------
@@ -84,19 +90,16 @@ def build_stamp_system(
     matrix = np.empty((n, len(basis), len(basis)))
     vector, power = np.empty((n, len(basis))), np.empty(n)
     pixels, masked = np.empty(n, int), np.empty(n)
+    gram = _noise_gram(basis, prefilter) * noise_correction
     reach = max(1, border // 2) if reach is None else reach
-    noise_share = 1.0 / (4 * np.pi * max(match_sigma, 0.3) ** 2)  # sum of the squared Gaussian
     for s, (x, y) in enumerate(zip(stamps.x, stamps.y, strict=True)):
         wide = np.s_[y - half - border : y + half + border + 1, x - half - border : x + half + border + 1]
         inner = np.s_[y - half : y + half + 1, x - half : x + half + 1]
         spoilt = bad_reference[wide]
         cut, fill = reference[wide], np.median(reference[inner])
         cut = np.where(spoilt, 0, cut - fill).astype(np.float32)
-        noise_reference = gaussian_filter(
-            np.where(spoilt, 0, variance_reference[wide]), max(match_sigma, 0.3) / np.sqrt(2)
-        )[border:-border, border:-border]
-        variance = neighbour_mean(variance_target[inner])
-        variance = variance + scale**2 * noise_share * noise_reference
+        noise_reference = _reference_noise(np.where(spoilt, 0, variance_reference[wide]), match_sigma)
+        variance = neighbour_mean(variance_target[inner]) + scale**2 * noise_reference[border:-border, border:-border]
         good = ~bad_target[inner] & (variance > 0) & ~_reached(spoilt, reach)[border:-border, border:-border]
         weight = np.where(good, 1 / np.where(good, variance, 1), 0)
         design = np.empty((len(basis) + 2, side * side))
@@ -107,7 +110,8 @@ def build_stamp_system(
         design *= root
         products = design @ design.T
         products = products[:-1, :-1] - np.outer(products[:-1, -1], products[-1, :-1]) / max(products[-1, -1], 1e-300)
-        matrix[s] = products[:-1, :-1]
+        reference_noise = np.sum(weight * (variance_reference[wide] * ~spoilt)[border:-border, border:-border])
+        matrix[s] = products[:-1, :-1] - reference_noise * gram
         vector[s], power[s] = products[:-1, -1], products[-1, -1]
         pixels[s], masked[s] = good.sum(), 1 - good.mean()
     return StampSystem(
@@ -151,6 +155,22 @@ def neighbour_mean(variance):
     """
     variance = np.asarray(variance, np.float32)
     return (9 * uniform_filter(variance, 3, mode="nearest") - variance) / 8
+
+
+def _noise_gram(basis, prefilter):
+    """Return the scalar products of the basis images, convolved with the prefilter if there is one."""
+    if prefilter is None:
+        return basis.gram()
+    flat = fftconvolve(basis.images, prefilter[None], mode="full", axes=(1, 2)).reshape(len(basis), -1)
+    return flat @ flat.T
+
+
+def _reference_noise(variance, match_sigma):
+    """Return the variance convolved with the square of a unit-sum Gaussian."""
+    if match_sigma is None:
+        return neighbour_mean(variance)
+    sigma = max(match_sigma, 0.3)
+    return gaussian_filter(variance, sigma / np.sqrt(2)) / (4 * np.pi * sigma**2)
 
 
 def _reached(spoilt, reach):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import ConstantField
@@ -15,6 +16,7 @@ from starmill.datamodel.mask import Mask
 from starmill.datamodel.psf import PixelBasisPsf
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import DifferentialBackground, fit_differential_background
+from starmill.differencing.convolve import repair_bad
 from starmill.differencing.decorrelation import correlation_excess, whiten, whitening_filter
 from starmill.differencing.kernel_basis import KernelBasis, delta_basis, gaussian_basis, matching_widths
 from starmill.differencing.kernel_fit import KernelFit, KernelModel, fit_kernel
@@ -113,6 +115,9 @@ class DifferenceTask(Task):
         box = science.box
         with self.timer("fit"):
             stamps, fit = self._fit(reference, target, box, positions)
+            if self._needs_whitening(fit, reference, target, box):
+                white, central = _prefiltered(reference, target, fit, box)
+                stamps, fit = self._fit(*white, box, positions, stamps, central)
         with self.timer("subtract"):
             matched = self._subtract(reference, target, fit, box)
         with self.timer("finish"):
@@ -162,6 +167,12 @@ class DifferenceTask(Task):
             return str(self.config.direction)
         return "template" if sides["template"].seeing.sigma <= sides["science"].seeing.sigma else "science"
 
+    def _needs_whitening(self, fit: KernelFit, reference: Side, target: Side, box: Box) -> bool:
+        mode, limit = self.config.decorrelate, self.config.decorrelate_limit
+        if mode != "auto":
+            return mode == "always"
+        return abs(_score_excess(fit.kernel, reference, target, box) - 1) > limit
+
     def _basis(self, reference: Side, target: Side) -> KernelBasis:
         config = self.config
         sharp, broad = reference.seeing.sigma, target.seeing.sigma
@@ -178,13 +189,17 @@ class DifferenceTask(Task):
         return gaussian_basis(half, sigmas, config.degrees)
 
     def _fit(
-        self, reference: Side, target: Side, box: Box, positions: tuple[Array, Array] | None
+        self, reference: Side, target: Side, box: Box,
+        positions: tuple[Array, Array] | None, stamps: StampSet | None = None, prefilter: Array | None = None,
     ) -> tuple[StampSet, KernelFit]:
-        config = self.config
+        """Fit the kernel; with stamps given, on images filtered so that their difference is white."""
+        config, white = self.config, stamps is not None
         basis = self._basis(reference, target)
         half = config.stamp_half_width or int(1.5 * basis.half_width)
         bad = reference.bad | target.bad
-        if positions is None:
+        if stamps is not None:
+            pass
+        elif positions is None:
             stamps = choose_stamps(
                 reference.image, target.image, bad, np.sqrt(target.variance), half_width=half,
                 margin=basis.half_width, per_cell=config.stamps_per_cell, threshold=config.stamp_threshold,
@@ -193,11 +208,11 @@ class DifferenceTask(Task):
         else:
             x, y = np.asarray(positions[0]) - box.x0, np.asarray(positions[1]) - box.y0
             stamps = stamps_at(x, y, reference.image.shape, half_width=half, margin=basis.half_width)
-        match = np.sqrt(max(target.seeing.sigma**2 - reference.seeing.sigma**2, 0.5))
-        scale = _flux_ratio(reference.image, target.image, stamps)
+        match = None if white else float(np.sqrt(max(target.seeing.sigma**2 - reference.seeing.sigma**2, 0.5)))
+        scale = _flux_ratio(reference, target)
         system = build_stamp_system(
             reference.image, target.image, reference.variance, target.variance, reference.bad, target.bad,
-            stamps, basis, match_sigma=match, scale=scale, origin=(box.x0, box.y0),
+            stamps, basis, match_sigma=match, scale=scale, origin=(box.x0, box.y0), prefilter=prefilter,
         )  # fmt: skip
         keywords = {"clip": config.clip, "minimum": config.minimum_stamps}
         if config.kernel_order is not None and config.sum_order is not None:
@@ -245,15 +260,11 @@ class DifferenceTask(Task):
         """Whiten if needed, bring to the scale of the science image, and make the score image."""
         difference, variance, bad = matched["difference"], matched["variance"], matched["bad"]
         psf, width, decorrelated = target.seeing.psf_image, 1.0, False
-        noise = [float(np.median(side.variance[::5, ::5][~side.bad[::5, ::5]])) for side in (target, reference)]
-        kernel_image = fit.kernel.kernel_at(*box.center)
-        excess = correlation_excess(kernel_image, *noise, psf)
-        mode = self.config.decorrelate
-        if mode == "always" or (mode == "auto" and abs(excess - 1) > self.config.decorrelate_limit):
-            difference, variance, psf = _whitened(difference, bad, reference, target, fit.kernel, noise, box, psf)
+        if self._needs_whitening(fit, reference, target, box):
+            difference, variance, psf = _whitened(difference, bad, reference, target, fit.kernel, box, psf)
             decorrelated = True
         else:
-            width = excess
+            width = _score_excess(fit.kernel, reference, target, box)
         wings = matched["wings"]
         extra = 0.0 if wings is None else wings.total
         scale = fit.kernel.sum_at(*box.center) + extra
@@ -284,16 +295,26 @@ def _order(direction: str) -> tuple[str, str]:
     return ("template", "science") if direction == "template" else ("science", "template")
 
 
-def _flux_ratio(reference: Array, target: Array, stamps: StampSet) -> float:
-    """Return the median ratio of the central light of the stamps, target over reference."""
-    ratios = []
-    reach = min(7, stamps.half_width)
-    for x, y in zip(stamps.x, stamps.y, strict=True):
-        part = np.s_[y - reach : y + reach + 1, x - reach : x + reach + 1]
-        light = [float((side[part] - np.percentile(side[part], 20)).sum()) for side in (reference, target)]
-        if light[0] > 0:
-            ratios.append(light[1] / light[0])
-    return float(np.clip(np.median(ratios), 1e-6, 1e6)) if ratios else 1.0
+def _flux_ratio(reference: Side, target: Side, cell: int = 16) -> float:
+    """Return the ratio of the light of both images, target over reference, in cells much larger than the PSF."""
+    good = ~(reference.bad | target.bad)
+    ny, nx = (max(side // cell, 1) * cell for side in good.shape)
+    if ny > good.shape[0] or nx > good.shape[1]:
+        return 1.0
+
+    def cells(image: Array) -> Array:
+        return image[:ny, :nx].reshape(ny // cell, cell, nx // cell, cell).mean(axis=(1, 3), dtype=np.float64)
+
+    clean = cells(good.astype(np.float32)) > 0.999  # a saturated star would bias the ratio
+    if clean.sum() < 10:
+        return 1.0
+    means = [cells(np.where(good, side.image, 0)) for side in (reference, target)]
+    light = [(image - median_filter(image, 7, mode="nearest"))[clean] for image in means]  # without the sky
+    bright = light[0] >= np.percentile(light[0], 97)
+    positive = bright & (light[0] > 0)
+    if not positive.any():
+        return 1.0
+    return float(np.clip(np.median(light[1][positive] / light[0][positive]), 1e-6, 1e6))
 
 
 def sum_image(kernel: SpatialKernel, box: Box) -> Array:
@@ -312,10 +333,37 @@ def _sum_error(fit: KernelFit, wings: KernelWings | None) -> float:
     return float(np.sqrt(max(core, 0) + (0 if wings is None else wings.error**2)))
 
 
+def _sky_noise(target: Side, reference: Side) -> list[float]:
+    """Return the median variance of the target and of the reference."""
+    return [float(np.median(side.variance[::5, ::5][~side.bad[::5, ::5]])) for side in (target, reference)]
+
+
+def _score_excess(kernel: SpatialKernel, reference: Side, target: Side, box: Box) -> float:
+    """Return the width of the S/N on sky at the centre of the field if correlations are neglected."""
+    image = kernel.kernel_at(*box.center)
+    return correlation_excess(image, *_sky_noise(target, reference), target.seeing.psf_image)
+
+
+def _prefiltered(reference: Side, target: Side, fit: KernelFit, box: Box) -> tuple[tuple[Side, Side], Array]:
+    """Return both images convolved with the central whitening filter, and the filter."""
+    image = fit.kernel.kernel_at(*box.center)
+    half = min(24, min(target.image.shape) // 4)
+    central = whitening_filter(image, *_sky_noise(target, reference), half_width=half)
+    spacing = max(target.image.shape)
+    filters = np.broadcast_to(central, (2, 2, *central.shape))
+
+    def filtered(side: Side) -> Side:
+        clean = repair_bad(side.image, side.bad)
+        return replace(side, image=whiten(clean, filters, spacing=spacing))
+
+    return (filtered(reference), filtered(target)), central
+
+
 def _whitened(
-    difference: Array, bad: Array, reference: Side, target: Side, kernel: SpatialKernel, noise: list[float], box: Box, psf: Array
+    difference: Array, bad: Array, reference: Side, target: Side, kernel: SpatialKernel, box: Box, psf: Array
 ) -> tuple[Array, Array, Array]:
     """Return the whitened difference, its variance, and its PSF."""
+    noise = _sky_noise(target, reference)
     spacing = max(64, -(-max(difference.shape) // 4))
     columns = np.arange(-(-(box.width - 1) // spacing) + 1)
     rows = np.arange(-(-(box.height - 1) // spacing) + 1)
@@ -336,7 +384,7 @@ def _convolved_psf(psf: Array, filter_image: Array) -> Array:
     full = fftconvolve(psf, filter_image, mode="full")
     keep = min(25, half)
     cut = full[half - keep : half + keep + 1, half - keep : half + keep + 1]
-    return np.asarray(cut / cut.sum())
+    return np.asarray(cut)
 
 
 def _exposures(science: Exposure, template: Exposure, products: dict[str, Any]) -> tuple[Exposure, Exposure]:
