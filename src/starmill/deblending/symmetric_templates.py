@@ -23,11 +23,10 @@ from starmill.datamodel.footprint import FootprintSet
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.psf import Psf
 from starmill.deblending.children import Deblended, ParentChildren, collect, usable_parents
-from starmill.detection.footprints import clip_spans
-from starmill.errors import AlgorithmError
+from starmill.errors import AlgorithmError, InputError
 from starmill.kernels.apportion import collect_children, count_children, largest_overlap, share_out
 from starmill.kernels.point_source_test import fit_point_sources
-from starmill.kernels.spans import count_masked
+from starmill.kernels.spans import count_masked, cut_stamp
 from starmill.kernels.templates import build_templates
 from starmill.numerics.tiles import map_tiles
 
@@ -236,15 +235,13 @@ def _run_jobs(
 
 
 def _masked_fraction(footprints: FootprintSet, mask: NDArray[np.int32], box: Box, bits: int) -> NDArray[np.float64]:
-    """Part of every footprint that has no data."""
-    if not bits:
-        return np.zeros(len(footprints))
+    """Part of every footprint that has no data; footprints must lie inside the image."""
     local = footprints.spans - np.array([box.y0, box.x0, box.x0], np.int32)
     inside = (local[:, 0] >= 0) & (local[:, 0] < box.height) & (local[:, 1] >= 0) & (local[:, 2] < box.width)
     if not inside.all():
-        raise AlgorithmError(
-            "footprints reach outside the image", numbers={"spans_outside": int((~inside).sum()), "spans": len(local)}
-        )
+        raise InputError(f"{np.count_nonzero(~inside)} of {len(local)} spans of footprints reach outside the image")
+    if not bits:
+        return np.zeros(len(footprints))
     count = count_masked(np.ascontiguousarray(local), footprints.span_offsets, mask, np.int32(bits))
     return count / np.maximum(footprints.areas, 1)
 
@@ -258,20 +255,14 @@ def _distinct_peaks(peaks: NDArray[np.void]) -> NDArray[np.void]:
 
 def _stamp(frame: _Frame, spans: NDArray[np.int32], margin: int) -> tuple[Box, dict[str, NDArray[Any]]]:
     """Cut a parent out, with a margin of empty pixels."""
-    local = clip_spans(spans, frame.box)
+    local = spans - np.array([frame.box.y0, frame.box.x0, frame.box.x0], np.int32)
     y0, x0 = int(local[:, 0].min()) - margin, int(local[:, 1].min()) - margin
-    y1, x1 = int(local[:, 0].max()) + margin + 1, int(local[:, 2].max()) + margin + 1
-    shape = (y1 - y0, x1 - x0)
-    inside = np.zeros(shape, bool)
-    for y, first, last in (local - np.array([y0, x0, x0], np.int32)).tolist():
-        inside[y, first : last + 1] = True
-    core = (slice(margin, -margin or None), slice(margin, -margin or None))
-    where = (slice(y0 + margin, y1 - margin), slice(x0 + margin, x1 - margin))
-    inside[core] &= np.isfinite(frame.image[where])
-    pixels = np.zeros(shape, np.float32)
-    pixels[core] = np.where(inside[core], frame.image[where], np.float32(0))
-    variance, mask = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
-    variance[core], mask[core] = frame.variance[where], frame.mask[where]
+    shape = (int(local[:, 0].max()) + margin + 1 - y0, int(local[:, 2].max()) + margin + 1 - x0)
+    pixels, variance = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    mask, inside = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    cut_stamp(
+        frame.image, frame.variance, frame.mask, local, margin, y0, x0, pixels, variance, mask, inside
+    )
     box = Box(x0 + frame.box.x0, y0 + frame.box.y0, shape[1], shape[0])
     return box, {"pixels": pixels, "variance": variance, "mask": mask, "inside": inside}
 
@@ -291,8 +282,6 @@ def _deblend_parent(
     """Children of one parent, or the reason why there are none."""
     rules = frame.rules
     margin = int(1.5 * frame.fwhm + 0.5) // 2
-    if not len(clip_spans(spans, frame.box)):
-        return "failed"
     box, stamp = _stamp(frame, spans, margin)
     inside = stamp["inside"]
     y, x = peaks["y"].astype(np.int64) - box.y0, peaks["x"].astype(np.int64) - box.x0

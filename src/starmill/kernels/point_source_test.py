@@ -37,70 +37,89 @@ def _scaled(psf, flux, out):
 
 
 @njit
-def _row(psfs, psf, cy, cx, y, x, peak_y, peak_x, near, n_near, derivatives, row):
-    """Values of the base functions at one pixel."""
-    dy, dx = y - cy, x - cx
-    row[0] = _psf_value(psf, dy, dx)
-    row[1] = 1.0
-    row[2] = 0.1 * dx
-    row[3] = 0.1 * dy
+def _fill_table(psfs, i, peak_y, peak_x, near, n_near, ys, xs, table):
+    """Values of the base functions at all pixels: PSF, 1, x, y, other PSFs, slopes of the PSF."""
+    psf, cy, cx = psfs[i], peak_y[i], peak_x[i]
+    last = 4 + n_near
+    for p in range(ys.shape[0]):
+        dy, dx = ys[p] - cy, xs[p] - cx
+        row = table[p]
+        row[0] = _psf_value(psf, dy, dx)
+        row[1] = 1.0
+        row[2] = 0.1 * dx
+        row[3] = 0.1 * dy
+        row[last] = 0.5 * (_psf_value(psf, dy, dx - 1) - _psf_value(psf, dy, dx + 1))
+        row[last + 1] = 0.5 * (_psf_value(psf, dy - 1, dx) - _psf_value(psf, dy + 1, dx))
     for k in range(n_near):
         j = near[k]
-        row[4 + k] = _psf_value(psfs[j], y - peak_y[j], x - peak_x[j])
-    n = 4 + n_near
-    if derivatives:
-        row[n] = 0.5 * (_psf_value(psf, dy, dx - 1) - _psf_value(psf, dy, dx + 1))
-        row[n + 1] = 0.5 * (_psf_value(psf, dy - 1, dx) - _psf_value(psf, dy + 1, dx))
-        n += 2
-    return n
+        other, oy, ox = psfs[j], peak_y[j], peak_x[j]
+        for p in range(ys.shape[0]):
+            table[p, 4 + k] = _psf_value(other, ys[p] - oy, xs[p] - ox)
 
 
 @njit
-def _fit(
-    pixels, variance, inside, psfs, psf, i, peak_y, peak_x, near, n_near, r0, r1, derivatives, ys, xs, weights, solution
-):
-    """Solve one linear fit; returns reduced chi squared (infinite when there is no solution)."""
-    n = 4 + n_near + (2 if derivatives else 0)
-    row = np.zeros(n)
-    matrix, right = np.zeros((n, n)), np.zeros(n)
-    n_pix = ys.shape[0]
-    table = np.empty((n_pix, n))
-    total_ramp = 0.0
+def _fill_first(psf, cy, cx, ys, xs, table):
+    """Replace the PSF column of the table by another PSF."""
+    for p in range(ys.shape[0]):
+        table[p, 0] = _psf_value(psf, ys[p] - cy, xs[p] - cx)
+
+
+@njit
+def _accumulate(table, values, weights, n, matrix, right):
+    """Normal matrix (lower triangle) and right side; returns the weighted sum of squares."""
+    for a in range(n):
+        right[a] = 0.0
+        for b in range(a + 1):
+            matrix[a, b] = 0.0
     square = 0.0
-    for p in range(n_pix):
-        _row(psfs, psf, peak_y[i], peak_x[i], ys[p], xs[p], peak_y, peak_x, near, n_near, derivatives, row)
-        w = weights[p] / variance[ys[p], xs[p]]
-        total_ramp += weights[p]
-        value = pixels[ys[p], xs[p]]
+    for p in range(values.shape[0]):
+        row = table[p]
+        w = weights[p]
+        value = values[p]
         square += w * value * value
         for a in range(n):
-            table[p, a] = row[a]
             wa = w * row[a]
             right[a] += wa * value
+            target = matrix[a]
             for b in range(a + 1):
-                matrix[a, b] += wa * row[b]
+                target[b] += wa * row[b]
+    return square
+
+
+@njit
+def _accumulate_first(table, values, weights, n, matrix, right):
+    """Renew what depends on the first column."""
+    right[0] = 0.0
     for a in range(n):
-        if not matrix[a, a] > 0.0:
-            matrix[a, a] = 1.0
-            for b in range(n):
-                if b != a:
-                    matrix[max(a, b), min(a, b)] = 0.0
-            right[a] = 0.0
-        matrix[a, a] *= 1.0 + 1e-12
-    if not cholesky(matrix):
-        return np.inf, total_ramp - n
-    answer = solve_with_factor(matrix, right)
+        matrix[a, 0] = 0.0
+    for p in range(values.shape[0]):
+        row = table[p]
+        w0 = weights[p] * row[0]
+        right[0] += w0 * values[p]
+        for a in range(n):
+            matrix[a, 0] += w0 * row[a]
+
+
+@njit
+def _solve(matrix, right, square, n, dof, solution):
+    """Solve the leading ``n`` equations; returns reduced chi squared, infinite when there is no solution."""
+    if not dof > 0.0:
+        return np.inf
+    work, side = np.zeros((n, n)), np.zeros(n)
+    for a in range(n):
+        used = matrix[a, a] > 0.0
+        side[a] = right[a] if used else 0.0
+        for b in range(a):
+            work[a, b] = matrix[a, b] if used and matrix[b, b] > 0.0 else 0.0
+        work[a, a] = matrix[a, a] * (1.0 + 1e-12) if used else 1.0
+    if not cholesky(work):
+        return np.inf
+    answer = solve_with_factor(work, side)
+    explained = 0.0
     for a in range(n):
         solution[a] = answer[a]
-    chi2 = 0.0
-    for p in range(n_pix):
-        model = 0.0
-        for a in range(n):
-            model += table[p, a] * solution[a]
-        residual = pixels[ys[p], xs[p]] - model
-        chi2 += weights[p] / variance[ys[p], xs[p]] * residual * residual
-    dof = total_ramp - n
-    return (chi2 / dof if dof > 0 else np.inf), dof
+        explained += answer[a] * side[a]
+    return max(square - explained, 0.0) / dof
 
 
 @njit
@@ -165,46 +184,49 @@ def fit_point_sources(pixels, variance, inside, peak_y, peak_x, psfs, fwhm, limi
     r0, r1 = math.ceil(fwhm), math.ceil(1.5 * fwhm)
     if r1 <= r0:
         r1 = r0 + 1
-    room = (2 * r1 + 1) ** 2
-    ys, xs, weights = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room)
+    room, most = (2 * r1 + 1) ** 2, 6 + MAX_NEIGHBOURS
+    ys, xs, ramp = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room)
+    values, weights, table = np.empty(room), np.empty(room), np.empty((room, most))
+    matrix, right, solution = np.zeros((most, most)), np.zeros(most), np.zeros(most)
     near = np.empty(MAX_NEIGHBOURS, np.int64)
-    plain, moved, refit = np.zeros(6 + MAX_NEIGHBOURS), np.zeros(6 + MAX_NEIGHBOURS), np.zeros(6 + MAX_NEIGHBOURS)
-    shifted = np.empty((1, size, size))
+    shifted, step_x, step_y = np.empty((1, size, size)), np.empty(1), np.empty(1)
     for i in range(n_peaks):
         is_psf[i] = False
         fluxes[i] = np.nan
-        centres[i] = 0.0
+        centres[i, 0] = centres[i, 1] = 0.0
         chi2[i] = np.nan
-        n = _stamp_pixels(inside, variance, peak_y[i], peak_x[i], r0, r1, ys, xs, weights)
-        if n == 0:
+        n_pix = _stamp_pixels(inside, variance, peak_y[i], peak_x[i], r0, r1, ys, xs, ramp)
+        if n_pix == 0:
             continue
         n_near = _neighbours(i, peak_y, peak_x, r1 + size / 2, near)
-        args = (ys[:n], xs[:n], weights[:n])
-        q1, _ = _fit(
-            pixels, variance, inside, psfs, psfs[i], i, peak_y, peak_x, near, n_near, r0, r1, False, *args, plain
-        )
-        q2, _ = _fit(
-            pixels, variance, inside, psfs, psfs[i], i, peak_y, peak_x, near, n_near, r0, r1, True, *args, moved
-        )
-        chi2[i], fluxes[i] = q1, plain[0]
-        good = q1 < limits[0] and plain[0] > 0
-        dx = dy = 0.0
-        q_best = q1
-        if q2 < limits[1] and moved[0] > 0:
-            dx, dy = moved[4 + n_near] / moved[0], moved[5 + n_near] / moved[0]
-            if abs(dx) < 1 and abs(dy) < 1:
-                shift_stack(psfs[i : i + 1], np.array([dx]), np.array([dy]), 5, shifted)
-                q3, _ = _fit(
-                    pixels, variance, inside, psfs, shifted[0], i, peak_y, peak_x, near, n_near, r0, r1, False,
-                    *args, refit,
-                )  # fmt: skip
-                if q3 < limits[2] and refit[0] > 0 and not (good and q1 <= q3):
-                    is_psf[i] = True
-                    _scaled(shifted[0], refit[0], images[i])
-                    fluxes[i], chi2[i] = refit[0], q3
-                    centres[i, 0], centres[i, 1] = dx, dy
-                    q_best = q3
-        if good and not is_psf[i]:
+        n = 4 + n_near
+        total_ramp = 0.0
+        for p in range(n_pix):
+            total_ramp += ramp[p]
+            weights[p] = ramp[p] / variance[ys[p], xs[p]]
+            values[p] = pixels[ys[p], xs[p]]
+        dof = total_ramp - n
+        _fill_table(psfs, i, peak_y, peak_x, near, n_near, ys[:n_pix], xs[:n_pix], table)
+        square = _accumulate(table, values[:n_pix], weights, n + 2, matrix, right)
+        chi2[i] = _solve(matrix, right, square, n, dof, solution)
+        flux = solution[0]
+        fluxes[i] = flux if dof > 0 else np.nan
+        if chi2[i] < limits[0] and flux > 0:
             is_psf[i] = True
-            _scaled(psfs[i], plain[0], images[i])
-            chi2[i] = q_best
+            _scaled(psfs[i], flux, images[i])
+        moved = _solve(matrix, right, square, n + 2, dof - 2, solution)
+        if not (moved < limits[1] and solution[0] > 0):
+            continue
+        dx, dy = solution[n] / solution[0], solution[n + 1] / solution[0]
+        if abs(dx) >= 1 or abs(dy) >= 1:
+            continue
+        step_x[0], step_y[0] = dx, dy
+        shift_stack(psfs[i : i + 1], step_x, step_y, 5, shifted)
+        _fill_first(shifted[0], peak_y[i], peak_x[i], ys[:n_pix], xs[:n_pix], table)
+        _accumulate_first(table, values[:n_pix], weights, n, matrix, right)
+        refit = _solve(matrix, right, square, n, dof, solution)
+        if refit < limits[2] and solution[0] > 0 and not (is_psf[i] and chi2[i] <= refit):
+            is_psf[i] = True
+            fluxes[i], chi2[i] = solution[0], refit
+            centres[i, 0], centres[i, 1] = dx, dy
+            _scaled(shifted[0], solution[0], images[i])

@@ -125,3 +125,34 @@ def count_masked(spans, offsets, mask, bits):
                 if row[x] & bits:
                     count[i] += 1
     return count
+
+
+@njit
+def cut_stamp(image, variance, mask, spans, margin, y0, x0, pixels, variances, bits, inside):
+    """Cut the pixels of a footprint out of an image.
+
+    Parameters
+    ----------
+    image, variance : (ny, nx) float32 arrays, mask : (ny, nx) int32 array
+    spans : (n, 3) int32 array
+        Inside the image.
+    margin : int
+        Rows and columns of the stamp that lie outside the box of the footprint; they stay as they are.
+    y0, x0 : int
+        Image row and column of the first pixel of the stamp; may be negative by ``margin``.
+    pixels, variances : float32 arrays, bits : int32 array, inside : bool array
+        Stamps, zero on entry. Pixels are written inside the footprint where they are finite, variance and mask in
+        the whole box.
+    """
+    height, width = pixels.shape
+    for iy in range(margin, height - margin):
+        for ix in range(margin, width - margin):
+            variances[iy, ix] = variance[y0 + iy, x0 + ix]
+            bits[iy, ix] = mask[y0 + iy, x0 + ix]
+    for s in range(spans.shape[0]):
+        iy = spans[s, 0] - y0
+        for x in range(spans[s, 1], spans[s, 2] + 1):
+            value = image[spans[s, 0], x]
+            if np.isfinite(value):
+                pixels[iy, x - x0] = value
+                inside[iy, x - x0] = True
