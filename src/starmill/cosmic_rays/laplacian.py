@@ -20,7 +20,9 @@ from starmill.kernels.medians import medians_at
 from starmill.numerics.statistics import median
 from starmill.numerics.tiles import map_tiles
 
-_TILE_ROWS, _TILE_COLUMNS = 64, 512
+_FIRST_TILE = (64, 512)  # long rows for the first pass over everything
+_LATER_TILE = (64, 64)  # small ones for the surroundings of cosmic rays
+_BACKGROUND_STEP = 8
 _REACH = kernel.MARGIN + 2  # a new cosmic-ray pixel changes replaced pixels two away, and those the margin
 
 
@@ -127,7 +129,8 @@ def find_cosmic_rays_laplacian(
         return no_cosmic_rays()
     spans, owners = join_touching(pixels)
     order = np.argsort(owners, kind="stable")
-    return collect(work, noise, blocked, spans[order], owners[order], background=median(work), origin=origin)
+    background = median(work[::_BACKGROUND_STEP, ::_BACKGROUND_STEP])
+    return collect(work, noise, blocked, spans[order], owners[order], background=background, origin=origin)
 
 
 @lru_cache(maxsize=8)
@@ -211,15 +214,13 @@ def _replace_by_means(work, noise, blocked, found, pixels) -> None:
 
 def _tiles(shape, near=None):
     """Tiles (y0, y1, x0, x1) of an image; with ``near``, only those that one of these pixels has an influence on."""
-    rows, columns = -(-shape[0] // _TILE_ROWS), -(-shape[1] // _TILE_COLUMNS)
-    wanted = np.ones((rows, columns), bool)
+    height, width = _FIRST_TILE if near is None else _LATER_TILE
+    wanted = np.ones((-(-shape[0] // height), -(-shape[1] // width)), bool)
     if near is not None:
         wanted[:] = False
         for dy, dx in product((-_REACH, _REACH), repeat=2):
-            y = np.clip(near[:, 0] + dy, 0, shape[0] - 1) // _TILE_ROWS
-            x = np.clip(near[:, 1] + dx, 0, shape[1] - 1) // _TILE_COLUMNS
+            y = np.clip(near[:, 0] + dy, 0, shape[0] - 1) // height
+            x = np.clip(near[:, 1] + dx, 0, shape[1] - 1) // width
             wanted[y, x] = True
-    return [
-        (j * _TILE_ROWS, min((j + 1) * _TILE_ROWS, shape[0]), i * _TILE_COLUMNS, min((i + 1) * _TILE_COLUMNS, shape[1]))
-        for j, i in np.argwhere(wanted).tolist()
-    ]
+    corners = (np.argwhere(wanted) * (height, width)).tolist()
+    return [(y, min(y + height, shape[0]), x, min(x + width, shape[1])) for y, x in corners]

@@ -93,24 +93,56 @@ def _is_compact(structure, noise, y, x, significance, contrast, separable, work)
 
 
 @njit
-def _grow(seeds, ratio, significance, blocked, limit, separable, work, core):
-    """Pixels of ``core`` that touch a seed (or are one), are not blocked, and exceed ``limit``."""
+def _grow(seeds, taken, ratio, significance, blocked, limit, separable, work, core):
+    """Pixels inside ``core`` that are or touch a seed, are not blocked, and exceed ``limit``.
+
+    ``seeds`` is a list of pixels (y, x); those that are kept are set in ``taken`` and returned as a list.
+    """
     y0, y1, x0, x1 = core
-    grown = np.zeros_like(seeds)
+    grown = np.empty((9 * seeds.shape[0], 2), np.int64)
+    n = 0
+    for k in range(seeds.shape[0]):
+        for y in range(max(seeds[k, 0] - 1, y0), min(seeds[k, 0] + 2, y1)):
+            for x in range(max(seeds[k, 1] - 1, x0), min(seeds[k, 1] + 2, x1)):
+                if taken[y, x] or not (ratio[y, x] > limit) or blocked[y, x]:
+                    continue
+                if np.isnan(significance[y, x]):
+                    significance[y, x] = ratio[y, x] - _large_structure_at(ratio, y, x, separable, work)
+                if significance[y, x] > limit:
+                    taken[y, x] = True
+                    grown[n, 0] = y
+                    grown[n, 1] = x
+                    n += 1
+    return grown[:n]
+
+
+@fast_njit
+def _count_above(row, limit):
+    """Number of values above a limit."""
+    count = 0
+    for x in range(row.size):
+        count += row[x] > limit
+    return count
+
+
+@njit
+def _candidates(ratio, blocked, limit, region):
+    """Pixels of the region above the limit that are not blocked, (n, 2)."""
+    y0, y1, x0, x1 = region
+    n = 0
     for y in range(y0, y1):
+        n += _count_above(ratio[y, x0:x1], limit)
+    pixels = np.empty((n, 2), np.int64)
+    n = 0
+    for y in range(y0, y1):
+        if _count_above(ratio[y, x0:x1], limit) == 0:
+            continue
         for x in range(x0, x1):
-            if not (ratio[y, x] > limit) or blocked[y, x]:
-                continue
-            near = False
-            for j in range(max(y - 1, 0), min(y + 2, seeds.shape[0])):
-                for i in range(max(x - 1, 0), min(x + 2, seeds.shape[1])):
-                    near |= seeds[j, i]
-            if not near:
-                continue
-            if np.isnan(significance[y, x]):
-                significance[y, x] = ratio[y, x] - _large_structure_at(ratio, y, x, separable, work)
-            grown[y, x] = significance[y, x] > limit
-    return grown
+            if ratio[y, x] > limit and not blocked[y, x]:
+                pixels[n, 0] = y
+                pixels[n, 1] = x
+                n += 1
+    return pixels[:n]
 
 
 @njit
@@ -184,46 +216,28 @@ def find_in_tile(image, variance, blocked, tile, limit, low_limit, contrast, sep
     core = (tile[0] - a, tile[1] - a, tile[2] - c, tile[3] - c)
     noise, ratio = _signal_to_noise(image, variance, a, b, c, d, separable, pairs_25)
     local_blocked = blocked[a:b, c:d]
-    significance = np.full(ratio.shape, np.float32(np.nan))
-    work = np.empty(64, np.float32)
-    seeds = np.zeros(ratio.shape, np.bool_)
-    structure = noise  # replaced by the real one when a candidate needs it
-    n_candidates = 0
-    y0, y1, x0, x1 = _inside(core, 2, ratio.shape)
-    for y in range(y0, y1):
-        for x in range(x0, x1):
-            if not (ratio[y, x] > limit) or local_blocked[y, x]:
-                continue
+    candidates = _candidates(ratio, local_blocked, limit, _inside(core, 2, ratio.shape))
+    n_seeds = 0
+    if candidates.shape[0] > 0:
+        work = np.empty(64, np.float32)
+        significance = np.full(ratio.shape, np.float32(np.nan))
+        structure = _fine_structure(image, a, b, c, d, separable, pairs_9)
+        for k in range(candidates.shape[0]):
+            y, x = candidates[k]
             s = ratio[y, x] - _large_structure_at(ratio, y, x, separable, work)
             significance[y, x] = s
-            if not s > limit:
-                continue
-            if n_candidates == 0:
-                structure = _fine_structure(image, a, b, c, d, separable, pairs_9)
-            n_candidates += 1
-            seeds[y, x] = _is_compact(structure, noise, y, x, s, contrast, separable, work)
-    if n_candidates > 0:
+            if s > limit and _is_compact(structure, noise, y, x, s, contrast, separable, work):
+                candidates[n_seeds] = candidates[k]
+                n_seeds += 1
+    pixels = candidates[:n_seeds]
+    if n_seeds > 0:
+        taken = np.zeros(ratio.shape, np.bool_)
         near = _inside(core, 1, ratio.shape)
-        seeds = _grow(seeds, ratio, significance, local_blocked, limit, separable, work, near)
-        seeds = _grow(seeds, ratio, significance, local_blocked, low_limit, separable, work, core)
-    return _listed(seeds, core, a, c)
-
-
-@njit
-def _listed(flags, core, y_shift, x_shift):
-    """Coordinates of the set pixels of the core, shifted."""
-    n = 0
-    for y in range(core[0], core[1]):
-        for x in range(core[2], core[3]):
-            n += flags[y, x]
-    pixels = np.empty((n, 2), np.int64)
-    n = 0
-    for y in range(core[0], core[1]):
-        for x in range(core[2], core[3]):
-            if flags[y, x]:
-                pixels[n, 0] = y + y_shift
-                pixels[n, 1] = x + x_shift
-                n += 1
+        pixels = _grow(pixels, taken, ratio, significance, local_blocked, limit, separable, work, near)
+        taken[:] = False
+        pixels = _grow(pixels, taken, ratio, significance, local_blocked, low_limit, separable, work, core)
+    pixels[:, 0] += a
+    pixels[:, 1] += c
     return pixels
 
 
