@@ -84,9 +84,11 @@ def correct_brighter_fatter(
     correction = np.zeros_like(start)
     for steps in range(1, max_iterations + 1):  # noqa: B007
         potential = fftconvolve(current, kernel, mode="same")
-        found = _face_fluxes(current, potential) if conserve_flux else _expanded(current, potential)
         correction = np.zeros_like(start)
-        correction[inner] = found[inner]
+        if conserve_flux:  # faces between inner pixels only: no charge crosses the border
+            correction[inner] = _face_fluxes(current[inner], potential[inner])
+        else:
+            correction[inner] = _expanded(current, potential)[inner]
         change = float(np.abs(start + correction - current).sum())
         current = start + correction
         if change < threshold:

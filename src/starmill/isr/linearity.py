@@ -68,52 +68,35 @@ def correct_linearity(image: NDArray[Any], amplifier: Amplifier, linearity: Line
         add_table(image, limits, table, float(start), float(nodes[1] - nodes[0]), gain)
 
 
-def fit_linearity(
-    signal: ArrayLike,
-    light: ArrayLike,
-    *,
-    order: int = 2,
-    linear_range: tuple[float, float] = (30.0, 20000.0),
-) -> NDArray[Any]:
+def fit_linearity(signal: ArrayLike, light: ArrayLike, *, order: int = 2) -> NDArray[Any]:
     """Polynomial linearity from a series of exposures of a steady lamp.
 
-    The proportionality ``signal = k light`` is fitted in ``linear_range``; the coefficients then
-    minimise the relative residuals of ``signal + sum_k c_k signal^(k+2) = k light``.
+    Finds the rate k and the coefficients that minimise the relative residuals of
+    ``signal + sum_j c_j signal^(j+2) = k light``; faint signals stay as they are.
 
     Parameters
     ----------
     signal : (n,) array, adu
-        Level above overscan, bias and dark.
+        Level above overscan, bias and dark; positive.
     light : (n,) array
         Exposure time or photodiode charge.
     order : int
         Number of coefficients.
-    linear_range : (float, float), adu
 
     Returns
     -------
-    coefficients : (order,) array, adu^-(k+1)
+    coefficients : (order,) array, adu^-(j+1)
     """
     signal, light = np.asarray(signal, np.float64), np.asarray(light, np.float64)
-    linear = (signal > linear_range[0]) & (signal < linear_range[1])
-    if linear.sum() < 2 or signal.size <= order:
+    if signal.size <= order + 1 or not (signal > 0).all():
         raise AlgorithmError(
             "too few exposures for a linearity fit",
-            numbers={"exposures": signal.size, "in_linear_range": int(linear.sum()), "needed": order + 1},
+            numbers={"exposures": signal.size, "positive": int((signal > 0).sum()), "needed": order + 2},
         )
-    scale = np.median(signal[linear] / light[linear])
-    unit = signal.max()
-    for _ in range(20):  # the low exposures are themselves slightly non-linear: alternate the two fits
-        target = (scale * light - signal) / signal
-        design = np.stack([(signal / unit) ** (k + 1) for k in range(order)], axis=1)
-        solution = np.linalg.lstsq(design, target, rcond=None)[0]
-        coefficients = solution / unit ** np.arange(1, order + 1)
-        corrected = signal + sum(c * signal ** (k + 2) for k, c in enumerate(coefficients))
-        update = np.sum(corrected[linear] * light[linear]) / np.sum(light[linear] ** 2)
-        if abs(update / scale - 1) < 1e-12:
-            break
-        scale = update
-    return coefficients
+    unit, rate = signal.max(), np.median(signal / light)
+    columns = [rate * light / signal, *(-((signal / unit) ** (j + 1)) for j in range(order))]
+    solution = np.linalg.lstsq(np.stack(columns, axis=1), np.ones(signal.size), rcond=None)[0]
+    return np.asarray(solution[1:] / unit ** np.arange(1, order + 1))
 
 
 def _spline(linearity):

@@ -47,6 +47,7 @@ def combine_rows(stack, rejected, scale, variance, network, clip, mean, error, c
     n, ny, nx = stack.shape
     n_sigma = np.float32(clip[0])
     iterations = clip[1]
+    one = np.float32(1.0)
     floor = np.float32(clip[2])
     values = np.empty((n, TILE), np.float32)
     ordered = np.empty((n, TILE), np.float32)
@@ -63,7 +64,7 @@ def combine_rows(stack, rejected, scale, variance, network, clip, mean, error, c
             _sort(ordered, network, width)
             _first_bounds(ordered, valid, complete, n_sigma, floor, width, low, high)
             if variance.size:
-                _known_bounds(variance, scale, y, x0, width, n_sigma, floor, low, high, spread)
+                _known_bounds(variance, scale, values, y, x0, width, n_sigma, floor, low, high, spread)
             for iteration in range(max(iterations, 1)):
                 _clipped_moments(values, low, high, width, centre, spread, used)
                 if iteration + 1 < iterations:
@@ -78,8 +79,8 @@ def combine_rows(stack, rejected, scale, variance, network, clip, mean, error, c
             if variance.size:
                 _propagate(variance, scale, values, low, high, y, x0, width, spread)
             for x in range(width):
-                number = max(used[x], np.float32(1.0))
-                scatter = spread[x] if used[x] > 1 or variance.size else floor * floor
+                number = max(used[x], one)
+                scatter = spread[x] if used[x] > 1 or variance.size else min(used[x], one) * floor * floor
                 out[x] = centre[x]
                 out_error[x] = scatter / (number * number) if variance.size else scatter / number
                 out_count[x] = np.int32(used[x])
@@ -164,13 +165,16 @@ def _first_bounds(ordered, valid, complete, n_sigma, floor, width, low, high):
 
 
 @njit
-def _known_bounds(variance, scale, y, x0, width, n_sigma, floor, low, high, smallest):
-    smallest[:] = np.inf
+def _known_bounds(variance, scale, values, y, x0, width, n_sigma, floor, low, high, smallest):
+    infinity = np.float32(np.inf)
+    smallest[:] = infinity
     for k in range(variance.shape[0]):
         row = variance[k, y, x0 : x0 + width]
+        value = values[k]
         factor = scale[k] * scale[k]
         for x in range(width):
-            smallest[x] = min(smallest[x], factor * row[x])
+            known = factor * row[x] if value[x] < infinity else infinity
+            smallest[x] = min(smallest[x], known)
     for x in range(width):
         median = np.float32(0.5) * (low[x] + high[x])
         half = n_sigma * max(np.sqrt(smallest[x]), floor)
