@@ -18,6 +18,7 @@ from starmill.kernels.gaussians import N_SHAPE, blocked, derivative_rows, invers
 
 CONVERGED, MAX_ITERATIONS, SINGULAR, TOO_FEW_PIXELS = 0, 1, 2, 3
 LINEAR, SOFT_L1, HUBER, CAUCHY = 0, 1, 2, 3
+MANY_PIXELS = 160  # beyond this, neighbouring pixels of a sampled beam tell little more and cost n**3
 
 
 @fast_njit
@@ -70,11 +71,25 @@ def n_polynomial_terms(order):
 
 
 @njit
+def thin_out(xs, ys, n, every_second_row):
+    """Keep a chequer-board of the first ``n`` pixels, or of it every second row; returns how many."""
+    kept = 0
+    for k in range(n):
+        i, j = int(xs[k]), int(ys[k])
+        if (i + j) % 2 or (every_second_row and j % 2):
+            continue
+        xs[kept], ys[kept] = xs[k], ys[k]
+        kept += 1
+    return kept
+
+
+@njit
 def list_pixels(shape, weight, sources, radius, stride, room):
     """Pixels within ``radius`` (per source, pixels) of any source of a group.
 
-    ``stride`` 2 keeps a chequer-board (x + y even), 4 every second row and column.
-    Pixels of zero weight are left out.  At most ``room`` pixels are listed.
+    ``stride`` 2 keeps a chequer-board (x + y even), 4 every second row and column; 0
+    takes the first of 1, 2, 4 that lists at most ``MANY_PIXELS``.  Pixels of zero weight
+    are left out.  At most ``room`` pixels are listed.
     """
     ny, nx = shape
     x0 = max(0, math.floor((sources[:, 1] - radius).min()))
@@ -96,6 +111,10 @@ def list_pixels(shape, weight, sources, radius, stride, room):
                     xs[n], ys[n] = i, j
                     n += 1
                     break
+    if stride == 0 and n > MANY_PIXELS:
+        n = thin_out(xs, ys, n, False)
+        if n > MANY_PIXELS:
+            n = thin_out(xs, ys, n, True)
     return xs[:n], ys[:n]
 
 

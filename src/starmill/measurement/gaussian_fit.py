@@ -142,7 +142,7 @@ def fit_gaussians(
     bounds: NDArray[np.float64],
     free: Sequence[bool] = (True,) * 6,
     order: int = 0,
-    stride: int = 1,
+    stride: int = 0,
     correlation: NDArray[np.float64] | None = None,
     generalised: bool = True,
     ridge: float = 0.003,
@@ -171,8 +171,8 @@ def fit_gaussians(
         Whether peak, x, y, a, b and c may change (a, b: variances along the axes; c turns the ellipse).
     order : int
         Order of the polynomial in x and y, -1 for none.
-    stride : {1, 2, 4}
-        Use every pixel, every second one in a chequer-board, or every fourth.
+    stride : {0, 1, 2, 4}
+        Use every pixel, every second one in a chequer-board, or every fourth; 0 thins out large groups.
     correlation : (2h + 1, 2h + 1) array, optional
         Noise correlation by lag.
     generalised : bool

@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 
 from starmill.datamodel.catalog import MINIMAL_COLUMNS, Catalog, Column, Schema
 from starmill.datamodel.cube import SkyMap, sky_jacobian
+from starmill.errors import InputError
 from starmill.measurement.elliptical_photometry import EllipseSums
 from starmill.measurement.gaussian_fit import GaussianFit
 
-__all__ = ["COMPACT_SCHEMA", "build_catalog", "ellipses_on_sky", "pixel_ellipses"]
+__all__ = [
+    "COMPACT_SCHEMA", "build_catalog", "detection_catalog", "ellipses_on_sky", "pixel_ellipses", "shapes_in_pixels",
+]  # fmt: skip
 
 FWHM_PER_SIGMA = 2.3548200450309493  # 2 sqrt(2 ln 2)
 
@@ -122,14 +125,57 @@ def pixel_ellipses(
         out[:, 2:4] = ratio * FWHM_PER_SIGMA * sources[:, 3:5]
         out[:, 4] = sources[:, 5]
         return out
-    inverse = np.linalg.inv(sky_jacobian(sky_map.wcs, sources[:, 1], sources[:, 2]))
-    along = np.array([np.sin(np.radians(angle)), np.cos(np.radians(angle))])
-    across = np.array([along[1], -along[0]])
-    shape = fixed_axes[0] ** 2 * np.outer(along, along) + fixed_axes[1] ** 2 * np.outer(across, across)
-    values, vectors = np.linalg.eigh(inverse @ shape @ np.swapaxes(inverse, 1, 2))
-    out[:, 2], out[:, 3] = ratio * np.sqrt(values[:, 1]), ratio * np.sqrt(values[:, 0])
-    out[:, 4] = np.arctan2(vectors[:, 1, 1], vectors[:, 0, 1])
+    same = np.broadcast_to((*fixed_axes, angle), (sources.shape[0], 3))
+    fixed = shapes_in_pixels(sky_map, sources[:, 1], sources[:, 2], same)
+    out[:, 2:4] = ratio * FWHM_PER_SIGMA * fixed[:, :2]
+    out[:, 4] = fixed[:, 2]
     return out
+
+
+def shapes_in_pixels(
+    sky_map: SkyMap, x: NDArray[np.float64], y: NDArray[np.float64], shapes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Turn ellipses on the sky into ellipses of the pixel grid.
+
+    Parameters
+    ----------
+    sky_map : SkyMap
+    x, y : (n,) arrays, pixel
+    shapes : (n, 3) array
+        FWHM of the major and of the minor axis (arcsec), position angle (degree, east of north).
+
+    Returns
+    -------
+    ellipses : (n, 3) array
+        Standard deviations along the major and minor axis (pixel), theta (radian, counter-clockwise from +x).
+    """
+    if not (np.isfinite(shapes).all() and (shapes[:, :2] > 0).all()):
+        raise InputError("the axes of given source shapes must be positive numbers")
+    inverse = np.linalg.inv(sky_jacobian(sky_map.wcs, x, y))
+    angle = np.radians(shapes[:, 2])
+    axes = np.stack(
+        [np.stack([np.sin(angle), np.cos(angle)], -1), np.stack([np.cos(angle), -np.sin(angle)], -1)], -1
+    )
+    covariance = (axes * (shapes[:, None, :2] / FWHM_PER_SIGMA) ** 2) @ np.swapaxes(axes, 1, 2)
+    values, vectors = np.linalg.eigh(inverse @ covariance @ np.swapaxes(inverse, 1, 2))
+    theta = np.arctan2(vectors[:, 1, 1], vectors[:, 0, 1])
+    return np.stack([np.sqrt(values[:, 1]), np.sqrt(values[:, 0]), theta], axis=1)
+
+
+def detection_catalog(
+    sky_map: SkyMap,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    significance: NDArray[Any],
+    shoulder_score: NDArray[Any],
+) -> Catalog:
+    """Return a catalogue of positions only; what was not measured is NaN."""
+    columns = {
+        "id": np.arange(1, x.size + 1), "x": x, "y": y, **_sky_positions(sky_map, x, y),
+        "significance": significance, "shoulder_score": shoulder_score, "group_size": np.ones(x.size, int),
+        "aperture_flux_flag": np.ones(x.size, bool),
+    }  # fmt: skip
+    return Catalog(COMPACT_SCHEMA, columns, n=x.size)
 
 
 def _sky_positions(

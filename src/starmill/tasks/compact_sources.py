@@ -27,7 +27,7 @@ from starmill.measurement.gaussian_fit import GaussianFit, fit_gaussians, start_
 from starmill.measurement.neighbours import draw_sources, source_pixels
 from starmill.photocal.units import jansky_per_pixel_factor
 from starmill.tasks.base import Result, Task
-from starmill.tasks.compact_catalog import build_catalog, pixel_ellipses
+from starmill.tasks.compact_catalog import build_catalog, detection_catalog, pixel_ellipses, shapes_in_pixels
 from starmill.tasks.compact_sources_config import CompactSourcesConfig
 
 __all__ = ["CompactSourcesTask"]
@@ -63,7 +63,9 @@ class CompactSourcesTask(Task):
     reads = {"sky_map": "sky_map"}
     writes = {"catalog": "compact_sources", "background": "map_background", "model": "map_model"}
 
-    def run(self, *, sky_map: SkyMap, positions: NDArray[Any] | None = None) -> Result:
+    def run(
+        self, *, sky_map: SkyMap, positions: NDArray[Any] | None = None, shapes: NDArray[Any] | None = None
+    ) -> Result:
         """Photometer one map.
 
         Parameters
@@ -71,6 +73,9 @@ class CompactSourcesTask(Task):
         sky_map : SkyMap
         positions : (n, 2) array, pixel, optional
             x, y of the sources; searched for when not given.
+        shapes : (n, 3) array, arcsec, arcsec and degree, optional
+            FWHM along the major and minor axis and position angle of sources at given positions; then only their
+            peaks are fitted, and the apertures have these shapes.
 
         Returns
         -------
@@ -92,18 +97,44 @@ class CompactSourcesTask(Task):
             else:
                 peaks = _given_peaks(data, np.asarray(positions, float).reshape(-1, 2))
         with self.timer("fit"):
-            fit, groups, hidden = self._first_fits(data, peaks, filter_name, search=positions is None)
+            fixed = (
+                None
+                if shapes is None
+                else shapes_in_pixels(sky_map, peaks.x, peaks.y, np.asarray(shapes, float))
+            )
+            fit, groups, hidden = self._first_fits(
+                data, peaks, filter_name, search=positions is None, shapes=fixed
+            )
             level, noise = self._noise(data, fit.sources)
             if self.config.fit.background == "shared":
-                fit, groups = self._final_fit(data, fit, level, noise)
+                fit, groups = self._final_fit(data, fit, level, noise, fixed_shapes=fixed is not None)
             else:
                 level = np.zeros_like(level)
             keep = self._keep(data, fit, fixed=positions is not None)
             fit, hidden, groups = _select(fit, keep), hidden[keep], _select_groups(groups, keep)
         with self.timer("photometry"):
             result = self._measure(sky_map, data, fit, groups, level, noise, hidden, jy_per_pixel)
+        result.notes = {
+            "Filter": filter_name,
+            "Noise (median local rms)": f"{np.nanmedian(result.rms):.6g} {sky_map.unit}",
+        }
         self.metadata |= {"sources": len(result.catalog), "filter": filter_name, "groups": len(groups)}
         return result
+
+    def detect(self, *, sky_map: SkyMap) -> Result:
+        """Find the peaks of a map and measure nothing.
+
+        Returns
+        -------
+        result : Result
+            ``catalog`` with positions, significance and shoulder score; fluxes are NaN.
+        """
+        self._unit_factor(sky_map)
+        data = self._prepare(sky_map)
+        peaks = self._detect(data, data.image, self._filter_name(data), self.config.detection.threshold)
+        blank = np.where(data.valid, data.image, np.nan)
+        score = shoulder_scores(blank, peaks.x, peaks.y, data.fwhm)
+        return Result(catalog=detection_catalog(sky_map, peaks.x, peaks.y, peaks.significance, score))
 
     def _unit_factor(self, sky_map: SkyMap) -> float:
         return jansky_per_pixel_factor(
@@ -143,7 +174,7 @@ class CompactSourcesTask(Task):
     def _detect(self, data: _Prepared, image: NDArray[Any], filter_name: str, threshold: float) -> PointPeaks:
         """Peaks of the band-passed map over the noise of that map."""
         config = self.config.detection
-        filtered = band_pass(image, data.valid, data.sigma, filter_name)
+        filtered = band_pass(image * data.weight, data.valid, data.sigma, filter_name)
         local = config.noise == "local"
         noise = cell_rms(
             filtered, data.valid, max(24, int(config.noise_cell * data.fwhm)) if local else max(image.shape)
@@ -181,17 +212,25 @@ class CompactSourcesTask(Task):
         return peaks.select(keep)
 
     def _bounds(
-        self, data: _Prepared, sources: NDArray[np.float64], low: float, high: float
+        self, data: _Prepared, sources: NDArray[np.float64], low: float, high: float, fixed_shapes: bool
     ) -> NDArray[np.float64]:
         config = self.config.fit
         bounds = np.empty((sources.shape[0], 5))
         bounds[:, 0], bounds[:, 1] = low * sources[:, 0], high * sources[:, 0]
         bounds[:, 2], bounds[:, 3] = config.min_size * data.sigma, config.max_size * data.sigma
         bounds[:, 4] = config.max_shift * data.fwhm if config.vary_position else 0.0
+        if fixed_shapes:
+            bounds[:] = (-np.inf, np.inf, 0.0, np.inf, np.inf)
         return bounds
 
     def _first_fits(
-        self, data: _Prepared, peaks: PointPeaks, filter_name: str, *, search: bool
+        self,
+        data: _Prepared,
+        peaks: PointPeaks,
+        filter_name: str,
+        *,
+        search: bool,
+        shapes: NDArray[Any] | None,
     ) -> tuple[GaussianFit, SourceGroups, NDArray[np.bool_]]:
         """Ordinary fits with a local plane, repeated with what the residual map reveals."""
         detection, config = self.config.detection, self.config.fit
@@ -200,6 +239,8 @@ class CompactSourcesTask(Task):
         smooth = smooth_map(data.image, data.valid, 2.5 * data.sigma)
         sources = self._starts(data, data.image - smooth, peaks)
         hidden = np.zeros(sources.shape[0], bool)
+        if shapes is not None:
+            sources[:, 3:6] = shapes
         for search_number in range(detection.residual_passes + 1):
             groups = group_sources(
                 sources[:, 1],
@@ -209,7 +250,8 @@ class CompactSourcesTask(Task):
             )
             fit = fit_gaussians(
                 data.image, data.weight, sources, groups, radius=radius * data.fwhm,
-                bounds=self._bounds(data, sources, 0.2, 5.0), free=self._free(), order=order,
+                bounds=self._bounds(data, sources, 0.2, 5.0, shapes is not None), free=self._free(shapes is not None),
+                order=order,
                 loss=config.loss, f_scale=config.f_scale, max_iterations=config.max_iterations,
                 tolerance=config.tolerance,
             )  # fmt: skip
@@ -233,9 +275,9 @@ class CompactSourcesTask(Task):
         height = np.maximum(detrended[row, column] / lost, 0.3 * peaks.value)
         return start_sources(np.maximum(height, 1e-6), peaks.x, peaks.y, data.axes, data.theta)
 
-    def _free(self) -> tuple[bool, ...]:
-        move = self.config.fit.vary_position
-        return (True, move, move, True, True, True)
+    def _free(self, fixed_shapes: bool) -> tuple[bool, ...]:
+        move = self.config.fit.vary_position and not fixed_shapes
+        return (True, move, move, *(not fixed_shapes,) * 3)
 
     def _noise(self, data: _Prepared, sources: NDArray[np.float64]) -> tuple[NDArray[np.float32], MapNoise]:
         config = self.config.noise
@@ -249,7 +291,7 @@ class CompactSourcesTask(Task):
         return level, noise
 
     def _final_fit(
-        self, data: _Prepared, fit: GaussianFit, level: NDArray[Any], noise: MapNoise
+        self, data: _Prepared, fit: GaussianFit, level: NDArray[Any], noise: MapNoise, *, fixed_shapes: bool
     ) -> tuple[GaussianFit, SourceGroups]:
         """Fit again with the full covariance of noise and background."""
         config = self.config.fit
@@ -263,7 +305,7 @@ class CompactSourcesTask(Task):
         weight = np.where(data.valid, 1.0 / noise.rms, 0.0)
         final = fit_gaussians(
             data.image - level, weight, sources, groups, radius=config.radius * data.fwhm,
-            bounds=self._bounds(data, sources, 0.1, 5.0), free=self._free(), order=config.order,
+            bounds=self._bounds(data, sources, 0.1, 5.0, fixed_shapes), free=self._free(fixed_shapes), order=config.order,
             correlation=noise.correlation, ridge=config.ridge, loss=config.loss, f_scale=config.f_scale,
             max_iterations=config.max_iterations, tolerance=config.tolerance,
         )  # fmt: skip
@@ -276,7 +318,11 @@ class CompactSourcesTask(Task):
         peak, error = fit.sources[:, 0], fit.peak_err
         with np.errstate(invalid="ignore", divide="ignore"):
             keep = ~(peak < self.config.fit.min_significance * error)
-        keep &= np.isfinite(fit.sources).all(axis=1) & (peak > 0)
+        keep &= np.isfinite(fit.sources).all(axis=1) & (peak > 0) & (error > 0) & (fit.status < 2)
+        row, column = np.rint(fit.sources[:, 2]).astype(int), np.rint(fit.sources[:, 1]).astype(int)
+        ny, nx = data.image.shape
+        keep &= (row >= 0) & (row < ny) & (column >= 0) & (column < nx)
+        keep &= data.valid[np.clip(row, 0, ny - 1), np.clip(column, 0, nx - 1)]
         chosen = np.flatnonzero(keep)
         twins = thin_pairs(
             fit.sources[chosen, 1], fit.sources[chosen, 2], peak[chosen], self.config.fit.merge * data.fwhm

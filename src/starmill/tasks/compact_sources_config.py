@@ -77,7 +77,7 @@ class FitConfig(Config):
     max_iterations: int = field(30, "steps of one fit", ge=1)
     tolerance: float = field(1e-3, "relative decrease of chi2 that ends a fit", gt=0)
     ridge: float = field(0.003, "uncorrelated part of the noise variance", gt=0)
-    min_significance: float = field(3.0, "sources with a smaller peak over its error are dropped", ge=0)
+    min_significance: float = field(4.0, "sources with a smaller peak over its error are dropped", ge=0)
     merge: float = field(
         0.35, "of two fitted sources closer than this the fainter is dropped", unit="beam", ge=0
     )
