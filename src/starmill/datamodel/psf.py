@@ -35,7 +35,7 @@ _KINDS: dict[str, type[Psf]] = {}
 
 
 def shift_images(
-    images: NDArray[Any], dx: Any, dy: Any, order: int = 5, *, preserve_moments: bool = False
+    images: NDArray[Any], dx: Any, dy: Any, order: int = 5, *, kaiser: bool = False
 ) -> Float:
     """Shift small images by Lanczos interpolation; what lies outside an image counts as zero.
 
@@ -46,9 +46,9 @@ def shift_images(
         Positive moves the light to larger x and y.
     order : int
         Half width of the interpolation kernel.
-    preserve_moments : bool
-        Correct the weights so that quadratics are interpolated exactly: the size of a well sampled star
-        then does not change by the per mille that plain Lanczos weights cost.
+    kaiser : bool
+        Use Kaiser-windowed weights: the size of a well sampled star then changes by 1e-4 instead of the
+        1.6e-3 of Lanczos weights.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def shift_images(
     out = np.empty_like(stack)
     n = len(stack)
     dx, dy = (np.ascontiguousarray(np.broadcast_to(np.asarray(d, np.float64), n)) for d in (dx, dy))
-    shift_stack(stack, dx, dy, order, out, preserve_moments)
+    shift_stack(stack, dx, dy, order, out, kaiser)
     return out[0] if single else out
 
 
@@ -82,11 +82,22 @@ def adaptive_moments(images: NDArray[Any], max_iterations: int = 100) -> Float:
     Returns
     -------
     moments : (n, 3) array, pixel\\ **2
-        ``xx, yy, xy``; NaN where the iteration does not converge.
+        ``xx, yy, xy``; NaN where the iteration does not converge. Images narrower than about 1.6 pixels (FWHM)
+        are integrated over the area of the pixels, which adds 1/12 pixel\\ **2.
     """
     images = np.asarray(images, np.float64)
     size = images.shape[1]
-    r = np.arange(size) - size // 2
+    moments = _matched_moments(images, np.arange(size) - size // 2, max_iterations)
+    failed = np.isnan(moments).any(axis=1) & np.isfinite(images).all(axis=(1, 2))
+    if failed.any():
+        # narrower than the pixels resolve: take them as constant over their area, in 4 x 4 parts
+        fine = np.repeat(np.repeat(images[failed], 4, axis=1), 4, axis=2)
+        moments[failed] = _matched_moments(fine, (np.arange(4 * size) + 0.5) / 4 - 0.5 - size // 2, max_iterations)
+    return moments
+
+
+def _matched_moments(images: Float, r: NDArray[Any], max_iterations: int) -> Float:
+    """Return the moments ``xx, yy, xy`` of images whose samples lie at ``r`` along both axes, (n, 3)."""
     x, y = r[None, None, :], r[None, :, None]
     moments = np.tile([2.0, 2.0, 0.0], (len(images), 1))
     active = np.arange(len(images))
@@ -306,8 +317,8 @@ class PixelBasisPsf(Psf):
         Samples of the basis images in one detector pixel: 1 for images on the detector's grid.
     average_position : (x, y), optional
         Centre of the box of the first field when not given.
-    preserve_moments : bool
-        Interpolate with moment-preserving weights, see :func:`shift_images`.
+    kaiser : bool
+        Interpolate with Kaiser-windowed weights, see :func:`shift_images`.
     """
 
     kind = "pixel_basis"
@@ -320,9 +331,9 @@ class PixelBasisPsf(Psf):
         size: int | None = None,
         samples_per_pixel: float = 1.0,
         average_position: tuple[float, float] | None = None,
-        preserve_moments: bool = False,
+        kaiser: bool = False,
     ) -> None:
-        self.preserve_moments = bool(preserve_moments)
+        self.kaiser = bool(kaiser)
         self.basis = np.ascontiguousarray(basis, np.float64)
         if self.basis.ndim != 3 or self.basis.shape[1] != self.basis.shape[2] or len(self.basis) != len(fields):
             raise InputError(f"basis images of shape {self.basis.shape} do not go with {len(fields)} fields")
@@ -354,7 +365,7 @@ class PixelBasisPsf(Psf):
 
         out = np.empty((len(models), self.size, self.size))
         models = np.ascontiguousarray(models)
-        sample_stack(models, dx, dy, self.size, self.samples_per_pixel, 4, out, self.preserve_moments)
+        sample_stack(models, dx, dy, self.size, self.samples_per_pixel, 5 if self.kaiser else 4, out, self.kaiser)
         return out
 
     def kernels_at(self, x: Any, y: Any) -> Float:
@@ -371,7 +382,7 @@ class PixelBasisPsf(Psf):
         ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
         if self.samples_per_pixel == 1:
             kernels = self.kernels_at(x, y)
-            images = shift_images(kernels, x - ix, y - iy, preserve_moments=self.preserve_moments)
+            images = shift_images(kernels, x - ix, y - iy, kaiser=self.kaiser)
             return images, ix - self.size // 2, iy - self.size // 2
         images = self._sampled(self._models_at(x, y), x - ix, y - iy)
         half = self.size // 2
@@ -385,7 +396,7 @@ class PixelBasisPsf(Psf):
             "size": self.size,
             "samples_per_pixel": self.samples_per_pixel,
             "average_position": list(self.average_position),
-            "preserve_moments": self.preserve_moments,
+            "kaiser": self.kaiser,
         }
 
     @classmethod
@@ -397,7 +408,7 @@ class PixelBasisPsf(Psf):
             size=data["size"],
             samples_per_pixel=data["samples_per_pixel"],
             average_position=(x, y),
-            preserve_moments=data.get("preserve_moments", False),
+            kaiser=data.get("kaiser", False),
         )
 
     def __repr__(self) -> str:

@@ -10,12 +10,9 @@ Levenberg-Marquardt on (a, x, y, q11, q12, q22, b[, ln beta]), weights 1/varianc
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from starmill.kernels._jit import fast_njit, njit
-from starmill.kernels.lanczos import lanczos_weights, preserve_moments
 
 _N_MAX = 8
 
@@ -314,34 +311,3 @@ def star_residuals(images, models, good, weights, flux, shift_x, shift_y, backgr
                 count += 1
         chi2[k] = total
         n_used[k] = count
-
-
-@njit
-def fill_sampling_matrices(offset, step, order, matrices):
-    """Fill the matrices that sample a grid of ``step`` points per pixel at the pixels of each star.
-
-    Parameters
-    ----------
-    offset : (n,) float64, pixel
-        Star from the centre of the central pixel along this axis.
-    step, order : int
-        Grid points per pixel; half width of the (moment-preserving) Lanczos kernel.
-    matrices : (n, size, grid) float32
-        Output, zero where the kernel does not reach.
-    """
-    n, size, grid = matrices.shape
-    weights = np.empty(2 * order)
-    for k in range(n):
-        base = math.floor(-offset[k] * step)
-        fraction = -offset[k] * step - base
-        lanczos_weights(fraction, order, weights)
-        preserve_moments(fraction, order, weights)
-        first = int(base) - order + 1 + grid // 2 - (size // 2) * step
-        for i in range(size):
-            row = matrices[k, i]
-            for g in range(grid):
-                row[g] = 0.0
-            for j in range(2 * order):
-                g = first + i * step + j
-                if 0 <= g < grid:
-                    row[g] = weights[j] * step

@@ -18,12 +18,12 @@ import numpy as np
 from starmill.datamodel.psf import PixelBasisPsf
 from starmill.datamodel.psf_models import MoffatPsf
 from starmill.errors import AlgorithmError
-from starmill.kernels.psf_fit import fill_sampling_matrices
+from starmill.kernels.lanczos import fill_sampling_matrices
 from starmill.psf_modelling.consistency import PsfFit, choose_consistent, recentred
 from starmill.psf_modelling.spatial_fit import spatial_terms, supported_order, unit_fields
 from starmill.psf_modelling.star_scaling import scale_and_mask
 
-_NATIVE_ORDER, _OVERSAMPLED_ORDER = 5, 4  # half widths of the Lanczos kernels, as in PixelBasisPsf
+_KERNEL_ORDER = 5  # half width of the interpolation kernel, as in PixelBasisPsf
 _PRIOR_RELATIVE = 0.2  # how far a pixel may leave the analytic model, relative to the model ...
 _PRIOR_OF_PEAK = 2e-3  # ... and relative to the peak
 
@@ -119,7 +119,7 @@ def fit_pixel_grid_psf(
         size=stamps.size,
         samples_per_pixel=float(step),
         average_position=position,
-        preserve_moments=True,
+        kaiser=True,
     )
     return PsfFit(psf, used, current.x, current.y, scales, current.good, order)
 
@@ -155,11 +155,10 @@ def sampling_operators(dx, dy, size, grid, step):
     rows, columns : (n, size, grid) float32
         A star is ``rows @ model @ columns.T``.
     """
-    order = _NATIVE_ORDER if step == 1 else _OVERSAMPLED_ORDER
     operators = []
     for offset in (dy, dx):
         matrices = np.empty((len(offset), size, grid), dtype=np.float32)
-        fill_sampling_matrices(np.ascontiguousarray(offset), step, order, matrices)
+        fill_sampling_matrices(np.ascontiguousarray(offset), step, _KERNEL_ORDER, matrices)
         operators.append(matrices)
     return tuple(operators)
 

@@ -120,7 +120,7 @@ def fit_principal_component_psf(
             current = recentred(current, stamps, scales, used, box, n_order)
     fields = [field_from_terms(box, n_order, row) for row in coefficients]
     position = (float(np.mean(current.x[used])), float(np.mean(current.y[used])))
-    psf = PixelBasisPsf(basis, fields, average_position=position, preserve_moments=True)
+    psf = PixelBasisPsf(basis, fields, average_position=position, kaiser=True)
     return PsfFit(psf, used, current.x, current.y, scales, current.good, n_order)
 
 
@@ -171,7 +171,7 @@ def component_images(stamps, chosen, models, flux, noise, n_components, max_pass
         raise AlgorithmError("no star is left for the principal components", numbers={"stars": 0})
     scale = flux[stars, None, None]
     filled = np.where(stamps.good[stars], stamps.images[stars], models[stars] * scale)
-    centred = shift_images(filled, -stamps.dx[stars], -stamps.dy[stars], preserve_moments=True) / scale
+    centred = shift_images(filled, -stamps.dx[stars], -stamps.dy[stars], kaiser=True) / scale
     n, size = len(stars), stamps.size
     weight = 1.0 / np.hypot(noise[stars], _NOISE_FLOOR)[:, None]
     data = centred.reshape(n, -1) * weight

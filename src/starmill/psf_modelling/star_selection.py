@@ -118,6 +118,7 @@ def select_stars(
         width = np.sqrt(0.5 * (xx + yy))
         e1, e2 = (xx - yy) / (xx + yy), 2.0 * xy / (xx + yy)
         measured = np.isfinite(snr) & np.isfinite(width) & np.isfinite(xy) & (xx * yy > xy * xy) & ~bad
+        measured &= np.isfinite(x) & np.isfinite(y)
         bright = measured & (snr >= min_snr)
         good = bright & (width >= min_width) & (width <= max_width)
     numbers: dict[str, int | float] = {
