@@ -58,11 +58,11 @@ def sharper_than_psf(
     """Test one pixel; returns whether it is a cosmic ray, and the value that replaces it.
 
     ``contrast`` holds the largest allowed ratio of neighbour to centre along y, along x, and diagonally.
-    Pairs of neighbours with a bad pixel do not count. A negative ``n_sigma`` is an absolute threshold on the
+    Pairs of neighbours with a bad pixel do not count; a variance that is not positive is unknown. A negative ``n_sigma`` is an absolute threshold on the
     value instead.
     """
     value = np.float64(image[y, x])
-    if not value >= 0.0:
+    if not (value >= 0.0 and variance[y, x] > 0.0):
         return False, value
     sigma = np.sqrt(np.float64(variance[y, x]))
     ns, ns_noise = _pair(image, variance, mask, reject_bits, y, x, 1, 0)

@@ -132,7 +132,7 @@ def repair_flagged(image, variance, mask, bits, set_bits, table, fallback):
     Parameters
     ----------
     image, variance : (ny, nx) float arrays
-        Finite; changed in place; an empty variance is left out.
+        Changed in place; pixels that are not finite are never used; an empty variance is left out.
     mask : (ny, nx) int32 array
         Pixels with any of ``bits`` are replaced and get ``set_bits``; changed in place.
     table : array
@@ -148,6 +148,7 @@ def repair_flagged(image, variance, mask, bits, set_bits, table, fallback):
     wanted = np.int32(bits)
     added = np.int32(set_bits)
     bad = np.empty(nx, np.bool_)
+    unusable = np.empty(nx, np.bool_)
     n_runs = 0
     for y in range(ny):
         flags = mask[y]
@@ -156,9 +157,10 @@ def repair_flagged(image, variance, mask, bits, set_bits, table, fallback):
             seen |= flags[x]
         if seen & wanted == 0:
             continue
+        row = image[y]
         for x in range(nx):
             bad[x] = flags[x] & wanted != 0
-        row = image[y]
+            unusable[x] = bad[x] or not row[x] - row[x] == 0
         noise = variance[y] if variance.size > 0 else variance[:0, 0]
         x = 0
         while x < nx:
@@ -168,7 +170,7 @@ def repair_flagged(image, variance, mask, bits, set_bits, table, fallback):
             start = x
             while x < nx and bad[x]:
                 x += 1
-            left, right = _good_neighbours(bad, start, x)
+            left, right = _good_neighbours(unusable, start, x)
             if left + right == 0:
                 row[start:x] = fallback
                 continue
