@@ -18,7 +18,8 @@ from starmill.datamodel.geometry import Box
 from starmill.datamodel.spline_field import SplineField
 from starmill.errors import AlgorithmError, InputError
 from starmill.numerics.field_fit import fit_chebyshev
-from starmill.numerics.statistics import ALL_BITS, mesh_statistics
+from starmill.numerics.statistics import ALL_BITS, MeshStatistics, mesh_statistics
+from starmill.numerics.tiles import map_tiles, row_bands
 
 STATISTICS = ("clipped_mean", "mean", "median")
 MODELS = ("chebyshev", "spline")
@@ -284,9 +285,13 @@ def estimate_background(
         When no pixel can be used, or the nodes are too few and ``undersampling`` is ``raise``.
     """
     if undersampling not in UNDERSAMPLING:
-        raise InputError(f"unknown rule {undersampling!r} for too few nodes (known: {', '.join(UNDERSAMPLING)})")
+        raise InputError(
+            f"unknown rule {undersampling!r} for too few nodes (known: {', '.join(UNDERSAMPLING)})"
+        )
     size_x, size_y = (bin_size, bin_size) if np.isscalar(bin_size) else bin_size
-    needed = 1 + (order if np.isscalar(order) else max(order)) if model == "chebyshev" else _LEAST_NODES[spline]
+    needed = (
+        1 + (order if np.isscalar(order) else max(order)) if model == "chebyshev" else _LEAST_NODES[spline]
+    )
     found = min(math.ceil(image.shape[1] / size_x), math.ceil(image.shape[0] / size_y))
     if found < needed and undersampling == "raise":
         raise AlgorithmError(
@@ -305,7 +310,26 @@ def estimate_background(
     return Background(field=field, mesh=mesh, model=model, order=used_order)
 
 
-def _levels(cells, statistic: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def subtract_field(image: NDArray[np.float32], field: Field, box: Box) -> None:
+    """Subtract a field from an image in place, in bands of rows so that no whole model image is made.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32 array
+        Changed.
+    field : Field
+    box : Box
+        The pixels of the image, parent frame.
+    """
+
+    def one_band(rows: tuple[int, int]) -> None:
+        band = Box(box.x0, box.y0 + rows[0], box.width, rows[1] - rows[0])
+        image[rows[0] : rows[1]] -= field.image(band, np.float32)
+
+    map_tiles(one_band, row_bands(box.height))
+
+
+def _levels(cells: MeshStatistics, statistic: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Level and standard error of the cells."""
     if statistic == "clipped_mean":
         return cells.clipped_mean, cells.clipped_mean_err

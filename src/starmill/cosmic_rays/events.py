@@ -46,13 +46,13 @@ class CosmicRays:
 
 
 def no_cosmic_rays() -> CosmicRays:
-    """Result for an image without any."""
+    """Return the result for an image without any."""
     none = np.empty(0, np.float32)
     return CosmicRays(FootprintSet.empty(), np.empty((0, 2), np.int64), none, none)
 
 
 def spans_of(pixels: NDArray, owners: NDArray | int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Runs of pixels of the same owner and row, sorted by owner, y, x; repeated pixels count once.
+    """Return runs of pixels of the same owner and row, sorted by owner, y, x; repeated pixels count once.
 
     Parameters
     ----------
@@ -121,7 +121,16 @@ def replacement(
     values, variances = np.empty(len(pixels)), np.empty(len(pixels))
     straight, diagonal = run_weights(1.0, longest), run_weights(1.0, longest, float(np.sqrt(2.0)))
     kernel.predict_pixels(
-        image, variance, bad, pixels.astype(np.int32), straight, diagonal, _REACH, float(background), values, variances
+        image,
+        variance,
+        bad,
+        pixels.astype(np.int32),
+        straight,
+        diagonal,
+        _REACH,
+        float(background),
+        values,
+        variances,
     )
     return values.astype(np.float32), variances.astype(np.float32)
 

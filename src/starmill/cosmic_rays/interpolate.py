@@ -144,7 +144,9 @@ def interpolate_rows(
     """
     if image.shape != bad.shape or (variance is not None and variance.shape != image.shape):
         shape = None if variance is None else variance.shape
-        raise InputError(f"image {image.shape}, bad pixels {bad.shape} and variance {shape} have different shapes")
+        raise InputError(
+            f"image {image.shape}, bad pixels {bad.shape} and variance {shape} have different shapes"
+        )
     new_image = np.array(image, dtype=np.float32)
     new_variance = np.empty((0, 0), np.float32) if variance is None else np.array(variance, dtype=np.float32)
     unusable = bad | ~np.isfinite(new_image)

@@ -27,7 +27,6 @@ from starmill.kernels import cosmic_rays as kernel
 REMOVALS = ("predict", "noise")
 
 
-
 def contrast_limits(psf_image: NDArray[np.floating], factor: float) -> NDArray[np.float64]:
     """Largest ratio of neighbour to centre that a cosmic ray may have: along y, along x, diagonally.
 
@@ -133,7 +132,15 @@ def find_cosmic_rays(
     if min(work.shape) < 3:
         return no_cosmic_rays()
     pixels, values, complete = kernel.find_sharp_pixels(
-        work, noise, planes, *bits, float(n_sigma), contrast, float(noise_factor), float(background), int(max_pixels)
+        work,
+        noise,
+        planes,
+        *bits,
+        float(n_sigma),
+        contrast,
+        float(noise_factor),
+        float(background),
+        int(max_pixels),
     )
     if not complete:
         raise TooManyCosmicRaysError(

@@ -52,14 +52,12 @@ def _pair(image, variance, mask, reject_bits, y, x, dy, dx):
 
 
 @njit
-def sharper_than_psf(
-    image, variance, mask, reject_bits, y, x, n_sigma, contrast, noise_factor, background
-):
+def sharper_than_psf(image, variance, mask, reject_bits, y, x, n_sigma, contrast, noise_factor, background):
     """Test one pixel; returns whether it is a cosmic ray, and the value that replaces it.
 
     ``contrast`` holds the largest allowed ratio of neighbour to centre along y, along x, and diagonally.
-    Pairs of neighbours with a bad pixel do not count; a variance that is not positive is unknown. A negative ``n_sigma`` is an absolute threshold on the
-    value instead.
+    Pairs of neighbours with a bad pixel do not count; a variance that is not positive is unknown, and the pixel is
+    not taken. A negative ``n_sigma`` is an absolute threshold on the value instead.
     """
     value = np.float64(image[y, x])
     if not (value >= 0.0 and variance[y, x] > 0.0):
@@ -170,7 +168,7 @@ def find_sharp_pixels(
 
 @njit
 def _doubled(pixels, values, limit):
-    """Copies of the lists with twice the room, at most ``limit``."""
+    """Return copies of the lists with twice the room, at most ``limit``."""
     n = values.size
     capacity = min(2 * n, limit)
     more_pixels = np.empty((capacity, 2), np.int32)

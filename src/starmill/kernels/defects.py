@@ -49,7 +49,7 @@ def _fill_run(row, variance, start, n, n_left, n_right, table):
 
 @njit
 def _good_neighbours(bad, start, stop):
-    """Number of adjacent good pixels (at most two) left of ``start`` and right of ``stop - 1``."""
+    """Count adjacent good pixels (at most two) left of ``start`` and right of ``stop - 1``."""
     n = bad.size
     left = 0
     if start >= 1 and not bad[start - 1]:
@@ -160,7 +160,7 @@ def repair_flagged(image, variance, mask, bits, set_bits, table, fallback):
         row = image[y]
         for x in range(nx):
             bad[x] = flags[x] & wanted != 0
-            unusable[x] = bad[x] or not row[x] - row[x] == 0
+            unusable[x] = bad[x] or row[x] - row[x] != 0  # NaN and infinity
         noise = variance[y] if variance.size > 0 else variance[:0, 0]
         x = 0
         while x < nx:

@@ -5,6 +5,7 @@ the standard deviation of what the last window held. Every pass looks at all pix
 come back.
 """
 
+# ruff: noqa: FURB136 -- compare and select becomes one vector instruction, min() and max() do not
 from __future__ import annotations
 
 import numpy as np
@@ -188,7 +189,7 @@ def quantiles_inplace(values, n, fractions, work, out):
 
 @fast_njit
 def _window_sums(values, n, centre, half_width):
-    """Number, sum and sum of squares of ``v - centre`` for ``|v - centre| <= half_width``."""
+    """Return number, sum and sum of squares of ``v - centre`` for ``|v - centre| <= half_width``."""
     count = 0
     total = 0.0
     squares = 0.0

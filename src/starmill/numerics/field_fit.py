@@ -52,7 +52,7 @@ def fit_chebyshev(
     """
     coefficients, _ = fit_terms(
         "chebyshev", x, y, values, box=box, order=order, weights=weights, triangular=triangular, n_sigma=n_sigma
-    )
+    )  # fmt: skip
     return ChebyshevField(box, coefficients)
 
 
@@ -70,7 +70,7 @@ def fit_polynomial(
     """Fit an ordinary polynomial in positions scaled to [-1, 1]; arguments as :func:`fit_chebyshev`."""
     coefficients, _ = fit_terms(
         "polynomial", x, y, values, box=box, order=order, weights=weights, triangular=triangular, n_sigma=n_sigma
-    )
+    )  # fmt: skip
     return PolynomialField(box, coefficients)
 
 

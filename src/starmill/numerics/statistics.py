@@ -212,7 +212,7 @@ def median_and_sigma(values: ArrayLike) -> tuple[float, float]:
 
 
 def robust_sigma(values: ArrayLike) -> float:
-    """Standard deviation of a Gaussian with the same median absolute deviation (finite elements)."""
+    """Return the standard deviation of a Gaussian with the same median absolute deviation (finite elements)."""
     return median_and_sigma(values)[1]
 
 
@@ -237,7 +237,7 @@ def _float_array(values: ArrayLike) -> NDArray[np.floating]:
 
 
 def _mean_errors(variance: ArrayLike, n: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
-    """Standard errors of the mean and of the median of ``n`` elements of a Gaussian sample."""
+    """Return standard errors of the mean and of the median of ``n`` elements of a Gaussian sample."""
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.sqrt(np.divide(variance, n))
     if np.ndim(error) == 0:
@@ -246,7 +246,7 @@ def _mean_errors(variance: ArrayLike, n: ArrayLike) -> tuple[ArrayLike, ArrayLik
 
 
 def _std_error(variance: float, n: float) -> float:
-    """Standard error of the standard deviation of ``n`` elements of a Gaussian sample."""
+    """Return the standard error of the standard deviation of ``n`` elements of a Gaussian sample."""
     return float(np.sqrt(variance / (2 * n))) if n > 0 else np.nan
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
-from starmill.background.mesh import estimate_background
+from starmill.background.mesh import estimate_background, subtract_field
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import Field
 from starmill.tasks.base import Config, Result, Task, field
@@ -29,7 +27,9 @@ class SubtractBackgroundConfig(Config):
         "reduce_order", "when an image has fewer cells than the model needs"
     )
     filter_size: int = field(0, "side of the median filter of the cells; 0 for none", unit="cell", ge=0)
-    filter_threshold: float = field(0.0, "only cells that the filter changes by more are replaced", unit="electron", ge=0)
+    filter_threshold: float = field(
+        0.0, "only cells that the filter changes by more are replaced", unit="standard errors", ge=0
+    )
     ignored_planes: list[str] = field(
         lambda: ["BAD", "EDGE", "DETECTED", "DETECTED_NEGATIVE", "NO_DATA"],
         "mask planes whose pixels say nothing about the background",
@@ -85,8 +85,7 @@ class SubtractBackgroundTask(Task):
             origin=exposure.origin,
         )
         result: Any = exposure.copy()
-        level = found.field.image(exposure.box, np.float32)
-        np.subtract(result.image, level, out=result.masked_image.image)
-        self.metadata.update(mean=found.field.mean(), order=found.order)
-        self.debug_hook("background", exposure=result, level=level)
+        subtract_field(result.image, found.field, exposure.box)
+        self.metadata.update(mean=found.field.mean(), order=found.order, cells=found.mesh.n_valid)
+        self.debug_hook("background", exposure=result, background=found.field)
         return Result(exposure=result, background=[*(background or []), found.field], mesh=found.mesh)
