@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from starmill.datamodel.calibration import Defects, MasterFrame
 from starmill.datamodel.camera import Detector
 from starmill.datamodel.exposure import Exposure, ObservationInfo
+from starmill.datamodel.geometry import Box
 from starmill.datamodel.mask import Mask
 from starmill.datamodel.masked_image import MaskedImage
 from starmill.datamodel.raw_frame import RawFrame
@@ -154,9 +155,10 @@ class BuildCalibrationTask(Task):
             del raw, exposure
         with self.timer("combine"):
             combined = self._combine(kept)
+        pixels, defects = self._pixels(kept, combined, bias)
         with self.timer("noise"):
-            read_noise, gain = self._noise(kept, bias)
-        master, defects = self._master(kept, combined, bias, read_noise, gain)
+            read_noise, gain = self._noise(kept, bias, pixels.mask.any("BAD"))
+        master = self._master(kept, pixels, read_noise, gain)
         return Result(master=master, defects=defects, levels=kept.levels, read_noise=read_noise, gain=gain)
 
     def _check(self, raw: RawFrame, kept: _KeptFrames) -> None:
@@ -218,9 +220,12 @@ class BuildCalibrationTask(Task):
         )  # fmt: skip
 
     def _noise(
-        self, kept: _KeptFrames, bias: MasterFrame | None
+        self, kept: _KeptFrames, bias: MasterFrame | None, bad: NDArray[np.bool_]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Return read noise (electron) and gain (electron/adu) by amplifier, as far as these frames tell."""
+        """Return read noise (electron) and gain (electron/adu) by amplifier, as far as these frames tell.
+
+        Insensitive pixels must not count: they have the variance of little light at the mean of much.
+        """
         read_noise: dict[str, float] = {}
         gain: dict[str, float] = {}
         if not self.config.photon_transfer or len(kept.levels) < 2 or self.config.kind == "dark":
@@ -233,24 +238,24 @@ class BuildCalibrationTask(Task):
             known = amplifier.read_noise
             if bias is not None:
                 known = bias.properties.get(f"read_noise.{amplifier.name}", known)
-            measured = self._gain(kept, amplifier.box, amplifier.gain, known)
+            measured = self._gain(kept, amplifier.box, bad, amplifier.gain, known)
             if measured is not None:
                 gain[amplifier.name] = measured
         return read_noise, gain
 
-    def _gain(self, kept: _KeptFrames, box: Any, nominal: float, read_noise: float) -> float | None:
+    def _gain(
+        self, kept: _KeptFrames, box: Box, bad: NDArray[np.bool_], nominal: float, read_noise: float
+    ) -> float | None:
         points = []
+        cell = self.config.photon_transfer_cell
         for k in range(len(kept.levels) - 1):
             ratio = kept.levels[k] / kept.levels[k + 1]
             if not 1 / self.config.photon_transfer_ratio <= ratio <= self.config.photon_transfer_ratio:
                 continue
             first, bad1 = kept.section(k, box)
             second, bad2 = kept.section(k + 1, box)
-            points.append(
-                flat_pair_points(
-                    first / nominal, second / nominal, mask=bad1 | bad2, cell=self.config.photon_transfer_cell
-                )
-            )
+            unusable = bad1 | bad2 | bad[box.slices()]
+            points.append(flat_pair_points(first / nominal, second / nominal, mask=unusable, cell=cell))
         if not points:
             return None
         mean, variance, weight = (np.concatenate(values) for values in zip(*points, strict=True))
@@ -258,17 +263,12 @@ class BuildCalibrationTask(Task):
             return None
         return fit_photon_transfer(mean, variance, weight, read_noise / nominal).gain
 
-    def _master(
-        self,
-        kept: _KeptFrames,
-        combined: CombinedFrame,
-        bias: MasterFrame | None,
-        read_noise: dict[str, float],
-        gain: dict[str, float],
-    ) -> tuple[MasterFrame, Defects]:
-        image, variance = combined.image, combined.variance
-        kind = self.config.kind
-        mask = Mask.zeros(image.shape)
+    def _pixels(
+        self, kept: _KeptFrames, combined: CombinedFrame, bias: MasterFrame | None
+    ) -> tuple[MaskedImage, Defects]:
+        """Return the combined frame in its final unit with its mask, and the defects found in it."""
+        image, variance, kind = combined.image, combined.variance, self.config.kind
+        mask = Mask.zeros(kept.shape)
         missing = combined.count == 0
         if missing.all():
             raise AlgorithmError(
@@ -278,6 +278,8 @@ class BuildCalibrationTask(Task):
             level = frame_level(image, missing)
             image /= np.float32(level)
             variance /= np.float32(level**2)
+        if kind == "dark" and bias is not None and self.config.isr.bias:
+            variance += np.float32(np.mean(kept.scales) ** 2) * bias.variance
         if missing.any():
             mask.array[missing] |= mask.bits("BAD", "NO_DATA")
             image[missing] = 1.0 if kind == "flat" else 0.0
@@ -285,22 +287,21 @@ class BuildCalibrationTask(Task):
         defects = Defects.from_mask(bad) if bad is not None else Defects()
         if bad is not None:
             mask.set("BAD", bad)
-        info = kept.first
+        unit = {"bias": "electron", "dark": "electron/s"}.get(kind, "")
+        return MaskedImage(image, mask, variance, unit=unit), defects
+
+    def _master(
+        self, kept: _KeptFrames, pixels: MaskedImage, read_noise: dict[str, float], gain: dict[str, float]
+    ) -> MasterFrame:
+        info, kind = kept.first, self.config.kind
         properties = {f"read_noise.{name}": value for name, value in read_noise.items()}
         properties |= {f"gain.{name}": value for name, value in gain.items()}
         if kind == "dark":
-            rate = float(np.mean(kept.scales))
-            properties["dark_time"] = 1.0 / rate
-            if bias is not None and self.config.isr.bias:
-                variance += np.float32(rate**2) * bias.variance
-        pixels = MaskedImage(
-            image, mask, variance, unit={"bias": "electron", "dark": "electron/s"}.get(kind, "")
-        )
-        master = MasterFrame(
+            properties["dark_time"] = 1.0 / float(np.mean(kept.scales))
+        return MasterFrame(
             kind, pixels, camera=info.instrument, detector=info.detector,
             filter=info.filter if kind == "flat" else "", n_frames=len(kept.levels), properties=properties,
         )  # fmt: skip
-        return master, defects
 
     def _defects(self, image: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         config = self.config
