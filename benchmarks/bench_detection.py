@@ -32,7 +32,7 @@ BINS = ((600, 1000), (1000, 1500), (1500, 2500), (2500, 5000), (5000, np.inf))  
 
 
 def timed(function, repeat=3):
-    """Result and smallest CPU seconds of some calls; the first call, with compilation, does not count."""
+    """Return the result and the smallest CPU seconds of some calls; the first call, with compilation, does not count."""
     result = function()
     best = np.inf
     for _ in range(repeat):
@@ -59,7 +59,7 @@ def score(x, y, truth, unusable):
 
 
 def starmill_steps(exposure):
-    """Configurations to compare."""
+    """Run the configurations to compare."""
     for name, options in (
         ("starmill", {}),
         ("starmill, no local background", {"use_local_background": False}),
@@ -102,7 +102,12 @@ def main():
     cut = slice(0, options.size or None)
     image, mask, variance, tracks = (
         fits.getdata(options.frame / f"sci{name}.fits")[cut, cut].astype(kind)
-        for name, kind in (("", np.float32), ("_mask", np.int32), ("_var", np.float32), ("_crtruth", np.int32))
+        for name, kind in (
+            ("", np.float32),
+            ("_mask", np.int32),
+            ("_var", np.float32),
+            ("_crtruth", np.int32),
+        )
     )
     truth = Table.read(options.frame / "truth.fits")
     truth = truth[(truth["x"] < image.shape[1]) & (truth["y"] < image.shape[0])]
@@ -113,7 +118,9 @@ def main():
     unusable = binary_dilation((mask > 0) | (tracks > 0), iterations=3)
     unusable[:EDGE] = unusable[-EDGE:] = unusable[:, :EDGE] = unusable[:, -EDGE:] = True
     heads = "".join(f"{f'{a:g}-{b:g}':>11s}" for a, b in BINS)
-    print(f"{'':32s}{'CPU s':>7s}{'objects':>9s}{'peaks':>8s}{'false':>7s}  completeness at flux (e-)\n{'':65s}{heads}")
+    print(
+        f"{'':32s}{'CPU s':>7s}{'objects':>9s}{'peaks':>8s}{'false':>7s}  completeness at flux (e-)\n{'':65s}{heads}"
+    )
     for name, cpu, n, x, y in (*starmill_steps(exposure), *sep_steps(exposure, mask > 0)):
         complete, false = score(x, y, truth, unusable)
         print(f"{name:32s}{cpu:7.3f}{n:9d}{len(x):8d}{false:7d}  " + "".join(f"{c:11.4f}" for c in complete))

@@ -180,7 +180,10 @@ def test_shifted_image_gives_shifted_children():
     image, variance, mask, footprints = blend()
     first = deblend_symmetric(image, variance, mask, footprints, PSF)
     moved = FootprintSet(
-        footprints.spans + [-7, 100, 100], footprints.span_offsets, footprints.peaks.copy(), footprints.peak_offsets
+        footprints.spans + [-7, 100, 100],
+        footprints.span_offsets,
+        footprints.peaks.copy(),
+        footprints.peak_offsets,
     )
     moved.peaks["x"] += 100
     moved.peaks["y"] -= 7

@@ -16,6 +16,8 @@ def shares_with_stray(templates, inside, peaks, takes):
     out = shares(templates)
     empty = inside & (templates.sum(0) == 0)
     for y, x in zip(*np.nonzero(empty), strict=True):
-        weight = np.array([t / (1 + (y - py) ** 2 + (x - px) ** 2) for (py, px), t in zip(peaks, takes, strict=True)])
+        weight = np.array(
+            [t / (1 + (y - py) ** 2 + (x - px) ** 2) for (py, px), t in zip(peaks, takes, strict=True)]
+        )
         out[:, y, x] = weight / weight.sum()
     return out

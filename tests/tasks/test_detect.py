@@ -21,7 +21,9 @@ def _star_field(seed=0, n=40, size=300, sky=0.0, noise=5.0, sign=1.0, origin=(0,
     grid = [(25 + 50 * i, 25 + 50 * j) for i in range(6) for j in range(6)]
     truth = np.array(grid[:n]) + rng.uniform(-8, 8, (min(n, 36), 2))
     for cx, cy in truth:
-        image += sign * 4000 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * SIGMA**2)) / (2 * np.pi * SIGMA**2)
+        image += (
+            sign * 4000 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * SIGMA**2)) / (2 * np.pi * SIGMA**2)
+        )
     exposure = Exposure(
         image, None, np.full(image.shape, noise**2), origin=origin, psf=GaussianPsf(SIGMA, 21),
         info=ObservationInfo(exposure_id=7),
@@ -70,7 +72,9 @@ def test_background_is_measured_again_and_appended():
 def test_polarity(polarity):
     exposure, truth = _star_field(sign=-1.0)
     exposure.image = exposure.image + _star_field(seed=0, n=3)[0].image * 2
-    config = SourceDetectionConfig(polarity=polarity, re_estimate_background=False, use_local_background=False)
+    config = SourceDetectionConfig(
+        polarity=polarity, re_estimate_background=False, use_local_background=False
+    )
     result = SourceDetectionTask(config).run(exposure=exposure)
     planes = result.exposure.mask
     assert planes.any("DETECTED").any() == (polarity != "negative")

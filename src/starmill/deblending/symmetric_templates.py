@@ -234,12 +234,16 @@ def _run_jobs(
     return [answer for part in map_tiles(run, chunks, threads=threads) for answer in part]
 
 
-def _masked_fraction(footprints: FootprintSet, mask: NDArray[np.int32], box: Box, bits: int) -> NDArray[np.float64]:
+def _masked_fraction(
+    footprints: FootprintSet, mask: NDArray[np.int32], box: Box, bits: int
+) -> NDArray[np.float64]:
     """Part of every footprint that has no data; footprints must lie inside the image."""
     local = footprints.spans - np.array([box.y0, box.x0, box.x0], np.int32)
     inside = (local[:, 0] >= 0) & (local[:, 0] < box.height) & (local[:, 1] >= 0) & (local[:, 2] < box.width)
     if not inside.all():
-        raise InputError(f"{np.count_nonzero(~inside)} of {len(local)} spans of footprints reach outside the image")
+        raise InputError(
+            f"{np.count_nonzero(~inside)} of {len(local)} spans of footprints reach outside the image"
+        )
     if not bits:
         return np.zeros(len(footprints))
     count = count_masked(np.ascontiguousarray(local), footprints.span_offsets, mask, np.int32(bits))
@@ -260,9 +264,7 @@ def _stamp(frame: _Frame, spans: NDArray[np.int32], margin: int) -> tuple[Box, d
     shape = (int(local[:, 0].max()) + margin + 1 - y0, int(local[:, 2].max()) + margin + 1 - x0)
     pixels, variance = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     mask, inside = np.zeros(shape, np.int32), np.zeros(shape, bool)
-    cut_stamp(
-        frame.image, frame.variance, frame.mask, local, margin, y0, x0, pixels, variance, mask, inside
-    )
+    cut_stamp(frame.image, frame.variance, frame.mask, local, margin, y0, x0, pixels, variance, mask, inside)
     box = Box(x0 + frame.box.x0, y0 + frame.box.y0, shape[1], shape[0])
     return box, {"pixels": pixels, "variance": variance, "mask": mask, "inside": inside}
 
@@ -329,7 +331,12 @@ def _deblend_parent(
 
 
 def _empty_degenerate(
-    box: Box, y: NDArray[np.int64], x: NDArray[np.int64], offsets: NDArray[np.int64], flat: NDArray[Any], limit: float
+    box: Box,
+    y: NDArray[np.int64],
+    x: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    flat: NDArray[Any],
+    limit: float,
 ) -> None:
     """Empty the template of the fainter peak of every pair of like templates (peaks come brightest first)."""
     for j in range(1, len(y)):
@@ -355,7 +362,11 @@ def _cut_children(
     count_children(box.height, box.width, y, x, offsets, flat, n_pixels, n_spans)
     spans = np.zeros((n_spans.sum(), 3), np.int32)
     total = int(n_pixels.sum())
-    image, variance, mask = np.zeros(total, np.float32), np.zeros(total, np.float32), np.zeros(total, np.int32)
+    image, variance, mask = (
+        np.zeros(total, np.float32),
+        np.zeros(total, np.float32),
+        np.zeros(total, np.int32),
+    )
     collect_children(
         stamp["pixels"], stamp["variance"], stamp["mask"], keep_variance, y, x, offsets, flat,
         spans, image, variance, mask,

@@ -12,7 +12,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-__all__ = ["SourceGroups", "group_sources"]
+__all__ = ["SourceGroups", "group_sources", "link_channels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +138,46 @@ def _halve(members: NDArray[np.int64], xy: NDArray[np.float64], limit: int) -> l
         order = part[np.argsort(xy[part, axis], kind="stable")]
         waiting += [order[part.size // 2 :], order[: part.size // 2]]
     return parts
+
+
+def link_channels(
+    x: NDArray[Any], y: NDArray[Any], channel: NDArray[Any], distance: float, max_gap: int = 1
+) -> NDArray[np.int64]:
+    """Join detections of neighbouring channels that lie at the same place.
+
+    Parameters
+    ----------
+    x, y : (n,) arrays, pixel
+    channel : (n,) int array
+    distance : float, pixel
+        Largest separation between two channels.
+    max_gap : int
+        Channels in a row in which a source may be missing.
+
+    Returns
+    -------
+    label : (n,) int64 array
+        Number of the linked source, counted from 1 in the order of first appearance.
+    """
+    n = x.size
+    if n == 0:
+        return np.zeros(0, np.int64)
+    xy = np.column_stack([x, y]).astype(np.float64)
+    rows = {int(c): np.flatnonzero(channel == c) for c in np.unique(channel)}
+    first, second = [np.arange(n)], [np.arange(n)]
+    for c, here in rows.items():
+        waiting = np.ones(here.size, bool)
+        for step in range(1, max_gap + 2):
+            there = rows.get(c + step)
+            if there is None or not waiting.any():
+                continue
+            separation, index = cKDTree(xy[there]).query(xy[here], distance_upper_bound=distance)
+            joined = waiting & np.isfinite(separation)
+            first.append(here[joined])
+            second.append(there[index[joined]])
+            waiting &= ~joined
+    pairs = np.concatenate(first), np.concatenate(second)
+    graph = coo_matrix((np.ones(pairs[0].size, np.int8), pairs), shape=(n, n))
+    label = connected_components(graph, directed=False)[1]
+    _, begin, inverse = np.unique(label, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(begin, kind="stable"), kind="stable")[inverse.ravel()].astype(np.int64) + 1

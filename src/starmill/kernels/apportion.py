@@ -59,7 +59,9 @@ def share_out(inside, peak_y, peak_x, offsets, flat, is_psf, stray_rule, stray_t
             if all_psf and stray_to_psf == 0:
                 takes[:] = True
         covered = total > 0
-        _share_stray(inside, covered, peak_y, peak_x, offsets, flat, takes, stray_rule, clip_fraction, total, stray)
+        _share_stray(
+            inside, covered, peak_y, peak_x, offsets, flat, takes, stray_rule, clip_fraction, total, stray
+        )
     for i in range(n):
         ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i])
         template = flat[offsets[i] : offsets[i + 1]].reshape(2 * ry + 1, 2 * rx + 1)
@@ -151,7 +153,18 @@ def count_children(shape_y, shape_x, peak_y, peak_x, offsets, flat, n_pixels, n_
 
 @njit
 def collect_children(
-    pixels, variance, mask, keep_variance, peak_y, peak_x, offsets, flat, spans, out_pixels, out_variance, out_mask
+    pixels,
+    variance,
+    mask,
+    keep_variance,
+    peak_y,
+    peak_x,
+    offsets,
+    flat,
+    spans,
+    out_pixels,
+    out_variance,
+    out_mask,
 ):
     """Write spans and pixels of all children, one after the other.
 

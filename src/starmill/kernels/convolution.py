@@ -157,7 +157,9 @@ def _weigh(ring_w, taps_x, taps_y, first, order, minimum, use_variance, a, b, co
     reach = b - a + taps_x.shape[0] - 1
     _sum_rows(ring_w[:, a : a + reach], first, taps_y, order, column[:reach])
     _sum_shifts(column[:reach], taps_x, weight[: b - a])
-    _normalise_row(weight[: b - a], minimum, use_variance, out_i[a:b], out_v[a:b] if use_variance else out_i[a:b])
+    _normalise_row(
+        weight[: b - a], minimum, use_variance, out_i[a:b], out_v[a:b] if use_variance else out_i[a:b]
+    )
 
 
 @njit
@@ -180,14 +182,42 @@ def _weigh_row(
         a, b = max(0, s * SEGMENT - half), min(nx, (s + 1) * SEGMENT + half)
         if a > stop:
             _weigh(
-                ring_w, taps_x, taps_y, first, order, minimum, use_variance, start, stop, column, weight, out_i, out_v
+                ring_w,
+                taps_x,
+                taps_y,
+                first,
+                order,
+                minimum,
+                use_variance,
+                start,
+                stop,
+                column,
+                weight,
+                out_i,
+                out_v,
             )
             start = a
         stop = max(stop, b)
     if stop < nx - half:
-        _weigh(ring_w, taps_x, taps_y, first, order, minimum, use_variance, start, stop, column, weight, out_i, out_v)
+        _weigh(
+            ring_w,
+            taps_x,
+            taps_y,
+            first,
+            order,
+            minimum,
+            use_variance,
+            start,
+            stop,
+            column,
+            weight,
+            out_i,
+            out_v,
+        )
         start = max(nx - half, 0)
-    _weigh(ring_w, taps_x, taps_y, first, order, minimum, use_variance, start, nx, column, weight, out_i, out_v)
+    _weigh(
+        ring_w, taps_x, taps_y, first, order, minimum, use_variance, start, nx, column, weight, out_i, out_v
+    )
 
 
 @njit
@@ -243,7 +273,9 @@ def convolve_separable_band(
     loaded = max(y0 - hy, 0)
     for y in range(y0, y1):
         while loaded < min(y + hy + 1, ny):
-            _load_row(image, variance, mask, loaded, missing_bits, keep_bits, hx, ring_i, ring_v, ring_w, flagged)
+            _load_row(
+                image, variance, mask, loaded, missing_bits, keep_bits, hx, ring_i, ring_v, ring_w, flagged
+            )
             loaded += 1
         first, last = max(0, hy - y), min(n_ring, ny - y + hy)
         for k in range(first, last):
@@ -258,8 +290,6 @@ def convolve_separable_band(
             ring_w, flagged, taps_x, taps_y[:last], first, order, np.float32(min_weight), use_variance, whole,
             column, weight, out_i[y], out_v[y] if use_variance else out_i[y],
         )  # fmt: skip
-
-
 
 
 @njit

@@ -66,7 +66,7 @@ def _fill_first(psf, cy, cx, ys, xs, table):
 
 @njit
 def _accumulate(table, values, weights, n, matrix, right):
-    """Normal matrix (lower triangle) and right side; returns the weighted sum of squares."""
+    """Fill the normal matrix (lower triangle) and right side; returns the weighted sum of squares."""
     for a in range(n):
         right[a] = 0.0
         for b in range(a + 1):
@@ -160,7 +160,9 @@ def _stamp_pixels(inside, variance, cy, cx, r0, r1, ys, xs, weights):
 
 
 @njit
-def fit_point_sources(pixels, variance, inside, peak_y, peak_x, psfs, fwhm, limits, is_psf, images, fluxes, centres, chi2):
+def fit_point_sources(
+    pixels, variance, inside, peak_y, peak_x, psfs, fwhm, limits, is_psf, images, fluxes, centres, chi2
+):
     """Test every peak of a parent.
 
     Parameters

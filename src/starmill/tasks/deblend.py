@@ -40,7 +40,12 @@ SYMMETRIC_COLUMNS: tuple[Column, ...] = (
     Column("deblend_psf_x", "f8", "pixel", "position of the point source fitted at the peak, parent frame"),
     Column("deblend_psf_y", "f8", "pixel", "position of the point source fitted at the peak, parent frame"),
     Column("deblend_psf_chi2", "f8", "", "reduced chi squared of the point source fitted at the peak"),
-    Column("deblend_ramped_template", "bool", "", "the template was continued by a ramp at the edge of the footprint"),
+    Column(
+        "deblend_ramped_template",
+        "bool",
+        "",
+        "the template was continued by a ramp at the edge of the footprint",
+    ),
     Column("deblend_has_stray_flux", "bool", "", "has pixels that no template covers"),
 )
 DEBLEND_COLUMNS = (*PARENT_COLUMNS, *CHILD_COLUMNS, *SYMMETRIC_COLUMNS)
@@ -61,7 +66,9 @@ _SYMMETRIC_NAMES = {
 class SourceDeblendConfig(Config):
     """How blends are split by symmetric templates."""
 
-    edge_handling: Literal["ramp", "clip", "noclip"] = field("ramp", "Templates that are bright where the footprint ends.")
+    edge_handling: Literal["ramp", "clip", "noclip"] = field(
+        "ramp", "Templates that are bright where the footprint ends."
+    )
     stray_flux: Literal["trim", "r_to_peak", "r_to_footprint", "nearest_footprint"] = field(
         "trim", "Who gets pixels that no template covers: nobody, or children by their distance."
     )
@@ -70,17 +77,22 @@ class SourceDeblendConfig(Config):
     )
     clip_stray_fraction: float = field(0.001, "Smaller parts of stray flux are dropped.", ge=0, lt=1)
     psf_chi2: tuple[float, float, float] = field(
-        (1.5, 1.5, 1.5), "Largest reduced chi squared of a point source: plain, with shift, at the shifted place."
+        (1.5, 1.5, 1.5),
+        "Largest reduced chi squared of a point source: plain, with shift, at the shifted place.",
     )
     median_smooth: bool = field(True, "Smooth templates with a 5 x 5 median.")
     remove_degenerate: bool = field(False, "Drop the fainter of two peaks whose templates are alike.")
     max_overlap: float = field(0.5, "Cosine between templates above which they are alike.", gt=0, le=1)
-    keep_parent_variance: bool = field(False, "Children get the variance of the whole pixel, not their share of it.")
+    keep_parent_variance: bool = field(
+        False, "Children get the variance of the whole pixel, not their share of it."
+    )
     max_area: int = field(10_000, "Parents with more pixels are skipped; 0 for no limit.", ge=0, unit="pixel")
     max_width: int = field(0, "Parents with a longer box are skipped; 0 for no limit.", ge=0, unit="pixel")
     min_axis_ratio: float = field(0.0, "Parents with a narrower box are skipped.", ge=0, le=1)
     max_peaks: int = field(500, "Only the brightest peaks of a parent are deblended; 0 for no limit.", ge=0)
-    max_work: int = field(20_000_000, "Parents with more template pixels in all are skipped; 0 for no limit.", ge=0)
+    max_work: int = field(
+        20_000_000, "Parents with more template pixels in all are skipped; 0 for no limit.", ge=0
+    )
     max_masked_fraction: float = field(0.25, "Parents with more pixels without data are skipped.", ge=0, le=1)
     noise_planes: list[str] = field(
         lambda: ["SAT", "INTRP", "NO_DATA"], "Pixels of these planes do not count for the noise of the image."
@@ -149,8 +161,6 @@ class SourceDeblendTask(Task):
         """
         if catalog.footprints is None:
             raise InputError("a catalogue without footprints cannot be deblended: run the detection first")
-        if exposure.psf is None:
-            raise AlgorithmError("the exposure has no PSF", numbers={"n_psf": 0})
         with self.timer("deblend"):
             found = self.deblend(exposure, catalog.footprints)
         result = append_children(catalog, found, self.columns, self.child_columns(found))
@@ -167,6 +177,8 @@ class SourceDeblendTask(Task):
 
     def deblend(self, exposure: Exposure, footprints: FootprintSet) -> Deblended:
         """Return the children of all footprints."""
+        if exposure.psf is None:
+            raise AlgorithmError("the exposure has no PSF", numbers={"n_psf": 0})
         planes = exposure.mask.planes
         return deblend_symmetric(
             exposure.image, exposure.variance, exposure.mask.array, footprints, exposure.psf, origin=exposure.origin,
@@ -178,7 +190,9 @@ class SourceDeblendTask(Task):
         """Return the columns of the children by name."""
         return {_SYMMETRIC_NAMES[name]: values for name, values in found.values.items()}
 
-    def mark_skipped(self, exposure: Exposure, footprints: FootprintSet, skipped: NDArray[np.bool_]) -> Exposure:
+    def mark_skipped(
+        self, exposure: Exposure, footprints: FootprintSet, skipped: NDArray[np.bool_]
+    ) -> Exposure:
         """Return the exposure with the skipped parents marked; the same one when there is nothing to mark."""
         plane = self.config.not_deblended_plane
         if not plane or not skipped.any():

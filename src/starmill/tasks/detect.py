@@ -17,6 +17,7 @@ from starmill.datamodel.masked_image import MaskedImage
 from starmill.detection.filters import Smoothed, smooth, smooth_mask
 from starmill.detection.footprints import grow_footprints, growth_radius, mark_footprints
 from starmill.detection.peaks import replace_peaks
+from starmill.detection.sharpening import sharpen_peaks
 from starmill.detection.threshold import detect_footprints
 from starmill.errors import AlgorithmError
 from starmill.numerics.statistics import clipped_statistics
@@ -40,33 +41,57 @@ class SourceDetectionConfig(Config):
 
     threshold: float = field(5.0, "Threshold, in the unit that threshold_type says.", gt=0)
     threshold_type: Literal["pixel_stdev", "stdev", "value", "variance"] = field(
-        "pixel_stdev", "Unit of the threshold: error of each pixel, clipped scatter of the image, image unit, variance."
+        "pixel_stdev",
+        "Unit of the threshold: error of each pixel, clipped scatter of the image, image unit, variance.",
     )
     include_multiplier: float = field(
         1.0, "A footprint is kept only if a pixel reaches this multiple of the threshold.", gt=0
     )
-    polarity: Literal["positive", "negative", "both"] = field("positive", "Sources above, below the background, or both.")
-    min_pixels: int = field(1, "Smallest number of pixels of a footprint before it grows.", ge=1, unit="pixel")
+    polarity: Literal["positive", "negative", "both"] = field(
+        "positive", "Sources above, below the background, or both."
+    )
+    min_pixels: int = field(
+        1, "Smallest number of pixels of a footprint before it grows.", ge=1, unit="pixel"
+    )
     grow_sigma: float = field(2.4, "Footprints grow by this multiple of the sigma of the PSF.", ge=0)
     merge_grown: bool = field(True, "Footprints that touch after growth become one.")
-    return_original_footprints: bool = field(False, "Return footprints as they were before growth; the mask has the grown.")
+    return_original_footprints: bool = field(
+        False, "Return footprints as they were before growth; the mask has the grown."
+    )
     kernel_width_sigma: float = field(7.0, "Full width of the smoothing kernel in sigma.", gt=1)
     search_edge: bool = field(False, "Also search the border where the kernel reaches outside the image.")
     thin_plateaus: bool = field(False, "One peak for a flat top instead of one for each of its pixels.")
-    use_local_background: bool = field(True, "Find the peaks of footprints with many peaks above a local background.")
+    use_local_background: bool = field(
+        True, "Find the peaks of footprints with many peaks above a local background."
+    )
     local_bin_size: int = field(64, "Cell of the local background.", ge=8, unit="pixel")
     max_simple_peaks: int = field(1, "Footprints with at most this number of peaks keep them.", ge=0)
+    sharpen_peaks: bool = field(
+        False, "Find the peaks of close pairs on a sharpened image, where smoothing has merged them."
+    )
+    sharpen_sigma: float = field(
+        4.0, "Significance of the drop between two sharpened peaks.", gt=0, unit="sigma"
+    )
+    sharpen_depth: float = field(
+        0.01, "Smallest drop between two sharpened peaks, as a part of the brighter.", ge=0, lt=1
+    )
     use_wide_background: bool = field(False, "Subtract a wide background while sources are sought.")
     wide_bin_size: int = field(512, "Cell of the wide background.", ge=8, unit="pixel")
-    re_estimate_background: bool = field(True, "Measure and subtract the background again without the sources found.")
+    re_estimate_background: bool = field(
+        True, "Measure and subtract the background again without the sources found."
+    )
     background: SubtaskConfig = subtask(SubtractBackgroundConfig, "The background that is measured again.")
     missing_planes: list[str] = field(
-        lambda: list(NO_DATA_PLANES), "Pixels of these planes are left out of the smoothing unless interpolated (INTRP)."
+        lambda: list(NO_DATA_PLANES),
+        "Pixels of these planes are left out of the smoothing unless interpolated (INTRP).",
     )
     stats_planes: list[str] = field(
-        lambda: ["BAD", "SAT", "EDGE", "NO_DATA"], "Pixels of these planes are left out of the scatter of the image."
+        lambda: ["BAD", "SAT", "EDGE", "NO_DATA"],
+        "Pixels of these planes are left out of the scatter of the image.",
     )
-    exclude_planes: list[str] = field(list, "Smoothed pixels that one of these planes touches cannot be detected.")
+    exclude_planes: list[str] = field(
+        list, "Smoothed pixels that one of these planes touches cannot be detected."
+    )
 
 
 @dataclass(frozen=True)
@@ -179,7 +204,9 @@ class SourceDetectionTask(Task):
         mask.clear("DETECTED", "DETECTED_NEGATIVE")
         return with_pixels(exposure, exposure.image, mask)
 
-    def find(self, exposure: Exposure, sigma: float, factor: float = 1.0, grow: float | None = None) -> Detections:
+    def find(
+        self, exposure: Exposure, sigma: float, factor: float = 1.0, grow: float | None = None
+    ) -> Detections:
         """Smooth, apply the thresholds and grow, without changing anything.
 
         Parameters
@@ -199,6 +226,9 @@ class SourceDetectionTask(Task):
         if config.use_local_background:
             with self.timer("local_background"):
                 cores = self.improve_peaks(cores, smoothed, exposure, factor)
+        if config.sharpen_peaks:
+            with self.timer("sharpen"):
+                cores = self.separate_peaks(cores, smoothed, exposure)
         with self.timer("grow"):
             radius = growth_radius(sigma, config.grow_sigma if grow is None else grow)
             positive, negative = (
@@ -247,7 +277,9 @@ class SourceDetectionTask(Task):
         """Return the clipped standard deviation of the smoothed image outside the planes of ``stats_planes``."""
         bits = exposure.mask.planes.bits_present(*self.config.stats_planes)
         inside = smoothed.search_box.slices()
-        return float(clipped_statistics(smoothed.image[inside], exposure.mask.array[inside], bits=bits).clipped_std)
+        return float(
+            clipped_statistics(smoothed.image[inside], exposure.mask.array[inside], bits=bits).clipped_std
+        )
 
     def improve_peaks(
         self, cores: tuple[FootprintSet, FootprintSet], smoothed: Smoothed, exposure: Exposure, factor: float
@@ -260,10 +292,23 @@ class SourceDetectionTask(Task):
         corrected = replace(smoothed, image=np.subtract(smoothed.image, local, out=local))
         again = self.apply_threshold(corrected, exposure, factor, factor)
         first, second = (
-            replace_peaks(old, new, exposure.origin, exposure.shape, max_simple=config.max_simple_peaks, sign=sign)
+            replace_peaks(
+                old, new, exposure.origin, exposure.shape, max_simple=config.max_simple_peaks, sign=sign
+            )
             for old, new, sign in zip(cores, again, (1.0, -1.0), strict=True)
         )
         return first, second
+
+    def separate_peaks(
+        self, cores: tuple[FootprintSet, FootprintSet], smoothed: Smoothed, exposure: Exposure
+    ) -> tuple[FootprintSet, FootprintSet]:
+        """Add the peaks of close pairs that the smoothing has merged (positive footprints only)."""
+        positive = sharpen_peaks(
+            exposure.image, exposure.variance, cores[0], smoothed.sigma, smoothed=smoothed.image,
+            smoothed_variance=smoothed.variance, origin=exposure.origin, n_sigma=self.config.sharpen_sigma,
+            depth=self.config.sharpen_depth,
+        )  # fmt: skip
+        return positive, cores[1]
 
     def mark(self, mask: Mask, found: Detections) -> None:
         """Set DETECTED and DETECTED_NEGATIVE on the grown footprints."""
@@ -283,10 +328,15 @@ class SourceDetectionTask(Task):
         original = self.config.return_original_footprints
         positive = found.positive_core if original else found.positive
         negative = found.negative_core if original else found.negative
-        wanted = {"positive": [positive], "negative": [negative], "both": [positive, negative]}[self.config.polarity]
+        wanted = {"positive": [positive], "negative": [negative], "both": [positive, negative]}[
+            self.config.polarity
+        ]
         catalog = self.make_catalog(wanted, exposure, exposure_id)
         self.metadata.update(
-            sigma=sigma, n_positive=len(positive), n_negative=len(negative), n_peaks=int(catalog["n_peaks"].sum())
+            sigma=sigma,
+            n_positive=len(positive),
+            n_negative=len(negative),
+            n_peaks=int(catalog["n_peaks"].sum()),
         )
         self.log.info("%d footprints with %d peaks", len(catalog), self.metadata["n_peaks"])
         polarity = self.config.polarity

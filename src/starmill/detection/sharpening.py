@@ -1,0 +1,132 @@
+"""Peaks that the smoothing of the detection has merged, found on a sharpened image.
+
+Two stars one FWHM apart have two peaks on the image but one on the smoothed image. Inside the footprints
+the image is filtered with a narrow minus a wide Gaussian, which is the second derivative of the light at the
+scale of the point-spread function, and significant maxima of the response become peaks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from starmill.datamodel.footprint import PEAK_DTYPE, FootprintSet
+from starmill.datamodel.geometry import Box
+from starmill.detection.footprints import sort_peaks
+from starmill.errors import InputError
+from starmill.kernels.sharpening import sharp_peaks
+
+__all__ = ["sharpen_peaks", "sharpening_stencil"]
+
+
+def sharpening_stencil(sigma: float, narrow: float = 0.5, wide: float = 0.6) -> NDArray[np.float64]:
+    """Return a narrow minus a wide Gaussian.
+
+    Parameters
+    ----------
+    sigma : float, pixel
+        Of the point-spread function.
+    narrow, wide : float
+        Sigmas of the two Gaussians in units of ``sigma``.
+
+    Returns
+    -------
+    stencil : (size, size) array
+        Sum zero; each Gaussian has sum one.
+    """
+    half = max(2, int(np.ceil(2.5 * wide * sigma)))
+    r2 = np.add.outer(np.arange(-half, half + 1) ** 2, np.arange(-half, half + 1) ** 2)
+    first, second = (np.exp(-0.5 * r2 / (factor * sigma) ** 2) for factor in (narrow, wide))
+    return first / first.sum() - second / second.sum()
+
+
+def sharpen_peaks(
+    image: NDArray[Any],
+    variance: NDArray[Any],
+    footprints: FootprintSet,
+    sigma: float,
+    *,
+    smoothed: NDArray[np.float32] | None = None,
+    smoothed_variance: NDArray[np.float32] | None = None,
+    origin: tuple[int, int] = (0, 0),
+    n_sigma: float = 4.0,
+    depth: float = 0.01,
+    min_separation: float = 1.2,
+) -> FootprintSet:
+    """Replace peaks by the significant peaks of the sharpened image near them.
+
+    Parameters
+    ----------
+    image, variance : (ny, nx) arrays
+        Not smoothed, background subtracted.
+    footprints : FootprintSet
+        As detected, before growth; inside the image.
+    sigma : float, pixel
+        Of the point-spread function.
+    smoothed, smoothed_variance : (ny, nx) float32 arrays, optional
+        Give value and significance of the new peaks; the image itself when not given.
+    origin : (x0, y0)
+        Parent-frame position of the first pixel.
+    n_sigma : float
+        Significance of the drop of the response between two peaks.
+    depth : float
+        Smallest drop, as a part of the response of the brighter peak.
+    min_separation : float
+        Old peaks further than this multiple of the FWHM from every new one are kept.
+
+    Returns
+    -------
+    footprints : FootprintSet
+    """
+    if sigma <= 0:
+        raise InputError(f"the sigma of the point-spread function must be positive, it is {sigma}")
+    if not len(footprints):
+        return footprints
+    image = np.ascontiguousarray(image, np.float32)
+    variance = np.ascontiguousarray(variance, np.float32)
+    shift = np.array([origin[1], origin[0], origin[0]], np.int32)
+    local = footprints.spans - shift
+    box = Box.from_shape(image.shape)
+    if len(local) and not (
+        (local.min(0) >= 0).all() and local[:, 0].max() < box.height and local[:, 2].max() < box.width
+    ):
+        raise InputError("footprints reach outside the image")
+    fwhm = 2.3548 * sigma
+    found = sharp_peaks(
+        image, variance, np.ascontiguousarray(local), footprints.span_offsets, sharpening_stencil(sigma),
+        n_sigma, depth, 4.0 * fwhm,
+    )  # fmt: skip
+    owner, y, x = found.T
+    new = np.zeros(len(found), PEAK_DTYPE)
+    new["x"], new["y"] = x + origin[0], y + origin[1]
+    new["value"] = (image if smoothed is None else smoothed)[y, x]
+    error = np.sqrt((variance if smoothed_variance is None else smoothed_variance)[y, x])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        new["significance"] = new["value"] / error
+    old_owner = np.repeat(np.arange(len(footprints)), footprints.n_peaks)
+    keep = _far_from_new(footprints.peaks, old_owner, new, owner, min_separation * fwhm)
+    peaks, offsets = sort_peaks(
+        np.concatenate([old_owner[keep], owner]),
+        np.concatenate([footprints.peaks[keep], new]),
+        len(footprints),
+    )
+    return FootprintSet(footprints.spans, footprints.span_offsets, peaks, offsets)
+
+
+def _far_from_new(
+    old: NDArray[Any],
+    old_owner: NDArray[np.int64],
+    new: NDArray[Any],
+    new_owner: NDArray[np.int64],
+    radius: float,
+) -> NDArray[np.bool_]:
+    """Tell which old peaks have no new peak of their footprint within the radius."""
+    if not len(new):
+        return np.ones(len(old), bool)
+    far = 4.0 * radius  # footprints are put into layers of a third dimension
+    tree = cKDTree(np.c_[new["x"], new["y"], far * new_owner])
+    distance, _ = tree.query(np.c_[old["x"], old["y"], far * old_owner])
+    return np.asarray(distance > radius)
