@@ -280,6 +280,7 @@ def noise_model(
     rms_sigma: float,
     half: int,
     uniform: bool = False,
+    given_rms: NDArray[Any] | None = None,
 ) -> tuple[NDArray[np.float32], MapNoise]:
     """Smooth level, local rms and correlation of a map without its sources.
 
@@ -296,6 +297,8 @@ def noise_model(
         Largest lag of the correlation.
     uniform : bool
         One rms for the whole map.
+    given_rms : (ny, nx) array, optional
+        Noise of every pixel as somebody else knows it: its pattern is kept, its scale is measured.
 
     Returns
     -------
@@ -307,8 +310,10 @@ def noise_model(
         use = valid
     level = smooth_map(residual, use, level_sigma)
     detrended = np.where(valid, residual - level, 0.0).astype(np.float32)
+    pattern = np.ones(residual.shape, np.float32) if given_rms is None else np.asarray(given_rms, np.float32)
+    scaled = detrended / pattern
     if uniform:
-        rms = np.full(residual.shape, max(global_rms(detrended[use]), np.finfo(np.float32).tiny), np.float32)
+        rms = pattern * np.float32(max(global_rms(scaled[use]), np.finfo(np.float32).tiny))
     else:
-        rms = local_rms(detrended, use, rms_sigma)
+        rms = pattern * local_rms(scaled, use, rms_sigma)
     return level, MapNoise(rms, noise_correlation(detrended / rms, use, half))

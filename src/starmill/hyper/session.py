@@ -230,15 +230,29 @@ def read_map(path: str | Path, options: HyperOptions, *, name: str | None = None
 
 
 def map_outcome(
-    read: Callable[[], SkyMap], name: str, options: HyperOptions, changes: Mapping[str, Any] | None = None
-) -> MapOutcome:
-    """Read, photometer and write one map; a failure is recorded, not raised."""
+    read: Callable[[], SkyMap], name: str, options: HyperOptions, changes: Mapping[str, Any] | None = None, *,
+    measure: Callable[..., Any] | None = None,
+) -> MapOutcome:  # fmt: skip
+    """Read, photometer and write one map; a failure is recorded, not raised.
+
+    Parameters
+    ----------
+    read : callable
+        Returns the map.
+    name : str
+        Of the map, for its log.
+    options : HyperOptions
+    changes : mapping, optional
+        Values of the accurate mode by dotted name.
+    measure : callable, optional
+        Instead of :func:`photometer`.
+    """
     start = time.perf_counter()
     with _map_log(options, name) as log:
         try:
             sky_map = read()
             log.info("map %s: %s pixels, unit %s", name, sky_map.image.shape, sky_map.unit)
-            result = photometer(sky_map, options, changes)
+            result = (measure or photometer)(sky_map, options, changes)
             table, files = _write_map_outputs(sky_map, result, options)
         except StarmillError as error:
             log.error("%s", error)  # noqa: TRY400  the sentence says all

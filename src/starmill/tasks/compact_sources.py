@@ -284,9 +284,10 @@ class CompactSourcesTask(Task):
         residual = draw_sources(data.image.shape, sources, out=data.image.copy(), sign=-1.0)
         clear = ~source_pixels(data.image.shape, sources, data.sigma, config.mask_radius)
         half = int(np.ceil(2 * self.config.fit.radius * data.fwhm)) + 4
+        given = 1.0 / np.where(data.valid, data.weight, 1.0)  # one without a noise map
         level, noise = noise_model(
             residual, data.valid, clear, level_sigma=config.level_scale * data.sigma,
-            rms_sigma=config.rms_scale * data.sigma, half=half, uniform=config.uniform,
+            rms_sigma=config.rms_scale * data.sigma, half=half, uniform=config.uniform, given_rms=given,
         )  # fmt: skip
         return level, noise
 

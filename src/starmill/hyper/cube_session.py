@@ -1,0 +1,171 @@
+"""Cubes: every channel as a map, a few at a time, with the background written as a cube."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starmill.datamodel.cube import Beam, SkyMap
+from starmill.detection.grouping import link_channels
+from starmill.errors import AlgorithmError, StarmillError
+from starmill.hyper.options import HyperOptions
+from starmill.hyper.session import MapOutcome, map_outcome, photometer, write_tables
+from starmill.hyper.surveys import load_surveys, survey_of
+from starmill.hyper.tables import merge_tables
+from starmill.io.cubes import FitsCube, cube_writer, open_cube, stem_of, write_map
+
+__all__ = ["run_cubes"]
+
+
+class _Backgrounds:
+    """Backgrounds of the channels that are being worked on; kept only until they are written."""
+
+    def __init__(self, options: HyperOptions, changes: Mapping[str, Any] | None) -> None:
+        self.options, self.changes = options, changes
+        self.planes: dict[str, NDArray[np.float32]] = {}
+
+    def photometer(self, sky_map: SkyMap, options: HyperOptions, changes: Mapping[str, Any] | None) -> Any:
+        """Photometer one channel and remember its background."""
+        result = photometer(sky_map, options, changes)
+        if "background" in result:
+            self.planes[sky_map.name] = np.asarray(result.background, np.float32)
+        return result
+
+    def take(self, sky_map: SkyMap) -> NDArray[np.float32]:
+        """Return the background of a channel; the median level where the photometry failed."""
+        plane = self.planes.pop(sky_map.name, None)
+        if plane is None:
+            level = float(np.nanmedian(sky_map.image)) if sky_map.valid.any() else np.nan
+            plane = np.where(sky_map.valid, np.float32(level), np.float32(np.nan))
+        return plane
+
+
+def run_cubes(
+    options: HyperOptions, paths: list[Path], *, advance: Callable[[str], None] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> list[MapOutcome]:  # fmt: skip
+    """Photometer every channel of every cube.
+
+    Parameters
+    ----------
+    options : HyperOptions
+    paths : list of Path
+    advance : callable, optional
+        Called with a sentence when a cube is done.
+    changes : mapping, optional
+        Values of the accurate mode by dotted name.
+
+    Returns
+    -------
+    outcomes : list of MapOutcome
+        One for each channel, or one for a cube that cannot be opened.
+    """
+    outcomes: list[MapOutcome] = []
+    for path in paths:
+        try:
+            done = _run_cube(_open(path, options), options, changes)
+        except StarmillError as error:
+            done = [MapOutcome(stem_of(path), error=str(error))]
+        outcomes += done
+        if advance is not None:
+            sources = sum(len(o.table) for o in done if o.table is not None)
+            failed = [o for o in done if o.error]
+            advance(f"{stem_of(path)}: {len(done)} channels, {sources} sources, {len(failed)} failed")
+    return outcomes
+
+
+def _open(path: Path, options: HyperOptions) -> FitsCube:
+    table = options["survey.table"]
+    survey = survey_of(options["survey.survey_code"], load_surveys(table and options.input_path(table)))
+    arcsec = options["survey.beam_arcsec"]
+    beam = Beam(arcsec, arcsec) if arcsec is not None else survey.beam if survey else None
+    frequency = options["units.frequency_hz"] or (survey.frequency if survey else None)
+    return open_cube(path, beam=beam, unit=options["units.map_unit"], frequency=frequency)
+
+
+def _run_cube(cube: FitsCube, options: HyperOptions, changes: Mapping[str, Any] | None) -> list[MapOutcome]:
+    """Work through the channels in small batches and write the cubes as they come."""
+    work = _Backgrounds(options, changes)
+    workers = options["control.n_cores"] if options["control.parallel_maps"] else 1
+    outcomes: list[MapOutcome] = []
+    unit = cube[0].unit
+    with ExitStack() as files, ThreadPoolExecutor(max(1, workers)) as pool:
+        full = options.root / f"{cube.name}_background_cube_fullsize.fits"
+        write_background = files.enter_context(cube_writer(full, cube, unit, start_ch=1))
+        flat = options.root / f"{cube.name}_background_subtracted.fits"
+        write_flat = files.enter_context(cube_writer(flat, cube, unit, start_ch=1))
+        for first in range(0, len(cube), max(1, workers)):
+            channels = range(first, min(first + max(1, workers), len(cube)))
+            maps = [cube[channel] for channel in channels]
+            outcomes += pool.map(lambda sky_map: _channel(sky_map, work, options, changes), maps)
+            for sky_map in maps:
+                background = work.take(sky_map)
+                write_background(background)
+                write_flat(np.asarray(sky_map.image, np.float32) - background)
+    _write_cut(full, cube, options, unit)
+    _merge(cube, outcomes, options)
+    return outcomes
+
+
+def _channel(
+    sky_map: SkyMap, work: _Backgrounds, options: HyperOptions, changes: Mapping[str, Any] | None
+) -> MapOutcome:
+    folder = options.output_path("control.dir_datacube_slices")
+    number = int(sky_map.name.rsplit("_", 1)[1])
+
+    def read() -> SkyMap:
+        write_map(folder / f"{sky_map.name}.fits", sky_map, sky_map.image, sky_map.unit, chan_n=number)
+        if not sky_map.valid.any():
+            raise AlgorithmError("the channel has no valid pixel", numbers={"channel": number, "valid": 0})
+        return sky_map
+
+    return map_outcome(read, sky_map.name, options, changes, measure=work.photometer)
+
+
+def _write_cut(full: Path, cube: FitsCube, options: HyperOptions, unit: str) -> None:
+    """Write the background cube again without the empty margins that all channels share."""
+    background = open_cube(full, beam=Beam(1.0, 1.0), unit=unit)
+    rows, columns = np.zeros(cube.shape[1], bool), np.zeros(cube.shape[2], bool)
+    for plane in background:
+        rows |= plane.valid.any(axis=1)
+        columns |= plane.valid.any(axis=0)
+    if not rows.any():
+        return
+    y, x = np.flatnonzero(rows), np.flatnonzero(columns)
+    box = int(x[0]), int(y[0]), int(x[-1] - x[0] + 1), int(y[-1] - y[0] + 1)
+    path = options.root / f"{cube.name}_background_cube_cut.fits"
+    with cube_writer(path, cube, unit, box=box, start_ch=1) as write:
+        for plane in background:
+            write(plane.image[box[1] : box[1] + box[3], box[0] : box[0] + box[2]])
+
+
+def _merge(cube: FitsCube, outcomes: list[MapOutcome], options: HyperOptions) -> None:
+    """Add channel, spectral coordinate and linked source to the tables, and write the table of the cube."""
+    found = [(i, o.table) for i, o in enumerate(outcomes) if o.table is not None]
+    if not found:
+        return
+    for channel, table in found:
+        table["CHANNEL"] = np.full(len(table), channel + 1)
+        table["SPECTRAL"] = np.full(len(table), cube.spectral[channel])
+        table["SPECTRAL"].unit = cube.spectral_unit or None
+        table["CHANNEL"].description = "Number of the channel, counted from 1"
+        table["SPECTRAL"].description = f"Spectral coordinate of the channel ({cube.spectral_type})"
+    merged = merge_tables([table for _, table in found])
+    sky_map = cube[found[0][0]]
+    sigma = sky_map.beam_in_pixels()
+    half_beam = 0.5 * 2.3548 * float(np.sqrt(sigma[0] * sigma[1]))
+    label = link_channels(
+        np.asarray(merged["X"]), np.asarray(merged["Y"]), np.asarray(merged["CHANNEL"]), half_beam
+    )
+    start = 0
+    for _, table in found:
+        table["SOURCE"] = label[start : start + len(table)]
+        table["SOURCE"].description = "Number of the source that is linked over the channels"
+        start += len(table)
+    write_tables(merge_tables([table for _, table in found]), options, f"{cube.name}_ALL", merged=True)
