@@ -1,1 +1,7 @@
-"""Front door for users of the HOTPANTS program."""
+"""Difference imaging with the names and options of HOTPANTS."""
+
+from starmill.hotpants.options import HotpantsConfig, HotpantsError
+from starmill.hotpants.session import Hotpants
+from starmill.hotpants.substamp import Substamp, SubstampStatus
+
+__all__ = ["Hotpants", "HotpantsConfig", "HotpantsError", "Substamp", "SubstampStatus"]

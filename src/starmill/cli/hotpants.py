@@ -1,0 +1,35 @@
+"""``starmill hotpants``: difference imaging with the options of the HOTPANTS program."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+
+__all__ = ["command", "main"]
+
+
+@click.command(
+    "hotpants",
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"], "allow_interspersed_args": False},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def command(arguments: tuple[str, ...]) -> int:
+    """Difference imaging with the options of the HOTPANTS program.
+
+    Give -inim SCIENCE -tmplim TEMPLATE -outim DIFFERENCE and any other option; -help lists them.
+    """
+    from starmill.hotpants.command import run_hotpants
+
+    return int(run_hotpants(arguments))
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the program ``hotpants`` and exit with the code that the outcome deserves."""
+    from starmill.cli.runtime import exit_code_of
+    from starmill.hotpants.command import run_hotpants
+
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(exit_code_of(lambda: run_hotpants(words), words))

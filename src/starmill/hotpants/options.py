@@ -1,0 +1,231 @@
+"""Options of HOTPANTS: the fields of :class:`HotpantsConfig` and the flags of the program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from starmill.errors import ConfigError, InputError, nearest_name
+
+__all__ = ["FLAGS", "HotpantsConfig", "HotpantsError", "parse_flags"]
+
+
+class HotpantsError(InputError):
+    """An input or a fit that cannot give a difference image."""
+
+
+@dataclass
+class HotpantsConfig:
+    """Settings of a HOTPANTS run; the defaults are those of the C program.
+
+    Thresholds are in ADU, gains in electron/ADU, read noise in electrons, widths in pixels. ``None`` for a
+    threshold means no limit. ``force_convolve`` is 't', 'i' or 'b' (best); ``normalize`` is 't', 'i' or 'u' (not
+    normalised); ``fom`` is 'v' (variance), 's' (scatter) or 'h' (histogram width).
+    """
+
+    tuthresh: float | None = None
+    tuktresh: float | None = None
+    tlthresh: float | None = None
+    tgain: float = 1.0
+    trdnoise: float = 0.0
+    tpedestal: float = 0.0
+    iuthresh: float | None = None
+    iuktresh: float | None = None
+    ilthresh: float | None = None
+    igain: float = 1.0
+    irdnoise: float = 0.0
+    ipedestal: float = 0.0
+    rkernel: int = 10
+    fitthresh: float = 20.0
+    scale_fitthresh: float = 0.5
+    min_frac_stamps: float = 0.1
+    kf_spread_mask1: float = 1.0
+    nregx: int = 1
+    nregy: int = 1
+    nstampx: int = 10
+    nstampy: int = 10
+    nss: int = 3
+    rss: int = 15
+    force_convolve: str = "b"
+    normalize: str = "t"
+    fom: str = "v"
+    ko: int = 2
+    bgo: int = 1
+    stat_sig: float = 3.0
+    ks: float = 2.0
+    kfm: float = 0.99
+    rescale_ok: bool = False
+    fillval: float = 1e-30
+    fillval_noise: float = 0.0
+    conv_var: bool = False
+    ngauss: int = 3
+    deg_fixe: list = field(default_factory=lambda: [6, 4, 2])
+    sigma_gauss: list = field(default_factory=lambda: [0.7, 1.5, 3.0])
+    use_pca: bool = False
+    pca_images: list = field(default_factory=list)
+    auto_fill: bool = True
+    output_file: str | None = None
+    noise_image_file: str | None = None
+    mask_image_file: str | None = None
+    sigma_image_file: str | None = None
+    convolved_image_file: str | None = None
+    kernel_file: str | None = None
+    stamp_region_file: str | None = None
+    verbose: int = 0
+
+    def __post_init__(self):
+        if len(self.deg_fixe) != len(self.sigma_gauss):
+            raise ConfigError(f"{len(self.deg_fixe)} degrees but {len(self.sigma_gauss)} widths of Gaussians")
+        self.ngauss = len(self.sigma_gauss)
+        for name, allowed in (("force_convolve", "tib"), ("normalize", "tiu"), ("fom", "vsh")):
+            if getattr(self, name) not in tuple(allowed):
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        for name in ("tgain", "igain", "fitthresh", "ks", "stat_sig"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, not {getattr(self, name)!r}")
+        for name in ("rkernel", "rss", "nss", "nstampx", "nstampy", "nregx", "nregy"):
+            if int(getattr(self, name)) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+
+
+# flag: (setting, number of values, type, meaning). Settings that are no field of HotpantsConfig belong to the command.
+FLAGS: dict[str, tuple[str, int, Any, str]] = {
+    "inim": ("inim", 1, str, "science image"),
+    "tmplim": ("tmplim", 1, str, "template image"),
+    "outim": ("output_file", 1, str, "difference image to write"),
+    "tu": ("tuthresh", 1, float, "upper valid count of the template (25000)"),
+    "tuk": ("tuktresh", 1, float, "upper count for kernel stars of the template (as -tu)"),
+    "tl": ("tlthresh", 1, float, "lower valid count of the template (0)"),
+    "tg": ("tgain", 1, float, "gain of the template"),
+    "tr": ("trdnoise", 1, float, "read noise of the template, electrons"),
+    "tp": ("tpedestal", 1, float, "pedestal of the template"),
+    "tni": ("tni", 1, str, "noise image of the template"),
+    "tmi": ("tmi", 1, str, "mask of the template; any bit that is set is bad"),
+    "iu": ("iuthresh", 1, float, "upper valid count of the science image (25000)"),
+    "iuk": ("iuktresh", 1, float, "upper count for kernel stars of the science image (as -iu)"),
+    "il": ("ilthresh", 1, float, "lower valid count of the science image (0)"),
+    "ig": ("igain", 1, float, "gain of the science image"),
+    "ir": ("irdnoise", 1, float, "read noise of the science image, electrons"),
+    "ip": ("ipedestal", 1, float, "pedestal of the science image"),
+    "ini": ("ini", 1, str, "noise image of the science image"),
+    "imi": ("imi", 1, str, "mask of the science image; any bit that is set is bad"),
+    "ki": ("ki", 1, str, "use the kernel table of this file instead of a fit"),
+    "hki": ("hki", 0, bool, "append the kernel table to the difference"),
+    "oki": ("kernel_file", 1, str, "write the kernel table"),
+    "oci": ("convolved_image_file", 1, str, "write the convolved image"),
+    "omi": ("mask_image_file", 1, str, "write the output mask"),
+    "oni": ("noise_image_file", 1, str, "write the noise image"),
+    "ond": ("sigma_image_file", 1, str, "write the difference over its noise"),
+    "ft": ("fitthresh", 1, float, "sigma above sky for a stamp (20)"),
+    "sft": ("scale_fitthresh", 1, float, "factor on -ft when too few cells have a stamp (0.5)"),
+    "nft": ("min_frac_stamps", 1, float, "fraction of cells that must have a stamp (0.1)"),
+    "mins": ("kf_spread_mask1", 1, float, "spread of input masks in kernel half widths (1)"),
+    "mous": ("mous", 1, float, "negative: do not fill unusable pixels"),
+    "gd": ("gd", 4, int, "sub-section xmin xmax ymin ymax, 0-based, inclusive"),
+    "nrx": ("nregx", 1, int, "regions along x"),
+    "nry": ("nregy", 1, int, "regions along y"),
+    "rf": ("rf", 1, str, "file of regions"),
+    "rkw": ("rkw", 2, str, "header keyword and number of regions"),
+    "nsx": ("nstampx", 1, int, "cells along x (10)"),
+    "nsy": ("nstampy", 1, int, "cells along y (10)"),
+    "ssf": ("ssf", 1, str, "file of stamp centres x y, 1-based"),
+    "cmp": ("cmp", 1, str, "as -ssf with one header line"),
+    "afssc": ("auto_fill", 1, int, "find further stamps after those listed (1)"),
+    "nss": ("nss", 1, int, "substamps per cell (3)"),
+    "rss": ("rss", 1, int, "half width of substamps (15)"),
+    "savexy": ("stamp_region_file", 1, str, "write DS9 regions of the stamps"),
+    "c": ("force_convolve", 1, str, "convolve t(emplate), i(mage) or the b(est)"),
+    "n": ("normalize", 1, str, "scale of the difference: t, i or u"),
+    "fom": ("fom", 1, str, "figure of merit: v, s or h"),
+    "sconv": ("sconv", 0, bool, "all regions in one direction (always so)"),
+    "ko": ("ko", 1, int, "spatial order of the kernel (2)"),
+    "bgo": ("bgo", 1, int, "order of the background (1)"),
+    "ssig": ("stat_sig", 1, float, "clipping of statistics (3)"),
+    "ks": ("ks", 1, float, "rejection of stamps (2)"),
+    "kfm": ("kfm", 1, float, "share of the kernel that must fall on good pixels (0.99)"),
+    "okn": ("rescale_ok", 0, bool, "scale the noise of touched pixels"),
+    "fi": ("fillval", 1, float, "value of unusable pixels (1e-30)"),
+    "fin": ("fillval_noise", 1, float, "noise of unusable pixels (0)"),
+    "convvar": ("conv_var", 0, bool, "convolve the variance with the kernel, not its square"),
+    "r": ("rkernel", 1, int, "half width of the kernel (10)"),
+    "kcs": ("kcs", 1, int, "not needed: the kernel varies smoothly"),
+    "ng": ("ng", -1, float, "number of Gaussians, then degree and width of each"),
+    "pca": ("pca", -1, str, "number of basis images, then the files"),
+    "allm": ("allm", 0, bool, "all layers in the main file"),
+    "cim": ("cim", 0, bool, "convolved image as a layer"),
+    "nim": ("nim", 0, bool, "noise image as a layer"),
+    "ndm": ("ndm", 0, bool, "difference over noise as a layer"),
+    "nc": ("nc", 0, bool, "do not overwrite files"),
+    "sht": ("sht", 0, bool, "write the difference as 16-bit integers"),
+    "obs": ("obs", 1, float, "BSCALE of -sht (1)"),
+    "obz": ("obz", 1, float, "BZERO of -sht (0)"),
+    "nsht": ("nsht", 0, bool, "write the noise image as 16-bit integers"),
+    "nbs": ("nbs", 1, float, "BSCALE of -nsht (1)"),
+    "nbz": ("nbz", 1, float, "BZERO of -nsht (0)"),
+    "v": ("verbose", 1, int, "verbosity (1)"),
+}
+
+_LIMITS = {"tuthresh": 25000.0, "iuthresh": 25000.0, "tlthresh": 0.0, "ilthresh": 0.0}
+
+
+def parse_flags(arguments):
+    """Read a HOTPANTS command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Flags are recognised in any case, as in the C program.
+
+    Returns
+    -------
+    config : HotpantsConfig
+        With the thresholds of the C program where none was given.
+    extra : dict
+        What belongs to the command: input files, layers, sub-section.
+
+    Raises
+    ------
+    ConfigError
+        For unknown flags (with the nearest known one), missing or unreadable values, missing images.
+    """
+    words, found = list(arguments), {}
+    while words:
+        word = words.pop(0)
+        flag = word.lstrip("-").lower()
+        if not word.startswith("-") or flag not in FLAGS:
+            near = nearest_name(flag, FLAGS)
+            raise ConfigError(f"unknown option {word!r}" + (f"; did you mean -{near}?" if near else ""))
+        name, count, kind, _ = FLAGS[flag]
+        if count == 0:
+            found[name] = True
+        elif count < 0:
+            found |= _variable_flag(flag, words)
+        else:
+            values = [_value(flag, kind, words) for _ in range(count)]
+            found[name] = values[0] if count == 1 else values
+    for name, flag in (("inim", "-inim"), ("tmplim", "-tmplim"), ("output_file", "-outim")):
+        if name not in found:
+            raise ConfigError(f"{flag} is required")
+    for name, limit in _LIMITS.items():
+        found.setdefault(name, limit)
+    known = {f.name for f in fields(HotpantsConfig)}
+    config = HotpantsConfig(**{name: value for name, value in found.items() if name in known})
+    return config, {name: value for name, value in found.items() if name not in known}
+
+
+def _value(flag, kind, words):
+    if not words:
+        raise ConfigError(f"-{flag} needs a value")
+    try:
+        return kind(words.pop(0))
+    except ValueError as error:
+        raise ConfigError(f"-{flag}: {error}") from error
+
+
+def _variable_flag(flag, words):
+    """Read -ng (number, degrees and widths) or -pca (number, files)."""
+    count = _value(flag, int, words)
+    if flag == "pca":
+        return {"pca_images": [_value(flag, str, words) for _ in range(count)], "use_pca": True}
+    pairs = [(_value(flag, int, words), _value(flag, float, words)) for _ in range(count)]
+    return {"ngauss": count, "deg_fixe": [d for d, _ in pairs], "sigma_gauss": [s for _, s in pairs]}

@@ -1,0 +1,482 @@
+"""Difference imaging step by step, with the names of HOTPANTS."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from starmill.datamodel.geometry import Box
+from starmill.differencing.background import fit_differential_background
+from starmill.differencing.kernel_basis import gaussian_basis, image_basis
+from starmill.differencing.kernel_fit import KernelModel, fit_kernel
+from starmill.differencing.spatial_terms import SpatialTerms
+from starmill.differencing.stamp_system import build_stamp_system, convolve_with_basis
+from starmill.differencing.stamps import StampSet, choose_stamps, spread_mask, stamps_at
+from starmill.differencing.subtract import convolve_image, subtract_convolved
+from starmill.errors import StarmillError
+from starmill.hotpants.options import HotpantsConfig, HotpantsError
+from starmill.hotpants.substamp import Substamp, SubstampStatus
+
+__all__ = ["Hotpants"]
+
+# Bits of the output mask, as in the C program.
+FILL, SATURATED, LOW, NOT_A_NUMBER, TOO_FEW_TAPS, EXTERNAL, TOUCHED, INPUT_BAD, UNUSABLE = (
+    0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x8000
+)  # fmt: skip
+
+
+def _typed(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the errors of the engine into HotpantsError, with their numbers."""
+
+    @functools.wraps(method)
+    def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return method(self, *arguments, **keywords)
+        except HotpantsError:
+            raise
+        except StarmillError as error:
+            raise HotpantsError(str(error)) from error
+
+    return call
+
+
+class Hotpants:
+    """The central object of a HOTPANTS run: inputs, settings and intermediate results.
+
+    Parameters
+    ----------
+    template_data, image_data : (ny, nx) array or path
+        Same shape.
+    t_mask, i_mask : (ny, nx) int array, optional
+        Any value that is not zero is bad.
+    t_error, i_error : (ny, nx) array, optional
+        1-sigma noise; from gain and read noise when not given.
+    star_catalog : (n, 2) array, optional
+        Stamp centres x, y, 1-based as in FITS.
+    config : HotpantsConfig, optional
+    output_header : header, optional
+        Copied to the files that are written.
+    """
+
+    def __init__(
+        self, template_data, image_data, t_mask=None, i_mask=None, t_error=None, i_error=None, star_catalog=None,
+        config=None, output_header=None,
+    ):  # fmt: skip
+        self.config = config or HotpantsConfig()
+        self.output_header = output_header
+        template, header = _load(template_data)
+        image, image_header = _load(image_data)
+        self.output_header = output_header if output_header is not None else image_header
+        self.template_data, self.image_data = template, image
+        if template.shape != image.shape:
+            raise HotpantsError(f"template and image have different shapes: {template.shape} and {image.shape}")
+        self.star_catalog = _check_catalog(star_catalog)
+        limits = self.config
+        self._template = self._prepare(
+            template - limits.tpedestal, t_mask, t_error, limits.tuthresh, limits.tlthresh, limits.tpedestal,
+            limits.tgain, limits.trdnoise, "template",
+        )  # fmt: skip
+        self._image = self._prepare(
+            image - limits.ipedestal, i_mask, i_error, limits.iuthresh, limits.ilthresh, limits.ipedestal,
+            limits.igain, limits.irdnoise, "image",
+        )  # fmt: skip
+        self.box = Box.from_shape(image.shape)
+        self.template_substamps: list[Substamp] = []
+        self.image_substamps: list[Substamp] = []
+        self.conv_direction: str | None = None
+        self.kernel_solution: np.ndarray | None = None
+        self.fit = None
+        self.background = None
+        self.results: dict[str, Any] = {}
+        self._systems: dict[str, Any] = {}
+        self._stamps: dict[str, StampSet] = {}
+
+    def _prepare(self, data, mask, error, upper, lower, pedestal, gain, read_noise, name):
+        """Return pixels (bad ones zero), variance, mask bits of one image."""
+        bits = np.zeros(data.shape, np.int32)
+        if mask is not None:
+            mask = np.asarray(mask)
+            if mask.shape != data.shape:
+                raise HotpantsError(f"the mask of the {name} is {mask.shape}, the image {data.shape}")
+            bits[mask != 0] |= EXTERNAL | INPUT_BAD
+        finite = np.isfinite(data)
+        bits[~finite] |= NOT_A_NUMBER | INPUT_BAD
+        filled = np.where(finite, data, 0)
+        bits[finite & (filled == np.float32(self.config.fillval))] |= FILL | INPUT_BAD
+        if upper is not None:
+            bits[finite & (filled >= upper - pedestal)] |= SATURATED | INPUT_BAD
+        if lower is not None:
+            bits[finite & (filled <= lower - pedestal)] |= LOW | INPUT_BAD
+        if error is not None:
+            error = np.asarray(error, np.float32)
+            if error.shape != data.shape:
+                raise HotpantsError(f"the noise of the {name} is {error.shape}, the image {data.shape}")
+            variance = np.where(np.isfinite(error), error, 0).astype(np.float32) ** 2
+            bits[~(variance > 0)] |= INPUT_BAD
+        else:
+            variance = np.abs(filled + 0.0) / gain + (read_noise / gain) ** 2
+        bad = bits != 0
+        if bad.mean() > 0.98:
+            raise HotpantsError(
+                f"the {name} has no usable pixels: {(~finite).mean():.1%} not finite, "
+                f"{((bits & SATURATED) > 0).mean():.1%} saturated, {((bits & LOW) > 0).mean():.1%} at or below the lower "
+                f"limit, {((bits & EXTERNAL) > 0).mean():.1%} masked"
+            )
+        good_level = np.median(filled[~bad][::7])
+        filled = np.where(bad, good_level, filled).astype(np.float32)
+        variance = np.where(bad, np.median(variance[~bad][::7]), np.maximum(variance, 1e-12)).astype(np.float32)
+        return {"data": filled, "variance": variance, "bits": bits, "bad": bad}
+
+    @property
+    def _basis(self):
+        if self.config.use_pca and self.config.pca_images:
+            return image_basis([_load(image)[0] for image in self.config.pca_images])
+        return gaussian_basis(self.config.rkernel, self.config.sigma_gauss, self.config.deg_fixe)
+
+    def _pair(self, direction):
+        """Return the image that is convolved and the other one."""
+        return (self._template, self._image) if direction == "t" else (self._image, self._template)
+
+    @_typed
+    def find_stamps(self):
+        """Find substamps on the template and on the image.
+
+        Returns
+        -------
+        template_substamps, image_substamps : lists of Substamp
+        """
+        self._systems.clear()
+        self.fit, self.conv_direction, self.results = None, None, {}
+        directions = ("t", "i") if self.config.force_convolve == "b" else (self.config.force_convolve,)
+        found: dict[str, list[Substamp]] = {"t": [], "i": []}
+        for direction in directions:
+            self._stamps[direction] = self._find(direction)
+            found[direction] = self._substamps(self._stamps[direction])
+        self.template_substamps, self.image_substamps = found["t"], found["i"]
+        return self.template_substamps, self.image_substamps
+
+    def _find(self, direction):
+        config = self.config
+        reference, target = self._pair(direction)
+        margin = self._basis.half_width
+        shape = target["data"].shape
+        if self.star_catalog is not None:
+            x, y = self.star_catalog.T - 1
+            listed = stamps_at(x, y, shape, half_width=config.rss, margin=margin)
+            if len(listed) == 0:
+                raise HotpantsError(f"none of the {len(x)} listed stars is far enough from the edges of {shape}")
+            return listed
+        bad = reference["bad"] | target["bad"]
+        for image, upper, pedestal in (
+            (self._template, config.tuktresh, config.tpedestal), (self._image, config.iuktresh, config.ipedestal)
+        ):  # fmt: skip
+            if upper is not None:
+                bad = bad | (image["data"] >= upper - pedestal)
+        spread = int(config.rkernel * config.kf_spread_mask1) // 2
+        search = spread_mask(bad, spread) if spread > 0 else bad
+        cell = max(shape) // max(config.nstampx * config.nregx, config.nstampy * config.nregy)
+        keywords = {
+            "half_width": config.rss, "margin": margin, "per_cell": config.nss, "cell_size": max(cell, 2 * config.rss + 1)
+        }  # fmt: skip
+        noise = np.sqrt(target["variance"])
+        stamps = choose_stamps(reference["data"], target["data"], search, noise, threshold=config.fitthresh, minimum=0, **keywords)
+        if len(np.unique(stamps.cell)) < config.min_frac_stamps * stamps.n_cells:
+            lower = config.fitthresh * config.scale_fitthresh
+            stamps = choose_stamps(reference["data"], target["data"], search, noise, threshold=lower, **keywords)
+        return stamps
+
+    def _substamps(self, stamps):
+        out = []
+        for i, (x, y) in enumerate(zip(stamps.x, stamps.y, strict=True)):
+            part = np.s_[y - stamps.half_width : y + stamps.half_width + 1, x - stamps.half_width : x + stamps.half_width + 1]
+            out.append(
+                Substamp(
+                    i, int(stamps.cell[i]), float(x), float(y), template_cutout=self._template["data"][part].copy(),
+                    image_cutout=self._image["data"][part].copy(),
+                    noise_variance_cutout=self._template["variance"][part] + self._image["variance"][part],
+                )  # fmt: skip
+            )
+        return out
+
+    def _substamps_of(self, direction):
+        return self.template_substamps if direction == "t" else self.image_substamps
+
+    @_typed
+    def fit_and_select_direction(self):
+        """Fit every substamp alone, reject bad ones, and choose the image to convolve.
+
+        Returns
+        -------
+        direction : str
+            't' or 'i'.
+        """
+        if not self._stamps:
+            raise HotpantsError("find_stamps has not been run")
+        merits = {}
+        for direction, stamps in self._stamps.items():
+            system = self._system(direction)
+            merits[direction] = self._check(direction, system)
+        self.conv_direction = min(merits, key=lambda d: merits[d])
+        if not np.isfinite(merits[self.conv_direction]):
+            raise HotpantsError(f"no substamp passes the figure-of-merit check ({ {d: len(s) for d, s in self._stamps.items()} })")
+        return self.conv_direction
+
+    def _system(self, direction):
+        if direction not in self._systems:
+            reference, target = self._pair(direction)
+            self._systems[direction] = build_stamp_system(
+                reference["data"], target["data"], reference["variance"], target["variance"], reference["bad"],
+                target["bad"], self._stamps[direction], self._basis, match_sigma=float(self.config.sigma_gauss[0] + 0.5),
+                scale=1.0, noise_correction=0.0,
+            )  # fmt: skip
+        return self._systems[direction]
+
+    def _check(self, direction, system):
+        """Set figure of merit, local model and status of the substamps; return the merit of the direction."""
+        values = np.full(len(system), np.nan)
+        reference, target = self._pair(direction)
+        border, half = self._basis.half_width, self.config.rss
+        for i, substamp in enumerate(self._substamps_of(direction)):
+            matrix = system.matrix[i] + 1e-8 * np.trace(system.matrix[i]) / len(system.matrix[i]) * np.eye(len(system.matrix[i]))
+            local = np.linalg.solve(matrix, system.vector[i])
+            chi2 = system.target_power[i] - 2 * local @ system.vector[i] + local @ system.matrix[i] @ local
+            values[i] = chi2 / max(system.pixels[i] - 1, 1) / max(abs(local[0]), 1e-6)
+            x, y = int(substamp.x), int(substamp.y)
+            wide = np.s_[y - half - border : y + half + border + 1, x - half - border : x + half + border + 1]
+            cut = reference["data"][wide] - np.median(reference["data"][wide])
+            substamp.basis_vectors = convolve_with_basis(cut, self._basis)
+            model = np.tensordot(local, substamp.basis_vectors, 1)
+            other = substamp.image_cutout if direction == "t" else substamp.template_cutout
+            substamp.local_model = model + np.median(other - model)
+            substamp.fom = float(values[i])
+        finite = np.isfinite(values) & (system.pixels > 50)
+        if not finite.any():
+            return np.inf
+        middle = np.median(values[finite])
+        spread = max(1.4826 * np.median(np.abs(values[finite] - middle)), 1e-3 * abs(middle))
+        passed = finite & (values - middle < 2 * self.config.ks * self.config.stat_sig * spread)
+        for substamp, good in zip(self._substamps_of(direction), passed, strict=True):
+            substamp.status = SubstampStatus.PASSED_FOM_CHECK if good else SubstampStatus.REJECTED_FOM_CHECK
+            substamp.reason = "" if good else "figure of merit"
+        kept = values[passed]
+        return {"v": float(np.mean(kept)), "s": float(np.std(kept)), "h": float(np.subtract(*np.percentile(kept, [75, 25])))}[
+            self.config.fom
+        ]
+
+    @_typed
+    def iterative_fit_and_clip(self):
+        """Solve for the kernel of the whole image, clipping substamps that do not agree.
+
+        Returns
+        -------
+        kernel_solution : 1-D array
+            In the order of the kernel table of the C program.
+        used : list of Substamp
+        """
+        if self.conv_direction is None:
+            raise HotpantsError("fit_and_select_direction has not been run")
+        config, substamps = self.config, self._substamps_of(self.conv_direction)
+        passed = np.array([s.status is not SubstampStatus.REJECTED_FOM_CHECK for s in substamps])
+        system = self._system(self.conv_direction).select(passed)
+        basis = self._basis
+        order = config.ko + max(config.nregx, config.nregy) - 1
+        model = KernelModel(
+            basis, SpatialTerms(self.box, order, "polynomial"), SpatialTerms(self.box, 0, "polynomial"), np.arange(len(basis))
+        )
+        needed = int(np.ceil(len(model.columns[0]) / 200)) + 1
+        self.fit = fit_kernel(system, model, clip=max(config.ks, 1.0) * 1.5, minimum=needed)
+        survivors = []
+        for substamp, status, chi2 in zip(
+            (s for s, good in zip(substamps, passed, strict=True) if good), self.fit.status, self.fit.chi2, strict=True
+        ):
+            used = status == "used"
+            substamp.status = SubstampStatus.USED_IN_FINAL_FIT if used else SubstampStatus.REJECTED_ITERATIVE_FIT
+            substamp.reason, substamp.chi2 = ("" if used else str(status)), float(chi2)
+            local = self.fit.kernel.coefficients_at(substamp.x, substamp.y)
+            other = substamp.image_cutout if self.conv_direction == "t" else substamp.template_cutout
+            model_image = np.tensordot(local, substamp.basis_vectors, 1)
+            substamp.global_model = model_image + np.median(other - model_image)
+            survivors += [substamp] if used else []
+        from starmill.hotpants.kernel_table import solution_vector
+
+        self.kernel_solution = solution_vector(self.fit.kernel, basis, config, None)
+        return self.kernel_solution, survivors
+
+    @_typed
+    def convolve_and_difference(self):
+        """Convolve, subtract, and make the noise image and the mask.
+
+        Returns
+        -------
+        diff_image : (ny, nx) float32 array
+            Science minus template, positive for new sources in both directions, on the scale of ``normalize``.
+        convolved_image, noise_image : (ny, nx) float32 arrays
+        output_mask : (ny, nx) int32 array
+            Bits of the C program; 0x8000 is unusable.
+        """
+        if self.fit is None:
+            raise HotpantsError("iterative_fit_and_clip has not been run")
+        config, kernel = self.config, self.fit.kernel
+        reference, target = self._pair(self.conv_direction)
+        convolved = convolve_image(
+            reference["data"], kernel, variance=reference["variance"], bad=reference["bad"], squared=not config.conv_var
+        )
+        difference, variance = subtract_convolved(convolved, target["data"], target["variance"])
+        unusable = target["bad"] | reference["bad"] | (convolved.lost > 1 - config.kfm)
+        self.background = fit_differential_background(
+            difference, variance, unusable, self.box, order=config.bgo + max(config.nregx, config.nregy) - 1, family="polynomial"
+        )
+        level = self.background.field.image(self.box, np.float32)
+        difference -= level
+        mask = reference["bits"] | target["bits"]
+        mask[(convolved.lost > 0)] |= TOUCHED
+        mask[convolved.lost > 1 - config.kfm] |= TOO_FEW_TAPS
+        mask[unusable] |= UNUSABLE
+        sign = 1.0 if self.conv_direction == "t" else -1.0
+        scale = np.float32(self._normalisation())
+        noise = np.sqrt(np.maximum(variance, 0)) / scale
+        if config.rescale_ok:
+            noise *= _touched_factor(difference / scale / np.maximum(noise, 1e-30), mask)
+        self.results = {
+            "diff_image": sign * difference / scale, "convolved_image": convolved.image + level, "noise_image": noise,
+            "output_mask": mask,
+        }  # fmt: skip
+        return tuple(self.results.values())
+
+    def _normalisation(self):
+        """Return the number that the difference is divided by."""
+        convolved = "t" if self.conv_direction == "t" else "i"
+        return self.kernel_sum if self.config.normalize == convolved else 1.0
+
+    @property
+    def kernel_sum(self):
+        """The kernel sum at the centre of the image."""
+        if self.fit is None:
+            raise HotpantsError("iterative_fit_and_clip has not been run")
+        return float(self.fit.kernel.sum_at(*self.box.center))
+
+    @_typed
+    def get_final_outputs(self):
+        """Fill unusable pixels, measure statistics, and return all products.
+
+        Returns
+        -------
+        products : dict
+            ``diff_image``, ``convolved_image``, ``noise_image``, ``output_mask``, ``stats``, ``conv_direction``,
+            ``kernel_solution``, ``fit_stats``.
+        """
+        if not self.results:
+            raise HotpantsError("convolve_and_difference has not been run")
+        config, mask = self.config, self.results["output_mask"]
+        unusable = (mask & UNUSABLE) > 0
+        difference = np.where(unusable, np.float32(config.fillval), self.results["diff_image"])
+        noise = np.where(unusable, np.float32(config.fillval_noise), self.results["noise_image"])
+        good = mask == 0
+        if good.sum() < 10:
+            good = ~unusable
+        values, sigma = difference[good], noise[good]
+        if len(values) == 0:
+            raise HotpantsError(f"no pixel of the difference is usable ({unusable.mean():.1%} are flagged)")
+        chi2 = (values / np.maximum(sigma, 1e-30)) ** 2
+        near = np.abs(values) < config.stat_sig * sigma
+        stats = {
+            "diff_mean": float(values[near].mean()), "diff_std": float(values[near].std()),
+            "noise_mean": float(sigma.mean()), "x2norm": float(chi2.mean()), "nx2norm": len(values),
+        }  # fmt: skip
+        used = self.fit.chi2[self.fit.used]
+        return {
+            "diff_image": difference, "convolved_image": self.results["convolved_image"], "noise_image": noise,
+            "output_mask": mask, "stats": stats, "conv_direction": self.conv_direction,
+            "kernel_solution": self.kernel_solution,
+            "fit_stats": {"meansig": float(used.mean()), "scatter": float(used.std())},
+        }  # fmt: skip
+
+    def get_substamp_details(self):
+        """Return the lists of all substamps: ``template_substamps``, ``image_substamps``, ``final_fit_locations``."""
+        used = [s for s in self.template_substamps + self.image_substamps if s.status is SubstampStatus.USED_IN_FINAL_FIT]
+        return {
+            "template_substamps": self.template_substamps, "image_substamps": self.image_substamps,
+            "final_fit_locations": [(s.x, s.y) for s in used],
+        }  # fmt: skip
+
+    def run_pipeline(self):
+        """Run all steps, save the files that the configuration names, and return all products."""
+        self.find_stamps()
+        self.fit_and_select_direction()
+        self.iterative_fit_and_clip()
+        self.convolve_and_difference()
+        products = self.get_final_outputs()
+        self.save_outputs()
+        return products
+
+    def save_outputs(self):
+        """Write the files that the configuration names."""
+        from starmill.hotpants.products import write_products
+
+        write_products(self)
+
+    def visualize_kernel(self, at_coords, size_factor=2.0):
+        """Return the kernel at a position.
+
+        Parameters
+        ----------
+        at_coords : (int, int)
+            x, y.
+        size_factor : float
+            Side of the image in kernel widths.
+
+        Returns
+        -------
+        image : 2-D array
+        """
+        if self.fit is None:
+            raise HotpantsError("the kernel has not been fitted")
+        if not (isinstance(at_coords, tuple) and len(at_coords) == 2 and all(isinstance(c, int | np.integer) for c in at_coords)):
+            raise TypeError(f"at_coords must be a tuple of two integers, not {at_coords!r}")
+        if not (isinstance(size_factor, int | float) and size_factor > 0):
+            raise ValueError(f"size_factor must be a positive number, not {size_factor!r}")
+        kernel = self.fit.kernel.kernel_at(*at_coords)
+        side = max(1, round(kernel.shape[0] * size_factor)) | 1
+        out = np.zeros((side, side))
+        half, keep = side // 2, min(side, kernel.shape[0]) // 2
+        middle = kernel.shape[0] // 2
+        out[half - keep : half + keep + 1, half - keep : half + keep + 1] = kernel[
+            middle - keep : middle + keep + 1, middle - keep : middle + keep + 1
+        ]
+        return out
+
+
+def _load(data):
+    """Return pixels as float32 and the header (None for arrays)."""
+    if isinstance(data, str | Path):
+        from starmill.io.fits import read_image
+
+        image, header = read_image(data)
+        return np.asarray(image, np.float32), header
+    image = np.asarray(data, np.float32)
+    if image.ndim != 2 or image.size == 0:
+        raise HotpantsError(f"images must be two-dimensional and not empty, not {image.shape}")
+    return image, None
+
+
+def _check_catalog(catalog):
+    if catalog is None:
+        return None
+    catalog = np.asarray(catalog, np.float64)
+    if catalog.ndim != 2 or catalog.shape[1] != 2:
+        raise HotpantsError(f"star_catalog must be (n, 2), not {catalog.shape}")
+    return catalog
+
+
+def _touched_factor(pulls, mask):
+    """Return 1, or for touched pixels the ratio of their scatter to that of good pixels when above 1."""
+    touched = ((mask & TOUCHED) > 0) & ((mask & UNUSABLE) == 0)
+    good = mask == 0
+    if touched.sum() < 20 or good.sum() < 20:
+        return np.float32(1)
+    widths = [np.subtract(*np.percentile(pulls[where], [84.13, 15.87])) / 2 for where in (touched, good)]
+    return np.where(touched, np.float32(max(1.0, widths[0] / widths[1])), np.float32(1))
