@@ -45,7 +45,9 @@ def _steps(folder: Path, size: int, seed: int, jobs: int) -> list[list[str]]:
         "bias": [f"{raw}/bias_{i:03d}.fits" for i in range(5)],
         "dark": [f"{raw}/dark_{i:03d}.fits" for i in range(3)],
     }
-    steps = [["simulate", "night", str(folder), "--size", str(size), "--seed", str(seed), "--quiet"]]
+    steps = [
+        ["simulate", "night", str(folder), "--size", str(size), "--seed", str(seed), "--overwrite", "--quiet"]
+    ]
     made: list[str] = []
     for kind in ("bias", "dark"):
         target = f"{master}/{kind}.fits"
