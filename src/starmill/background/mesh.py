@@ -7,6 +7,7 @@ field through the nodes is the background.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,15 +128,10 @@ def measure_mesh(
     AlgorithmError
         When no pixel of the image can be used.
     """
-    if statistic not in STATISTICS:
-        raise InputError(f"unknown statistic {statistic!r} (known: {', '.join(STATISTICS)})")
-    if image.ndim != 2 or image.size == 0:
-        raise InputError(f"a background needs an image with two dimensions, the shape is {image.shape}")
+    _check_choice("statistic", statistic, STATISTICS)
     if mask is not None and mask.shape != image.shape:
         raise InputError(f"the image has shape {image.shape}, its mask {mask.shape}")
-    size_x, size_y = (bin_size, bin_size) if np.isscalar(bin_size) else bin_size
-    if min(size_x, size_y) < 1:
-        raise InputError(f"a background cell has at least one pixel, the bin size is {bin_size}")
+    size_x, size_y = _cell_size(image, bin_size)
     y_edges, x_edges = cell_edges(image.shape[0], size_y), cell_edges(image.shape[1], size_x)
     cells = mesh_statistics(
         image, mask, bits=bits, y_edges=y_edges, x_edges=x_edges, n_sigma=n_sigma, n_iterations=n_iterations
@@ -213,8 +209,7 @@ def fit_mesh(
     order : (order in x, order in y) or None
         That of the polynomial that was fitted.
     """
-    if model not in MODELS:
-        raise InputError(f"unknown background model {model!r} (known: {', '.join(MODELS)})")
+    _check_choice("background model", model, MODELS)
     if model == "spline":
         spline = reduced_spline(mesh, spline)
         return SplineField(mesh.box, mesh.x_nodes, mesh.y_nodes, mesh.level, spline), None
@@ -227,8 +222,7 @@ def fit_mesh(
 
 def reduced_spline(mesh: BackgroundMesh, spline: str) -> str:
     """Spline that the mesh supports: the shorter side decides for both directions."""
-    if spline not in _LEAST_NODES:
-        raise InputError(f"unknown spline {spline!r} (known: {', '.join(_LEAST_NODES)})")
+    _check_choice("spline", spline, _LEAST_NODES)
     shorter = min(mesh.level.shape)
     names = list(_LEAST_NODES)
     return next(name for name in names[names.index(spline) :] if _LEAST_NODES[name] <= shorter)
@@ -284,22 +278,11 @@ def estimate_background(
     AlgorithmError
         When no pixel can be used, or the nodes are too few and ``undersampling`` is ``raise``.
     """
-    if undersampling not in UNDERSAMPLING:
-        raise InputError(
-            f"unknown rule {undersampling!r} for too few nodes (known: {', '.join(UNDERSAMPLING)})"
-        )
-    size_x, size_y = (bin_size, bin_size) if np.isscalar(bin_size) else bin_size
-    needed = (
-        1 + (order if np.isscalar(order) else max(order)) if model == "chebyshev" else _LEAST_NODES[spline]
-    )
-    found = min(math.ceil(image.shape[1] / size_x), math.ceil(image.shape[0] / size_y))
-    if found < needed and undersampling == "raise":
-        raise AlgorithmError(
-            "the mesh has too few nodes for the background model", numbers={"nodes": found, "needed": needed}
-        )
-    if found < needed and undersampling == "increase_nodes":
-        size_x = max(1, min(size_x, image.shape[1] // needed))
-        size_y = max(1, min(size_y, image.shape[0] // needed))
+    _check_choice("rule for too few nodes", undersampling, UNDERSAMPLING)
+    _check_choice("background model", model, MODELS)
+    _check_choice("spline", spline, _LEAST_NODES)
+    needed = _LEAST_NODES[spline] if model == "spline" else 1 + int(np.max(order))
+    size_x, size_y = _cell_size(image, bin_size, needed, undersampling)
     mesh = measure_mesh(
         image, mask, bits=bits, bin_size=(size_x, size_y), statistic=statistic, n_sigma=n_sigma,
         n_iterations=n_iterations, origin=origin,
@@ -327,6 +310,32 @@ def subtract_field(image: NDArray[np.float32], field: Field, box: Box) -> None:
         image[rows[0] : rows[1]] -= field.image(band, np.float32)
 
     map_tiles(one_band, row_bands(box.height))
+
+
+def _check_choice(what: str, value: str, known: Iterable[str]) -> None:
+    """Raise an error that lists the known names unless the value is one of them."""
+    if value not in known:
+        raise InputError(f"unknown {what} {value!r} (known: {', '.join(known)})")
+
+
+def _cell_size(
+    image: NDArray[np.floating], bin_size: int | tuple[int, int], needed: int = 1, undersampling: str = "reduce_order"
+) -> tuple[int, int]:
+    """Return the cell size (x, y), smaller than wanted where the rule is to have enough nodes."""
+    if image.ndim != 2 or image.size == 0:
+        raise InputError(f"a background needs an image with two dimensions, the shape is {image.shape}")
+    size_x, size_y = (bin_size, bin_size) if np.isscalar(bin_size) else bin_size
+    if min(size_x, size_y) < 1:
+        raise InputError(f"a background cell has at least one pixel, the bin size is {bin_size}")
+    found = min(math.ceil(image.shape[1] / size_x), math.ceil(image.shape[0] / size_y))
+    if found < needed and undersampling == "raise":
+        raise AlgorithmError(
+            "the mesh has too few nodes for the background model", numbers={"nodes": found, "needed": needed}
+        )
+    if found < needed and undersampling == "increase_nodes":
+        size_x = max(1, min(size_x, image.shape[1] // needed))
+        size_y = max(1, min(size_y, image.shape[0] // needed))
+    return size_x, size_y
 
 
 def _levels(cells: MeshStatistics, statistic: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

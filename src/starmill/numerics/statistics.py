@@ -24,7 +24,7 @@ class ClippedStatistics:
 
     ``n`` counts the good elements, ``n_masked`` the others, ``n_kept`` those inside the last clip window.
     Errors are those of a Gaussian sample: sigma / sqrt(n) for a mean, sqrt(pi / 2) times that for the
-    median, sigma / sqrt(2 n) for a standard deviation. NaN where a number does not exist.
+    median, sigma sqrt((n - 1) / 2) / n for a standard deviation. NaN where a number does not exist.
     """
 
     n: int
@@ -247,7 +247,7 @@ def _mean_errors(variance: ArrayLike, n: ArrayLike) -> tuple[ArrayLike, ArrayLik
 
 def _std_error(variance: float, n: float) -> float:
     """Return the standard error of the standard deviation of ``n`` elements of a Gaussian sample."""
-    return float(np.sqrt(variance / (2 * n))) if n > 0 else np.nan
+    return float(np.sqrt(variance * (n - 1) / 2) / n) if n > 0 else np.nan
 
 
 def _error_from_variance(variance: NDArray[np.float64]) -> float:
