@@ -146,7 +146,7 @@ def _neighbours(i, peak_y, peak_x, reach, near):
 def _stamp_pixels(inside, variance, cy, cx, r0, r1, ys, xs, weights):
     """Usable pixels of the circle and their ramp weights."""
     ny, nx = inside.shape
-    reach = int(math.floor(r1))
+    reach = math.floor(r1)
     n = 0
     for y in range(max(0, cy - reach), min(ny, cy + reach + 1)):
         for x in range(max(0, cx - reach), min(nx, cx + reach + 1)):

@@ -71,8 +71,8 @@ def _lowest_between(stamp, ya, xa, yb, xb):
     steps = max(abs(yb - ya), abs(xb - xa))
     lowest = min(stamp[ya, xa], stamp[yb, xb])
     for k in range(1, steps):
-        y = int(math.floor(ya + (yb - ya) * k / steps + 0.5))
-        x = int(math.floor(xa + (xb - xa) * k / steps + 0.5))
+        y = math.floor(ya + (yb - ya) * k / steps + 0.5)
+        x = math.floor(xa + (xb - xa) * k / steps + 0.5)
         value = stamp[y, x]
         lowest = min(lowest, value if math.isfinite(value) else 0.0)
     return lowest
