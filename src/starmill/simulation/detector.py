@@ -71,13 +71,19 @@ class DetectorModel:
         return self.detector.box
 
     def flat(self, band_number: int = 0) -> Image:
-        """Return the throughput of each pixel in a band; dust rings differ from band to band."""
+        """Return the relative throughput of each pixel in a band, with median 1 in the central quarter.
+
+        That is how master flats are scaled, so that reduced fluxes and true fluxes are on one scale. Dust rings differ
+        from band to band.
+        """
         ny, nx = self.box.shape
         x0, y0 = nx * (0.3 + 0.13 * band_number), ny * (0.6 - 0.17 * band_number)
         y, x = np.ogrid[:ny, :nx]
         radius = np.hypot(x - x0, y - y0) / (0.02 * nx)
         dust = 1 - 0.08 * np.exp(-0.5 * ((radius - 1) / 0.3) ** 2)
-        return np.asarray(self.response * self.vignetting * dust, np.float32)
+        flat = self.response * self.vignetting * dust
+        middle = flat[ny // 4 : ny - ny // 4, nx // 4 : nx - nx // 4]
+        return np.asarray(flat / np.median(middle), np.float32)
 
 
 def quadrant_detector(
