@@ -82,7 +82,8 @@ def toy_records():
             "ra": 10.0 * number,
             "dec": 0.0,
             "region": [
-                [(10.0 * number + x) % 360, y] for x, y in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
+                [(10.0 * number + x) % 360, y]
+                for x, y in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
             ],
         }
         for number in range(12)

@@ -141,7 +141,9 @@ def test_a_truncated_file_is_refused(tmp_path, length):
         read_headers(path)
 
 
-@pytest.mark.parametrize("card", ["NAXIS   =                   -1", "NAXIS1  = 99999999999999999999", "BITPIX  = 'X'"])
+@pytest.mark.parametrize(
+    "card", ["NAXIS   =                   -1", "NAXIS1  = 99999999999999999999", "BITPIX  = 'X'"]
+)
 def test_a_hostile_header_is_refused(tmp_path, card):
     path = tmp_path / "a.fits"
     _write_raw(path)

@@ -64,7 +64,9 @@ def test_cutouts_read_only_their_pixels(repository):
     picture = np.arange(600.0).reshape(20, 30)
     repository.put(picture, kind, map="cloud")
     np.testing.assert_array_equal(repository.get("picture", map="cloud"), picture)
-    np.testing.assert_array_equal(repository.get("picture", map="cloud", box=Box(3, 5, 4, 2)), picture[5:7, 3:7])
+    np.testing.assert_array_equal(
+        repository.get("picture", map="cloud", box=Box(3, 5, 4, 2)), picture[5:7, 3:7]
+    )
 
 
 def test_the_first_collection_of_a_chain_wins(repository):

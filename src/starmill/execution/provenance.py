@@ -64,7 +64,10 @@ def content_key(
     key : str
         64 hexadecimal digits.
     """
-    read = {keyword: [[ref.dataset_type, ref.data_id.key, ref.checksum] for ref in refs] for keyword, refs in inputs.items()}
+    read = {
+        keyword: [[ref.dataset_type, ref.data_id.key, ref.checksum] for ref in refs]
+        for keyword, refs in inputs.items()
+    }
     return text_checksum(canonical([task, config, starmill.__version__, read, sorted(outputs)]))
 
 
@@ -105,7 +108,9 @@ def datasets_where(repository: Repository, condition: Any) -> list[StoredDataset
     columns = [column for column in schema.dataset.columns if column.name != "data_key"]
     statement = (
         sa.select(
-            *columns, schema.collection.c.name.label("run_name"), schema.dataset_type.c.name.label("type_name")
+            *columns,
+            schema.collection.c.name.label("run_name"),
+            schema.dataset_type.c.name.label("type_name"),
         )
         .join(schema.collection, schema.collection.c.id == schema.dataset.c.run_id)
         .join(schema.dataset_type, schema.dataset_type.c.id == schema.dataset.c.type_id)
@@ -156,23 +161,31 @@ def provenance_tree(repository: Repository, ref: StoredDataset, depth: int = 50)
         if source is None or source.checksum != item["checksum"]:
             tree["inputs"].append({**item, "state": "no longer in the repository with this content"})
         else:
-            tree["inputs"].append({"keyword": item["keyword"], **provenance_tree(repository, source, depth - 1)})
+            tree["inputs"].append(
+                {"keyword": item["keyword"], **provenance_tree(repository, source, depth - 1)}
+            )
     return tree
 
 
-def format_tree(tree: Mapping[str, Any], indent: str = "") -> list[str]:
-    """Return a provenance tree as lines of text."""
+def format_tree(tree: Mapping[str, Any], indent: str = "", seen: set[str] | None = None) -> list[str]:
+    """Return a provenance tree as lines of text; what was shown before is not shown again."""
+    seen = set() if seen is None else seen
     data_id = ", ".join(f"{name}={value}" for name, value in tree.get("data_id", {}).items())
     head = f"{tree['keyword']}: " if "keyword" in tree else ""
-    lines = [f"{indent}{head}{tree.get('dataset_type', tree.get('type'))} ({data_id})  sha256 {tree['checksum'][:12]}"]
+    lines = [
+        f"{indent}{head}{tree.get('dataset_type', tree.get('type'))} ({data_id})  sha256 {tree['checksum'][:12]}"
+    ]
     if "state" in tree:
         lines.append(f"{indent}  {tree['state']}")
     made = tree.get("made_by")
+    if made and tree["id"] in seen:
+        return [lines[0] + "  (as above)"]
     if made:
+        seen.add(tree["id"])
         lines.append(
             f"{indent}  by {made['task']} (config {made['config'][:12]}, starmill {made['versions'].get('starmill')}),"
             f" {made['cpu_seconds']:.2f} CPU s, {made['max_rss'] / 1e6:.0f} MB"
         )
     for item in tree.get("inputs", []):
-        lines += format_tree(item, indent + "    ")
+        lines += format_tree(item, indent + "    ", seen)
     return lines

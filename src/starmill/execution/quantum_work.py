@@ -42,7 +42,12 @@ def run_quantum(message: Mapping[str, Any]) -> dict[str, Any]:
         ``cpu_seconds``, ``max_rss`` (byte), ``metadata``, ``error``.
     """
     wall, cpu = time.perf_counter(), time.process_time()
-    answer: dict[str, Any] = {"id": message["id"], "attempt": message["attempt"], "status": DONE, "error": None}
+    answer: dict[str, Any] = {
+        "id": message["id"],
+        "attempt": message["attempt"],
+        "status": DONE,
+        "error": None,
+    }
     try:
         answer["outputs"], answer["metadata"] = _work(message)
     except NoDataError as error:
@@ -126,7 +131,11 @@ def _write(store: Any, message: Mapping[str, Any], storage: str, value: Any) -> 
     staged = store.staging_folder(message["writer"]) / f"{uuid.uuid4().hex}{chosen.extension}"
     try:
         chosen.write(value, staged, message.get("provenance"))
-        written = {"checksum": file_checksum(staged), "size": staged.stat().st_size, "extension": chosen.extension}
+        written = {
+            "checksum": file_checksum(staged),
+            "size": staged.stat().st_size,
+            "extension": chosen.extension,
+        }
         return {"token": store.deliver(staged, message["writer"]), **written}
     except BaseException:
         staged.unlink(missing_ok=True)

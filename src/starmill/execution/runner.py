@@ -202,7 +202,9 @@ class Runner:
             self.summary.counts[node.label] = {"total": 0}
         for quantum in self.graph.quanta:
             self.summary.counts[quantum.node.label]["total"] += 1
-        self.emit("run_started", run=self.run_name, pipeline=self.graph.pipeline.name, counts=self.summary.counts)
+        self.emit(
+            "run_started", run=self.run_name, pipeline=self.graph.pipeline.name, counts=self.summary.counts
+        )
 
     def _load_previous(self) -> dict[tuple[str, str], _Previous]:
         table, collection = schema.quantum.c, schema.collection.c
@@ -213,7 +215,8 @@ class Runner:
             ).where(table.run_id == number)
         )
         return {
-            (row.label, row.data_key): _Previous(row.status, row.content_key, row.outputs, row.error) for row in rows
+            (row.label, row.data_key): _Previous(row.status, row.content_key, row.outputs, row.error)
+            for row in rows
         }
 
     # ---- one quantum ---------------------------------------------------------------------------------------
@@ -230,6 +233,15 @@ class Runner:
         work = {"content_key": key, "config": checksum, "inputs": inputs, "replace": self.options.force}
         if self._is_settled_by_previous(quantum, work):
             return None
+        shape = {
+            "many": [spec.keyword for spec in node.inputs if spec.many],
+            "lazy": [spec.keyword for spec in node.inputs if spec.many and spec.lazy],
+            "outputs": [
+                [output.keyword, self._kinds[output.dataset].storage, output.optional]
+                for output in node.outputs
+            ],
+        }
+        work["shape"] = json.dumps(shape)
         self._work[quantum.index] = work
         self.emit("quantum_started", label=node.label, data_id=quantum.data_key)
         return {
@@ -242,11 +254,7 @@ class Runner:
             "task": node.task,
             "config": config,
             "inputs": {keyword: [_file(ref) for ref in refs] for keyword, refs in inputs.items()},
-            "many": [spec.keyword for spec in node.inputs if spec.many],
-            "lazy": [spec.keyword for spec in node.inputs if spec.many and spec.lazy],
-            "outputs": [
-                [output.keyword, self._kinds[output.dataset].storage, output.optional] for output in node.outputs
-            ],
+            **shape,
             "provenance": self._file_provenance(quantum, work, config),
         }
 
@@ -289,7 +297,12 @@ class Runner:
             "config_checksum": work["config"],
             "starmill": starmill.__version__,
             "inputs": [
-                {"keyword": keyword, "type": ref.dataset_type, "data_id": ref.data_id.key, "checksum": ref.checksum}
+                {
+                    "keyword": keyword,
+                    "type": ref.dataset_type,
+                    "data_id": ref.data_id.key,
+                    "checksum": ref.checksum,
+                }
                 for keyword, refs in work["inputs"].items()
                 for ref in refs
             ],
@@ -353,7 +366,9 @@ class Runner:
             return
         if answer["status"] == LOST and work.get("attempt", 1) < self.options.attempts:
             work["attempt"] = work.get("attempt", 1) + 1
-            self.emit("quantum_lost", label=quantum.node.label, data_id=quantum.data_key, error=answer["error"])
+            self.emit(
+                "quantum_lost", label=quantum.node.label, data_id=quantum.data_key, error=answer["error"]
+            )
             del self._work[quantum.index]
             message = self._message(quantum)
             if message is not None:
@@ -365,6 +380,8 @@ class Runner:
             self._first_finished = time.monotonic()
         if answer["status"] == LOST:
             answer = {**answer, "status": FAILED}
+        if answer["status"] == FAILED and self.options.fail_fast:
+            self._stopped = True
         self._finished.append((quantum, work, answer))
 
     # ---- registering ---------------------------------------------------------------------------------------
@@ -385,20 +402,27 @@ class Runner:
 
     def _commit(self, group: list[tuple[Quantum, dict[str, Any], dict[str, Any]]], state: str) -> None:
         datasets, moves, quanta = [], [], []
-        products: dict[int, dict[str, StoredDataset]] = {}
+        by_quantum: dict[int, dict[str, dict[str, Any]]] = {}
         for quantum, work, answer in group:
             rows = self._dataset_rows(quantum, work, answer)
             datasets += list(rows.values())
             moves += [(answer["outputs"][keyword]["token"], row["path"]) for keyword, row in rows.items()]
             quanta.append(self._quantum_row(quantum, work, answer, rows))
-            products[quantum.index] = {
-                keyword: self.repository.ref_from_row(self._kinds[row["type"]], row) for keyword, row in rows.items()
-            }
+            by_quantum[quantum.index] = rows
         counts_after = [self._session_row(state)]
-        payload = {"documents": self._documents, "quanta": quanta, "datasets": datasets, "sessions": counts_after}
+        payload = {
+            "documents": self._documents,
+            "quanta": quanta,
+            "datasets": datasets,
+            "sessions": counts_after,
+        }
         self.repository.commit({name: part for name, part in payload.items() if part}, moves)
         self._documents = {}
-        self._products.update(products)
+        for index, rows in by_quantum.items():  # after the commit, which may have given other file names
+            self._products[index] = {
+                keyword: self.repository.ref_from_row(self._kinds[row["type"]], row)
+                for keyword, row in rows.items()
+            }
         for quantum, _, answer in group:
             self._report(quantum, answer)
 
@@ -466,6 +490,7 @@ class Runner:
             "versions": self._versions_checksum,
             "inputs": json.dumps(inputs),
             "outputs": json.dumps(outputs),
+            "shape": work["shape"],
             "attempts": work.get("attempt", 1),
             "finished": time.time(),
             "seconds": answer.get("seconds", 0.0),
@@ -502,8 +527,6 @@ class Runner:
         """Count a quantum as settled and release those that waited for it."""
         counts = self.summary.counts[quantum.node.label]
         counts[state] = counts.get(state, 0) + 1
-        if state == "failed" and self.options.fail_fast:
-            self._stopped = True
         for child in self._children[quantum.index]:
             self._waiting[child] -= 1
             if self._waiting[child] == 0:

@@ -39,10 +39,10 @@ def serve(source: IO[bytes], answers: IO[bytes]) -> None:
     if hello is None:
         return
     _prepare(hello)
-    answers.write(encode({"ready": os.getpid()}))
-    answers.flush()
     from starmill.execution.quantum_work import run_quantum
 
+    answers.write(encode({"ready": os.getpid()}))
+    answers.flush()
     while (message := read_message(source)) is not None:
         answer = run_quantum(message)
         answer["memory"] = resident_memory()

@@ -193,7 +193,9 @@ class Pipeline:
             elif isinstance(value, Mapping):
                 nested.setdefault(label, {}).update(value)
             else:
-                raise ConfigError(f"'{label}' is a task; set one of its parameters, as {label}.parameter=value")
+                raise ConfigError(
+                    f"'{label}' is a task; set one of its parameters, as {label}.parameter=value"
+                )
         nodes = []
         for node in self.nodes:
             change = nested.get(node.label)
@@ -246,7 +248,9 @@ def load_pipeline(name: str | Path) -> Pipeline:
         return parse_pipeline(load_yaml(text), where=text)
     if text not in standard_pipelines():
         raise ConfigError(_unknown("pipeline", text, standard_pipelines()))
-    content = (resources.files("starmill.pipelines") / "standard" / f"{text}.yaml").read_text(encoding="utf-8")
+    content = (resources.files("starmill.pipelines") / "standard" / f"{text}.yaml").read_text(
+        encoding="utf-8"
+    )
     return parse_pipeline(read_yaml_text(content), where=f"{text}.yaml")
 
 
@@ -376,13 +380,21 @@ def _check_arguments(node: TaskNode, cls: Any) -> None:
     given = {spec.keyword for spec in node.inputs}
     for spec in node.inputs:
         if spec.keyword not in names and not takes_any:
-            raise ConfigError(f"task '{node.label}': {cls.__name__} has no " + _unknown("input", spec.keyword, names))
+            raise ConfigError(
+                f"task '{node.label}': {cls.__name__} has no " + _unknown("input", spec.keyword, names)
+            )
         may_be_absent = spec.optional or bool(spec.when)
-        if may_be_absent and spec.keyword in names and parameters[spec.keyword].default is inspect.Parameter.empty:
+        if (
+            may_be_absent
+            and spec.keyword in names
+            and parameters[spec.keyword].default is inspect.Parameter.empty
+        ):
             raise ConfigError(f"task '{node.label}': {cls.__name__} cannot run without '{spec.keyword}'")
     for name in names:
         if parameters[name].default is inspect.Parameter.empty and name not in given:
-            raise ConfigError(f"task '{node.label}': the input '{name}' of {cls.__name__} is not given under 'reads'")
+            raise ConfigError(
+                f"task '{node.label}': the input '{name}' of {cls.__name__} is not given under 'reads'"
+            )
     if not node.inputs or not any(spec.is_driving for spec in node.inputs):
         raise ConfigError(f"task '{node.label}' needs an input that is neither optional nor looked up")
     if not node.outputs:
@@ -414,7 +426,9 @@ def _in_order(nodes: Sequence[TaskNode]) -> tuple[TaskNode, ...]:
     for node in nodes:
         for output in node.outputs:
             if output.dataset in writers:
-                raise ConfigError(f"'{output.dataset}' is written by both '{writers[output.dataset]}' and '{node.label}'")
+                raise ConfigError(
+                    f"'{output.dataset}' is written by both '{writers[output.dataset]}' and '{node.label}'"
+                )
             writers[output.dataset] = node.label
     ordered: list[TaskNode] = []
     waiting = list(nodes)
@@ -427,7 +441,9 @@ def _in_order(nodes: Sequence[TaskNode]) -> tuple[TaskNode, ...]:
         ]
         ready = [n for n in ready if not any(writers.get(spec.dataset) == n.label for spec in n.inputs)]
         if not ready:
-            raise ConfigError("the tasks " + ", ".join(node.label for node in waiting) + " wait for each other")
+            raise ConfigError(
+                "the tasks " + ", ".join(node.label for node in waiting) + " wait for each other"
+            )
         ordered.append(ready[0])
         waiting.remove(ready[0])
     return tuple(ordered)
@@ -490,7 +506,11 @@ def _mapping(values: Any, what: str) -> Mapping[str, Any]:
 
 
 def _words(values: Any, what: str) -> tuple[str, ...]:
-    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values) or not values:
+    if (
+        not isinstance(values, (list, tuple))
+        or not all(isinstance(value, str) for value in values)
+        or not values
+    ):
         raise ConfigError(f"{what}: a list of words is needed")
     return tuple(values)
 

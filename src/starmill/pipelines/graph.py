@@ -178,9 +178,7 @@ class _Builder:
         self._check_types(node)
         driving = [spec for spec in node.inputs if spec.is_driving]
         groups = {spec.keyword: self._grouped(node, spec, report) for spec in driving}
-        lookups = {
-            spec.keyword: self._lookup(node, spec) for spec in node.inputs if not spec.is_driving
-        }
+        lookups = {spec.keyword: self._lookup(node, spec) for spec in node.inputs if not spec.is_driving}
         first = groups[driving[0].keyword]
         for other in driving[1:]:
             for key in groups[other.keyword].keys() - first.keys():
@@ -200,7 +198,9 @@ class _Builder:
                     f" dimensions {', '.join(sorted(dimensions))}"
                 )
 
-    def _grouped(self, node: TaskNode, spec: InputSpec, report: NodeReport) -> dict[tuple[Any, ...], list[_Item]]:
+    def _grouped(
+        self, node: TaskNode, spec: InputSpec, report: NodeReport
+    ) -> dict[tuple[Any, ...], list[_Item]]:
         """Data sets of a driving input by the values of the task's dimensions."""
         items = self._items(spec, node.where, driving=True)
         report.candidates[spec.keyword] = len(items)
@@ -326,7 +326,9 @@ class _Builder:
             values = tuple(known.get(name) for name in shared)
             shown = ", ".join(f"{name}={value}" for name, value in zip(shared, values, strict=True))
             return groups.get(values, []), f"no {spec.dataset} with {shown}"
-        times = [record["mjd"] for record in map(self._record, (item.known for item in items)) if record.get("mjd")]
+        times = [
+            record["mjd"] for record in map(self._record, (item.known for item in items)) if record.get("mjd")
+        ]
         mjd = sum(times) / len(times) if times else None
         ref = lookup.best(known, mjd)
         return ([], lookup.reason(known, mjd)) if ref is None else ([_Item(ref.known, ref)], "")

@@ -149,7 +149,10 @@ def load_calibrations(
             .join(schema.validity, schema.validity.c.dataset_id == schema.dataset.c.id)
             .join(schema.collection, schema.collection.c.id == schema.dataset.c.run_id)
             .join(schema.dataset_type, schema.dataset_type.c.id == schema.dataset.c.type_id)
-            .where(schema.validity.c.collection_id == info.number, schema.dataset_type.c.name == dataset_type.name)
+            .where(
+                schema.validity.c.collection_id == info.number,
+                schema.dataset_type.c.name == dataset_type.name,
+            )
         )
         kind = dataset_type
         groups.append(

@@ -54,7 +54,9 @@ def list_collections(registry: Registry) -> dict[str, CollectionInfo]:
     names = {row.id: row.name for row in rows}
     members: dict[int, list[str]] = {}
     links = registry.fetch(
-        sa.select(schema.chain_member).order_by(schema.chain_member.c.chain_id, schema.chain_member.c.position)
+        sa.select(schema.chain_member).order_by(
+            schema.chain_member.c.chain_id, schema.chain_member.c.position
+        )
     )
     for link in links:
         members.setdefault(link.chain_id, []).append(names[link.member_id])

@@ -87,12 +87,16 @@ def read_config(values: dict[str, Any], where: str) -> RepositoryConfig:
     for key in values:
         if key not in _KEYS:
             near = nearest_name(str(key), _KEYS)
-            raise ConfigError(f"unknown key {key!r}" + (f"; did you mean '{near}'?" if near else ""), path=where)
+            raise ConfigError(
+                f"unknown key {key!r}" + (f"; did you mean '{near}'?" if near else ""), path=where
+            )
     version = values.get("starmill_repository")
     if not isinstance(version, int):
         raise InputError("no repository: the key 'starmill_repository' is missing", path=where)
     if version > _FORMAT:
-        raise RepositoryError(f"{where}: format {version} was made by a newer starmill; this one knows {_FORMAT}")
+        raise RepositoryError(
+            f"{where}: format {version} was made by a newer starmill; this one knows {_FORMAT}"
+        )
     registry, layout = values.get("registry", _SQLITE), values.get("layout", DEFAULT_TEMPLATE)
     if not isinstance(registry, str) or not isinstance(layout, str):
         raise ConfigError("'registry' and 'layout' must be text", path=where)

@@ -68,7 +68,9 @@ class StoredDataset:
         }
 
     @classmethod
-    def from_row(cls, row: Any, dimensions: tuple[str, ...], dataset_type: str, storage: str, run: str) -> StoredDataset:
+    def from_row(
+        cls, row: Any, dimensions: tuple[str, ...], dataset_type: str, storage: str, run: str
+    ) -> StoredDataset:
         """Make a reference from a row that holds all columns of the dataset table."""
         values = row._mapping
         data_id = DataId.trusted(tuple((name, values[name]) for name in dimensions))
@@ -76,7 +78,17 @@ class StoredDataset:
             (name, values[name]) for name in DIMENSIONS if values[name] is not None and name not in dimensions
         )
         return cls(
-            row.id, dataset_type, storage, run, data_id, row.path, row.checksum, row.size, row.link, implied, row.quantum_id
+            row.id,
+            dataset_type,
+            storage,
+            run,
+            data_id,
+            row.path,
+            row.checksum,
+            row.size,
+            row.link,
+            implied,
+            row.quantum_id,
         )
 
 
@@ -100,7 +112,9 @@ class DataRef:
 
     def get(self, dataset_type: str | None = None, *, component: str | None = None, box: Any = None) -> Any:
         """Read the data set of this data ID."""
-        return self.repository.get(dataset_type or self.dataset_type, self.data_id, component=component, box=box)
+        return self.repository.get(
+            dataset_type or self.dataset_type, self.data_id, component=component, box=box
+        )
 
     def put(self, value: Any, dataset_type: str | None = None) -> StoredDataset:
         """Write a data set of this data ID."""

@@ -66,7 +66,9 @@ STANDARD_TYPES: dict[str, DatasetType] = {
         DatasetType("characterized", _EXPOSURE, "exposure", "exposure with PSF, background removed"),
         DatasetType("background", _EXPOSURE, "fields", "backgrounds that were subtracted"),
         DatasetType("catalog", _EXPOSURE, "catalog", "sources measured on one exposure"),
-        DatasetType("template", ("instrument", "detector", "band"), "exposure", "image that others are compared with"),
+        DatasetType(
+            "template", ("instrument", "detector", "band"), "exposure", "image that others are compared with"
+        ),
         DatasetType("difference", _EXPOSURE, "exposure", "science minus matched template"),
         DatasetType("difference_score", _EXPOSURE, "exposure", "significance of the difference"),
         DatasetType("matching_kernel", _EXPOSURE, "spatial_kernel", "kernel that matched the two images"),

@@ -90,7 +90,9 @@ class ExposureRecord:
         names = (
             "instrument", "exposure", *_IMPLIED, "object", "image_type", "mjd", "exposure_time", "airmass", "ra", "dec",
         )  # fmt: skip
-        return {name: getattr(self, name) for name in names} | {"extra": json.dumps(self.extra, sort_keys=True)}
+        return {name: getattr(self, name) for name in names} | {
+            "extra": json.dumps(self.extra, sort_keys=True)
+        }
 
     def region_row(self) -> dict[str, Any] | None:
         """Row of the region table with its tiles; None when the frame has no place on the sky."""

@@ -169,7 +169,9 @@ def _tokens(text: str) -> list[tuple[str, str, int]]:
     while position < end:
         found = _TOKEN.match(text, position)
         if found is None or found.end() == position:
-            raise InputError(f"data query, character {position + 1}: cannot read {text[position : position + 20]!r}")
+            raise InputError(
+                f"data query, character {position + 1}: cannot read {text[position : position + 20]!r}"
+            )
         kind = found.lastgroup or ""
         tokens.append((kind, found[kind], found.start(kind)))
         position = found.end()

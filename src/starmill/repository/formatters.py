@@ -265,7 +265,9 @@ _FORMATTERS: dict[str, Formatter] = {
     "text": Formatter(".txt", _write_text, _read_text),
     "array": Formatter(".npy", _write_array, _read_array, cutouts=True),
     "exposure": Formatter(".fits", _write_exposure, _read_exposure, _EXPOSURE_PARTS, cutouts=True),
-    "master_frame": Formatter(".fits", _write_master, _read_master, ("image", "variance", "mask", "properties")),
+    "master_frame": Formatter(
+        ".fits", _write_master, _read_master, ("image", "variance", "mask", "properties")
+    ),
     "fields": Formatter(".json", _write_fields, _read_fields),
     "spatial_kernel": Formatter(".json", _write_json, _read_kernel),
     "sky_map": Formatter(".fits", _write_map, _read_map),

@@ -106,7 +106,9 @@ def ingest(
     translate = camera_translator(camera) if isinstance(camera, str) else camera
     if run is None:
         run = f"raw/{camera}" if isinstance(camera, str) else "raw/all"
-    job = _Ingest(repository, validate_collection_name(run), repository.dataset_type(dataset_type), mode, keep_going)
+    job = _Ingest(
+        repository, validate_collection_name(run), repository.dataset_type(dataset_type), mode, keep_going
+    )
     group: list[tuple[Path, ExposureRecord]] = []
     for path in find_raw_files(paths):
         try:
@@ -123,7 +125,9 @@ def ingest(
 class _Ingest:
     """Takes groups of files with their records into one run."""
 
-    def __init__(self, repository: Repository, run: str, kind: DatasetType, mode: str, keep_going: bool) -> None:
+    def __init__(
+        self, repository: Repository, run: str, kind: DatasetType, mode: str, keep_going: bool
+    ) -> None:
         self.repository = repository
         self.run = run
         self.kind = kind
@@ -150,7 +154,9 @@ class _Ingest:
             for item in fresh:
                 self.take([item])
 
-    def _without_known(self, group: Sequence[tuple[Path, ExposureRecord]]) -> list[tuple[Path, ExposureRecord]]:
+    def _without_known(
+        self, group: Sequence[tuple[Path, ExposureRecord]]
+    ) -> list[tuple[Path, ExposureRecord]]:
         """Leave out files that are registered with the same content; of two names for one frame keep one."""
         fresh: dict[Any, tuple[Path, ExposureRecord]] = {}
         for path, record in group:
@@ -163,7 +169,9 @@ class _Ingest:
                     self.refuse(path, DatasetConflictError(message))
                 continue
             fresh[record.data_id] = (path, record)
-        identifiers = {self._row(record, "", 0, ".fits")["id"]: record.data_id for _, record in fresh.values()}
+        identifiers = {
+            self._row(record, "", 0, ".fits")["id"]: record.data_id for _, record in fresh.values()
+        }
         known = self._known_checksums(list(identifiers))
         for identifier, checksum in known.items():
             path, record = fresh.pop(identifiers[identifier])
@@ -180,7 +188,9 @@ class _Ingest:
         table = schema.dataset.c
         known: dict[str, str] = {}
         for part in chunks(identifiers):
-            rows = self.repository.registry.fetch(sa.select(table.id, table.checksum).where(table.id.in_(part)))
+            rows = self.repository.registry.fetch(
+                sa.select(table.id, table.checksum).where(table.id.in_(part))
+            )
             known.update({row.id: row.checksum for row in rows})
         return known
 
@@ -210,7 +220,9 @@ class _Ingest:
                 {
                     "collections": [collection_row(self.run, RUN)],
                     "exposures": _once_per_exposure(records),
-                    "regions": [row for row in (record.region_row() for record in records) if row is not None],
+                    "regions": [
+                        row for row in (record.region_row() for record in records) if row is not None
+                    ],
                     "datasets": rows,
                 },
                 moves,
@@ -259,4 +271,6 @@ def _once_per_exposure(records: Sequence[ExposureRecord]) -> list[dict[str, Any]
 
 def _extension(path: Path) -> str:
     name = path.name.lower()
-    return next((suffix for suffix in sorted(_SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), path.suffix)
+    return next(
+        (suffix for suffix in sorted(_SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), path.suffix
+    )

@@ -73,7 +73,9 @@ class Journal:
         """Make and lock the file; without effect when done already."""
         if self._descriptor is not None:
             return
-        new = self.path.with_suffix(".new")  # renamed when locked: nobody may take a young journal for a dead one
+        new = self.path.with_suffix(
+            ".new"
+        )  # renamed when locked: nobody may take a young journal for a dead one
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(new, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o664)

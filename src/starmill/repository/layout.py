@@ -19,7 +19,14 @@ SQLITE_NAME = "registry.sqlite3"
 
 DEFAULT_TEMPLATE = "{run}/{dataset_type}/{night}/{name}"
 _FIELDS = {"run", "dataset_type", "night", "instrument", "filter", "band", "object", "name"}
-_LABELS = {"exposure": "exp", "visit": "visit", "detector": "det", "night": "", "tract": "tract", "patch": "patch"}
+_LABELS = {
+    "exposure": "exp",
+    "visit": "visit",
+    "detector": "det",
+    "night": "",
+    "tract": "tract",
+    "patch": "patch",
+}
 _WIDTHS = {"exposure": 8, "visit": 8, "detector": 3, "patch": 4, "channel": 4}
 
 
@@ -73,7 +80,12 @@ def validate_template(template: str) -> str:
 
 
 def dataset_path(
-    template: str, run: str, dataset_type: str, data_id: DataId, known: Mapping[str, Value | None], extension: str
+    template: str,
+    run: str,
+    dataset_type: str,
+    data_id: DataId,
+    known: Mapping[str, Value | None],
+    extension: str,
 ) -> str:
     """Return the path of a data set relative to the root.
 

@@ -40,7 +40,9 @@ def prune_datasets(repository: Repository, refs: Sequence[StoredDataset], *, for
         held = _held(repository, identifiers)
         if held:
             names = ", ".join(sorted({name for _, name in held}))
-            raise RepositoryError(f"{len(held)} of the data sets are held by the collections {names}; use force")
+            raise RepositoryError(
+                f"{len(held)} of the data sets are held by the collections {names}; use force"
+            )
     for part in chunks(list(refs)):
         files = [ref.path for ref in part if ref.link != "direct"]
         repository.commit({"remove": [ref.id for ref in part]}, deletes=files)
@@ -83,7 +85,9 @@ def prune_collection(repository: Repository, name: str, *, force: bool = False) 
     info = find_collection(known, name)
     users = [other.name for other in known.values() if name in other.members]
     if users and not force:
-        raise InputError(f"collection '{name}' is a member of {', '.join(users)}; take it out first, or use force")
+        raise InputError(
+            f"collection '{name}' is a member of {', '.join(users)}; take it out first, or use force"
+        )
     count = 0
     if info.kind == RUN:
         for kind in list(repository.dataset_types().values()):

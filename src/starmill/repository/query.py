@@ -151,7 +151,9 @@ def _rows(
 ) -> list[StoredDataset]:
     table = schema.dataset
     type_id = (
-        sa.select(schema.dataset_type.c.id).where(schema.dataset_type.c.name == dataset_type.name).scalar_subquery()
+        sa.select(schema.dataset_type.c.id)
+        .where(schema.dataset_type.c.name == dataset_type.name)
+        .scalar_subquery()
     )
     columns: list[Any] = [*_COLUMNS, schema.collection.c.name.label("run_name")]
     source: Any = table.join(schema.collection, table.c.run_id == schema.collection.c.id)
@@ -219,7 +221,9 @@ def _region(row: Any) -> SkyRegion:
     return SkyRegion(row.region_ra, row.region_dec, row.region_radius, corners)
 
 
-def exposure_rows(registry: Registry, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
+def exposure_rows(
+    registry: Registry, keys: Iterable[tuple[str, int]]
+) -> dict[tuple[str, int], dict[str, Any]]:
     """Return the exposure records of many (instrument, exposure) pairs.
 
     Parameters
@@ -250,11 +254,15 @@ def exposure_rows(registry: Registry, keys: Iterable[tuple[str, int]]) -> dict[t
     return records
 
 
-def search_exposures(registry: Registry, where: str | None = None, sky: SkySearch | None = None) -> list[dict[str, Any]]:
+def search_exposures(
+    registry: Registry, where: str | None = None, sky: SkySearch | None = None
+) -> list[dict[str, Any]]:
     """Return exposure records that fulfil an expression and lie at a place on the sky, in order of time."""
     expression = parse_expression(where) if where else None
     columns: dict[str, Any] = {
-        column.name: column for column in schema.exposure.columns if column.name in {*DIMENSIONS, *EXPOSURE_COLUMNS}
+        column.name: column
+        for column in schema.exposure.columns
+        if column.name in {*DIMENSIONS, *EXPOSURE_COLUMNS}
     }
     conditions = []
     if expression is not None:
@@ -263,7 +271,9 @@ def search_exposures(registry: Registry, where: str | None = None, sky: SkySearc
             raise InputError(f"exposures have no {', '.join(sorted(foreign))}")
         conditions.append(expression.clause(columns))
     table = schema.exposure
-    statement = sa.select(table).where(*conditions).order_by(table.c.mjd, table.c.instrument, table.c.exposure)
+    statement = (
+        sa.select(table).where(*conditions).order_by(table.c.mjd, table.c.instrument, table.c.exposure)
+    )
     records = [dict(row._mapping) for row in registry.fetch(statement)]
     if sky is None:
         return records

@@ -197,7 +197,11 @@ def _find_detector(camera: Any, header: dict[str, Any], path: Path) -> tuple[int
         box = Box(0, 0, 1, 1)
         return 0, Detector("0", (Amplifier("A", box, box, box),))
     if len(camera.detectors) == 1:
-        chosen = camera.detectors[0] if not isinstance(camera.detectors, dict) else next(iter(camera.detectors.values()))
+        chosen = (
+            camera.detectors[0]
+            if not isinstance(camera.detectors, dict)
+            else next(iter(camera.detectors.values()))
+        )
         return 0, _with_amplifier(chosen)
     wanted = str(header.get("DETECTOR", header.get("CCDNAME", header.get("DETNAME", "")))).strip()
     for index, detector in enumerate(camera.detectors):
@@ -227,7 +231,9 @@ def _corners(translator: Any, header: dict[str, Any], detector: Any, image: dict
     if wcs is None or not wcs.has_celestial:
         return None
     nx, ny = image.get("NAXIS1", 0), image.get("NAXIS2", 0)
-    positions = wcs.celestial.pixel_to_world_values([-0.5, nx - 0.5, nx - 0.5, -0.5], [-0.5, -0.5, ny - 0.5, ny - 0.5])
+    positions = wcs.celestial.pixel_to_world_values(
+        [-0.5, nx - 0.5, nx - 0.5, -0.5], [-0.5, -0.5, ny - 0.5, ny - 0.5]
+    )
     corners = [(float(ra), float(dec)) for ra, dec in zip(*positions, strict=True)]
     return corners if all(math.isfinite(value) for corner in corners for value in corner) else None
 
@@ -236,7 +242,9 @@ def _record(info: Any, detector: int, corners: Any, path: Path) -> ExposureRecor
     night = int(info.night.replace("-", "")) if info.night else None
     number = int(info.exposure_id)
     if number <= 0:
-        raise InputError("neither an exposure number nor a time in the header: no data ID can be made", path=path)
+        raise InputError(
+            "neither an exposure number nor a time in the header: no data ID can be made", path=path
+        )
     if number < _SHORT_NUMBER and night is not None:
         number += night * _SHORT_NUMBER  # observatories count anew each night
     finite = {

@@ -6,6 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
+
+from starmill.repository import schema
 from starmill.repository.journal import JournalEntry, close_journal, dead_journals, read_entries
 from starmill.repository.transaction import DatasetConflictError
 
@@ -51,7 +54,7 @@ def _settle(repository: Repository, entry: JournalEntry, path: Path) -> None:
     missing = [name for token, name in entry.moves if not _has_content(repository, token, name, entry)]
     if not missing:
         try:
-            repository.registry.change(lambda connection: repository._apply(connection, entry))
+            repository.registry.change(lambda connection: repository.apply_entry(connection, entry))
         except DatasetConflictError as error:  # another writer has put the same data set meanwhile
             log.warning("the last change of %s is undone: %s", path.name, error)
             missing = [name for _, name in entry.moves]
@@ -59,7 +62,7 @@ def _settle(repository: Repository, entry: JournalEntry, path: Path) -> None:
             for name in entry.deletes:
                 repository.store.remove(name)
     if missing:
-        _undo(repository, entry)
+        undo_entry(repository, entry)
 
 
 def _has_content(repository: Repository, token: str, name: str, entry: JournalEntry) -> bool:
@@ -76,12 +79,8 @@ def _has_content(repository: Repository, token: str, name: str, entry: JournalEn
     )
 
 
-def _undo(repository: Repository, entry: JournalEntry) -> None:
+def undo_entry(repository: Repository, entry: JournalEntry) -> None:
     """Remove files that came to their final names but belong to no registered data set."""
-    import sqlalchemy as sa
-
-    from starmill.repository import schema
-
     table = schema.dataset.c
     for row in entry.payload.get("datasets", []):
         registered = repository.registry.fetch(sa.select(table.checksum).where(table.path == row["path"]))

@@ -101,18 +101,25 @@ class Registry:
                 if sa.inspect(connection).has_table("dataset"):
                     raise RepositoryError(f"database {self.display_url} already holds a registry")
                 schema.metadata.create_all(connection)
-                connection.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)"))
                 connection.execute(
-                    sa.text("INSERT INTO alembic_version VALUES (:version)"), {"version": schema.SCHEMA_VERSION}
+                    sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
+                )
+                connection.execute(
+                    sa.text("INSERT INTO alembic_version VALUES (:version)"),
+                    {"version": schema.SCHEMA_VERSION},
                 )
         except sa.exc.DBAPIError as error:
-            raise RepositoryError(f"cannot make a registry at {self.display_url}: {_reason(error)}") from error
+            raise RepositoryError(
+                f"cannot make a registry at {self.display_url}: {_reason(error)}"
+            ) from error
 
     def check_version(self) -> None:
         """Raise `RepositoryError` unless the tables have the version this package knows."""
         version = self.version()
         if version is None:
-            raise RepositoryError(f"{self.display_url} holds no registry; run 'starmill repo init' or 'rebuild'")
+            raise RepositoryError(
+                f"{self.display_url} holds no registry; run 'starmill repo init' or 'rebuild'"
+            )
         if version not in schema.KNOWN_VERSIONS:
             raise RepositoryError(
                 f"registry {self.display_url} has schema {version}, made by a newer starmill; this one knows up"

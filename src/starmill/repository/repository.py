@@ -44,9 +44,10 @@ from starmill.repository.layout import (
     validate_template,
 )
 from starmill.repository.query import SkySearch, exposure_rows, search
+from starmill.repository.recovery import recover, undo_entry
 from starmill.repository.registry import Registry
 from starmill.repository.store import Store, file_checksum, open_store
-from starmill.repository.transaction import apply_payload
+from starmill.repository.transaction import apply_payload, rename_replacements
 
 _IMPLIED = ("night", "visit", "filter", "band")
 
@@ -90,8 +91,6 @@ class Repository:
         self.output = None if output is None else validate_collection_name(output)
         self.inputs = [inputs] if isinstance(inputs, str) else list(inputs) if inputs is not None else None
         if writable and os.access(self.root / PRIVATE_FOLDER, os.W_OK):
-            from starmill.repository.recovery import recover
-
             recover(self)
         if self.inputs is not None:
             known = self.collections()
@@ -123,7 +122,9 @@ class Repository:
         config = RepositoryConfig(clean_registry_url(registry), validate_template(layout))
         store = open_store(root)
         store.initialise(CONFIG_NAME)
-        database = Registry(registry if registry and config.registry != "sqlite" else config.registry_url(store.root))
+        database = Registry(
+            registry if registry and config.registry != "sqlite" else config.registry_url(store.root)
+        )
         try:
             database.create()
         finally:
@@ -157,17 +158,23 @@ class Repository:
         """
         if not self.writable:
             raise RepositoryError(f"repository {self.url} is open for reading only")
-        entry = JournalEntry(time.time(), payload, list(moves), list(deletes))
+        moved, deleted = list(moves), list(deletes)
+        rename_replacements(self.registry, payload, moved, deleted)
+        entry = JournalEntry(time.time(), payload, moved, deleted)
         position = self.journal.append(entry)
         try:
-            self.registry.change(lambda connection: self._apply(connection, entry))
-        except BaseException:
+            self.registry.change(lambda connection: self.apply_entry(connection, entry))
+        except BaseException as error:
+            undo_entry(self, entry)
             self.journal.take_back(position)
+            if isinstance(error, OSError) and not isinstance(error, RepositoryError):
+                raise RepositoryError(f"cannot write to {self.url}: {error.strerror or error}") from error
             raise
         for path in entry.deletes:
             self.store.remove(path)
 
-    def _apply(self, connection: sa.Connection, entry: JournalEntry) -> None:
+    def apply_entry(self, connection: sa.Connection, entry: JournalEntry) -> None:
+        """Apply the rows and the renames of a change inside a transaction."""
         apply_payload(self.registry, connection, entry.payload)
         self.store.publish(entry.moves)
 
@@ -228,12 +235,12 @@ class Repository:
             MJD (UTC), the end not included; unlimited by default.
         """
         begin, end = check_range(begin_mjd, end_mjd)
-        rows = [
-            {"collection": name, "dataset": ref.id, "begin_mjd": begin, "end_mjd": end} for ref in refs
-        ]
+        rows = [{"collection": name, "dataset": ref.id, "begin_mjd": begin, "end_mjd": end} for ref in refs]
         if not rows:
             raise InputError(f"nothing to certify in '{name}'")
-        self.commit({"collections": [collection_row(validate_collection_name(name), CALIBRATION)], "validity": rows})
+        self.commit(
+            {"collections": [collection_row(validate_collection_name(name), CALIBRATION)], "validity": rows}
+        )
 
     # ---- products ------------------------------------------------------------------------------------------
 
@@ -277,11 +284,15 @@ class Repository:
         chosen = formatter(kind.storage)
         staged = self.new_staged_path(chosen.extension)
         try:
-            chosen.write(value, staged)
+            chosen.write(value, staged, None)
             token = self.store.deliver(staged, self.journal.writer)
-            row = self.dataset_row(kind, run, known, file_checksum(staged), staged.stat().st_size, chosen.extension)
+            row = self.dataset_row(
+                kind, run, known, file_checksum(staged), staged.stat().st_size, chosen.extension
+            )
             row["replace"] = replace
-            self.commit({"collections": [collection_row(run, RUN)], "datasets": [row]}, [(token, row["path"])])
+            self.commit(
+                {"collections": [collection_row(run, RUN)], "datasets": [row]}, [(token, row["path"])]
+            )
         finally:
             staged.unlink(missing_ok=True)
         return self.ref_from_row(kind, row)
@@ -389,7 +400,9 @@ class Repository:
         """Tell whether the file of a data set is there."""
         return Path(ref.path).is_file() if ref.link == "direct" else self.store.exists(ref.path)
 
-    def data_ref(self, dataset_type: str, data_id: Mapping[str, Any] | None = None, **dimensions: Any) -> DataRef:
+    def data_ref(
+        self, dataset_type: str, data_id: Mapping[str, Any] | None = None, **dimensions: Any
+    ) -> DataRef:
         """Return a reference that reads and writes products of one data ID.
 
         An existing data set completes a partial data ID.
@@ -442,7 +455,11 @@ class Repository:
     ) -> StoredDataset | None:
         """Return the master frame for an exposure when `wanted` names one and the type has no exposures."""
         names_exposure = "exposure" in wanted or "visit" in wanted
-        if not names_exposure or "exposure" in kind.dimensions or not any(i.kind == CALIBRATION for i in path):
+        if (
+            not names_exposure
+            or "exposure" in kind.dimensions
+            or not any(i.kind == CALIBRATION for i in path)
+        ):
             return None
         record = self.exposure_record(wanted)
         known = {**{name: record[name] for name in _IMPLIED}, "instrument": record["instrument"], **wanted}
@@ -498,9 +515,13 @@ class Repository:
             limit=limit,
         )
 
-    def calibrations(self, dataset_type: str, collections: str | Sequence[str] | None = None) -> CalibrationTable:
+    def calibrations(
+        self, dataset_type: str, collections: str | Sequence[str] | None = None
+    ) -> CalibrationTable:
         """Return everything certified of one type on the search path, for many look-ups."""
-        return load_calibrations(self.registry, self.dataset_type(dataset_type), self.search_path(collections))
+        return load_calibrations(
+            self.registry, self.dataset_type(dataset_type), self.search_path(collections)
+        )
 
     def search_path(self, collections: str | Sequence[str] | None = None) -> list[CollectionInfo]:
         """Return the collections that a search passes through, in order."""
@@ -511,7 +532,9 @@ class Repository:
         if self.inputs is not None:
             return flatten(known, [*first, *self.inputs])
         newest_first = sorted(known.values(), key=lambda info: (info.kind != RUN, -info.number))
-        return flatten(known, [*first, *(info.name for info in newest_first if info.kind in {RUN, CALIBRATION})])
+        return flatten(
+            known, [*first, *(info.name for info in newest_first if info.kind in {RUN, CALIBRATION})]
+        )
 
     def collections(self) -> dict[str, CollectionInfo]:
         """Return all collections by name."""
@@ -523,7 +546,9 @@ class Repository:
             from json import loads
 
             for row in self.registry.fetch(sa.select(schema.dataset_type)):
-                self._types[row.name] = DatasetType(row.name, tuple(loads(row.dimensions)), row.storage, row.description)
+                self._types[row.name] = DatasetType(
+                    row.name, tuple(loads(row.dimensions)), row.storage, row.description
+                )
         return self._types
 
     def dataset_type(self, name: str) -> DatasetType:
@@ -533,7 +558,9 @@ class Repository:
         known = self.dataset_types()
         if name not in known:
             near = nearest_name(str(name), known)
-            raise InputError(f"unknown dataset type {str(name)[:80]!r}" + (f"; did you mean '{near}'?" if near else ""))
+            raise InputError(
+                f"unknown dataset type {str(name)[:80]!r}" + (f"; did you mean '{near}'?" if near else "")
+            )
         return known[name]
 
     def exposure_record(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -541,7 +568,9 @@ class Repository:
         table = schema.exposure
         data_id = DataId({**self.defaults, **values})
         names = [name for name in ("instrument", "exposure", "visit") if name in data_id]
-        rows = self.registry.fetch(sa.select(table).where(*(table.c[name] == data_id[name] for name in names)))
+        rows = self.registry.fetch(
+            sa.select(table).where(*(table.c[name] == data_id[name] for name in names))
+        )
         if len(rows) != 1:
             raise RepositoryError(f"{len(rows)} exposures are registered for ({data_id.key})")
         return dict(rows[0]._mapping)
@@ -559,7 +588,9 @@ class Repository:
             for name in _IMPLIED:
                 if record.get(name) is not None:
                     if known.setdefault(name, record[name]) != record[name]:
-                        raise InputError(f"{name}={known[name]}, but exposure {key[1]} has {name}={record[name]}")
+                        raise InputError(
+                            f"{name}={known[name]}, but exposure {key[1]} has {name}={record[name]}"
+                        )
         kind.data_id(DataId(known))
         kept = {*kind.dimensions, *(_IMPLIED if "exposure" in kind.dimensions else ())}
         return {name: value for name, value in DataId(known).items() if name in kept}
@@ -611,7 +642,9 @@ def load_config(store: Store) -> RepositoryConfig:
     where = f"{store.url}/{CONFIG_NAME}"
     text = store.read_text(CONFIG_NAME)
     if text is None:
-        raise RepositoryError(f"{store.url} is no repository ({CONFIG_NAME} is missing); make one with 'starmill repo init'")
+        raise RepositoryError(
+            f"{store.url} is no repository ({CONFIG_NAME} is missing); make one with 'starmill repo init'"
+        )
     values = read_yaml_text(text, path=where)
     if not isinstance(values, dict):
         raise InputError("no mapping", path=where)

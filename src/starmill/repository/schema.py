@@ -83,6 +83,7 @@ quantum = Table(
     Column("versions", String(64), nullable=True),
     Column("inputs", Text, nullable=False, default="[]"),
     Column("outputs", Text, nullable=False, default="[]"),
+    Column("shape", Text, nullable=False, default="{}"),
     Column("attempts", Integer, nullable=False, default=1),
     Column("finished", Double, nullable=False),
     Column("seconds", Double, nullable=False),

@@ -17,7 +17,8 @@ _ANYWHERE = -1  # tile of regions too large for tiles
 _LARGE = 20.0  # degree
 
 _CELLS = [
-    max(1, round(180.0 * math.cos(math.radians(-90.0 + _BAND_HEIGHT * (band + 0.5))))) for band in range(_N_BANDS)
+    max(1, round(180.0 * math.cos(math.radians(-90.0 + _BAND_HEIGHT * (band + 0.5)))))
+    for band in range(_N_BANDS)
 ]
 _OFFSETS = [sum(_CELLS[:band]) for band in range(_N_BANDS)]
 

@@ -149,7 +149,9 @@ class LocalStore:
             raise RepositoryError(f"{self.root} is a repository already")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            if any(entry.name != PRIVATE_FOLDER and not _is_unfinished(entry) for entry in self.root.iterdir()):
+            if any(
+                entry.name != PRIVATE_FOLDER and not _is_unfinished(entry) for entry in self.root.iterdir()
+            ):
                 raise RepositoryError(f"{self.root} is not empty")
             (self.root / PRIVATE_FOLDER).mkdir(exist_ok=True)
             for left in self.root.glob("registry.sqlite3*"):
@@ -208,7 +210,7 @@ class LocalStore:
         crash_points.reach("store: after sync of folders")
 
     def _prepare_folder(self, folder: Path) -> None:
-        if folder in self._checked:
+        if folder in self._checked and folder.is_dir():
             return
         made = []
         probe = folder
@@ -224,7 +226,9 @@ class LocalStore:
     def _require_inside(self, path: Path) -> None:
         real = os.path.realpath(path)
         if real != self._real_root and not real.startswith(self._real_root + os.sep):
-            raise RepositoryError(f"{path} leads through a symbolic link to {real}, outside of the repository")
+            raise RepositoryError(
+                f"{path} leads through a symbolic link to {real}, outside of the repository"
+            )
 
     def absolute(self, path: str) -> Path:
         """Return the absolute path of a file of this store."""

@@ -58,6 +58,41 @@ def apply_payload(registry: Registry, connection: Connection, payload: dict[str,
             getattr(writer, part)(payload[part])
 
 
+def rename_replacements(
+    registry: Registry, payload: dict[str, Any], moves: list[tuple[str, str]], deletes: list[str]
+) -> None:
+    """Give data sets that replace others a file name of their own, and delete the old file after the commit.
+
+    A registered file is never overwritten: until the commit the old content is valid, after it the new one.
+
+    Parameters
+    ----------
+    registry : Registry
+        Knows what is there.
+    payload : dict
+        Its data set rows get the new paths.
+    moves, deletes : list
+        Changed in place.
+    """
+    rows = [row for row in payload.get("datasets", []) if row.get("replace")]
+    table = schema.dataset.c
+    for group in chunks(rows):
+        by_id = {row["id"]: row for row in group}
+        statement = sa.select(table.id, table.path, table.checksum, table.link).where(table.id.in_(by_id))
+        for known in registry.fetch(statement):
+            row = by_id[known.id]
+            old = row["path"]
+            if known.checksum == row["checksum"]:
+                row["path"] = known.path
+            else:
+                folder, _, name = old.rpartition("/")
+                stem, dot, suffix = name.partition(".")
+                row["path"] = f"{folder}/{stem}-{row['checksum'][:10]}{dot}{suffix}"
+                if known.link != "direct":
+                    deletes.append(known.path)
+            moves[:] = [(token, row["path"] if path == old else path) for token, path in moves]
+
+
 class _Writer:
     """Inserts the parts of one payload; looks up row numbers by name once."""
 
@@ -86,7 +121,9 @@ class _Writer:
         self.registry.insert_missing(self.connection, schema.collection, rows)
         table = schema.collection.c
         for row in rows:
-            kind = self.connection.execute(sa.select(table.kind).where(table.name == row["name"])).scalar_one()
+            kind = self.connection.execute(
+                sa.select(table.kind).where(table.name == row["name"])
+            ).scalar_one()
             if kind != row["kind"]:
                 raise DatasetConflictError(f"collection '{row['name']}' is a {kind}, not a {row['kind']}")
 
@@ -99,7 +136,9 @@ class _Writer:
         """Insert exposure records; contradictory ones are refused."""
         table = schema.exposure
         names = [column.name for column in table.columns]
-        complete = [{name: row.get(name) for name in names} | {"extra": row.get("extra", "{}")} for row in rows]
+        complete = [
+            {name: row.get(name) for name in names} | {"extra": row.get("extra", "{}")} for row in rows
+        ]
         self.registry.insert_missing(self.connection, table, complete)
         for group in chunks(complete):
             keys = [(row["instrument"], row["exposure"]) for row in group]
@@ -124,13 +163,18 @@ class _Writer:
     def quanta(self, rows: list[dict[str, Any]]) -> None:
         """Insert or replace records of executed quanta."""
         values = [
-            {**{name: value for name, value in row.items() if name != "run"}, "run_id": self.collection_id(row["run"])}
+            {
+                **{name: value for name, value in row.items() if name != "run"},
+                "run_id": self.collection_id(row["run"]),
+            }
             for row in rows
         ]
         statement = self.registry.upsert(schema.quantum)
         keys = {"run_id", "label", "data_key"}
         changed = {name: statement.excluded[name] for name in values[0] if name not in keys}
-        self.connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed), values)
+        self.connection.execute(
+            statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed), values
+        )
 
     def datasets(self, rows: list[dict[str, Any]]) -> None:
         """Insert data sets; the same one with other content is refused unless the row says ``replace``."""
@@ -158,9 +202,13 @@ class _Writer:
         table = schema.dataset.c
         for group in chunks(rows):
             wanted = {row["id"]: row["checksum"] for row in group}
-            for row in self.connection.execute(sa.select(table.id, table.checksum).where(table.id.in_(wanted))):
+            for row in self.connection.execute(
+                sa.select(table.id, table.checksum).where(table.id.in_(wanted))
+            ):
                 if wanted.pop(row.id) != row.checksum:
-                    raise DatasetConflictError(f"data set {row.id} was written with other content at the same time")
+                    raise DatasetConflictError(
+                        f"data set {row.id} was written with other content at the same time"
+                    )
             if wanted:
                 raise DatasetConflictError(f"the file names of {len(wanted)} data sets are taken by others")
 
@@ -203,7 +251,9 @@ class _Writer:
         """Set the members of chains."""
         for row in rows:
             chain = self.collection_id(row["name"])
-            self.connection.execute(sa.delete(schema.chain_member).where(schema.chain_member.c.chain_id == chain))
+            self.connection.execute(
+                sa.delete(schema.chain_member).where(schema.chain_member.c.chain_id == chain)
+            )
             members = [
                 {"chain_id": chain, "position": position, "member_id": self.collection_id(name)}
                 for position, name in enumerate(row["members"])
@@ -224,13 +274,16 @@ class _Writer:
                 self.registry.upsert(schema.validity)
                 .values(values)
                 .on_conflict_do_update(
-                    index_elements=["collection_id", "dataset_id", "begin_mjd"], set_={"end_mjd": row["end_mjd"]}
+                    index_elements=["collection_id", "dataset_id", "begin_mjd"],
+                    set_={"end_mjd": row["end_mjd"]},
                 )
             )
 
     def tags(self, rows: list[dict[str, Any]]) -> None:
         """Put data sets into tagged collections."""
-        values = [{"collection_id": self.collection_id(r["collection"]), "dataset_id": r["dataset"]} for r in rows]
+        values = [
+            {"collection_id": self.collection_id(r["collection"]), "dataset_id": r["dataset"]} for r in rows
+        ]
         self.registry.insert_missing(self.connection, schema.tag, values)
 
     def untag(self, rows: list[dict[str, Any]]) -> None:

@@ -120,7 +120,12 @@ def _payload(repository: Repository, refs: Sequence[StoredDataset]) -> dict[str,
     quanta, documents = _quanta(repository, sorted({ref.quantum for ref in refs if ref.quantum}))
     return {
         "types": [
-            {"name": k.name, "dimensions": k.dimensions_json, "storage": k.storage, "description": k.description}
+            {
+                "name": k.name,
+                "dimensions": k.dimensions_json,
+                "storage": k.storage,
+                "description": k.description,
+            }
             for k in kinds
         ],
         "exposures": list(exposure_rows(repository.registry, keys).values()),
@@ -155,7 +160,9 @@ def _quanta(repository: Repository, identifiers: list[str]) -> tuple[list[dict[s
     documents: dict[str, str] = {}
     for part in chunks(wanted):
         table = schema.document.c
-        found = repository.registry.fetch(sa.select(table.checksum, table.body).where(table.checksum.in_(part)))
+        found = repository.registry.fetch(
+            sa.select(table.checksum, table.body).where(table.checksum.in_(part))
+        )
         documents.update({row.checksum: row.body for row in found})
     return rows, documents
 
@@ -183,12 +190,19 @@ def import_datasets(repository: Repository, source: str | Path, *, run: str | No
         quanta = [{**row, "run": run} if run else row for row in payload.get("quanta", [])]
         runs = sorted({row["run"] for row in [*rows, *quanta]})
         regions = [
-            {**row, "tiles": tiles_of_circle(row["ra"], row["dec"], row["radius"])} for row in payload.get("regions", [])
+            {**row, "tiles": tiles_of_circle(row["ra"], row["dec"], row["radius"])}
+            for row in payload.get("regions", [])
         ]
-        repository.commit({"types": payload["types"], "collections": [collection_row(name, RUN) for name in runs]})
+        repository.commit(
+            {"types": payload["types"], "collections": [collection_row(name, RUN) for name in runs]}
+        )
         repository.dataset_types().clear()
         repository.commit(
-            {"documents": payload.get("documents", {}), "exposures": payload.get("exposures", []), "regions": regions}
+            {
+                "documents": payload.get("documents", {}),
+                "exposures": payload.get("exposures", []),
+                "regions": regions,
+            }
         )
         by_quantum = {row["id"]: row for row in quanta}
         for group in chunks(rows, _GROUP):
@@ -197,7 +211,9 @@ def import_datasets(repository: Repository, source: str | Path, *, run: str | No
         return len(rows)
 
 
-def _bring_group(repository: Repository, folder: Path, rows: list[dict[str, Any]], quanta: list[dict[str, Any]]) -> None:
+def _bring_group(
+    repository: Repository, folder: Path, rows: list[dict[str, Any]], quanta: list[dict[str, Any]]
+) -> None:
     moves, staged = [], []
     try:
         for row in rows:
@@ -229,7 +245,9 @@ def _checked_row(repository: Repository, row: dict[str, Any], run: str | None) -
             "run": target,
             "data": data_id.to_dict(),
             "implied": implied.to_dict(),
-            "path": dataset_path(repository.config.layout, target, str(row["type"]), data_id, known, extension),
+            "path": dataset_path(
+                repository.config.layout, target, str(row["type"]), data_id, known, extension
+            ),
             "file": file,
             "size": int(row["size"]),
             "checksum": str(row["checksum"]),
@@ -268,7 +286,9 @@ def _unpacked(source: Path) -> Iterator[Path]:
             with tarfile.open(source, "r:*") as archive:
                 for member in archive:
                     if not (member.isreg() or member.isdir()):
-                        raise InputError(f"the archive holds {member.name[:80]!r}, which is no plain file", path=source)
+                        raise InputError(
+                            f"the archive holds {member.name[:80]!r}, which is no plain file", path=source
+                        )
                     archive.extract(member, folder, filter="data")
         except (tarfile.TarError, EOFError, OSError) as error:
             if isinstance(error, InputError):

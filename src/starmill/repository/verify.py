@@ -132,7 +132,9 @@ def _repair(repository: Repository, report: VerifyReport, bad: list[str]) -> Non
         removable = set(report.damaged)
         links = {row.path for row in _registered(repository) if row.link == "direct"}
         repository.commit({"remove": bad}, deletes=sorted(removable - links))
-        report.repaired += [f"removed from the registry: {path}" for path in [*report.missing, *report.damaged]]
+        report.repaired += [
+            f"removed from the registry: {path}" for path in [*report.missing, *report.damaged]
+        ]
     if not report.orphaned:
         return
     described = {}

@@ -77,6 +77,7 @@ def _make_datasets() -> None:
         sa.Column("versions", sa.String(64)),
         sa.Column("inputs", sa.Text, nullable=False),
         sa.Column("outputs", sa.Text, nullable=False),
+        sa.Column("shape", sa.Text, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("finished", sa.Double, nullable=False),
         sa.Column("seconds", sa.Double, nullable=False),
@@ -167,7 +168,9 @@ def _make_members() -> None:
     op.create_table(
         "tag",
         sa.Column("collection_id", ROW, sa.ForeignKey("collection.id"), primary_key=True),
-        sa.Column("dataset_id", sa.String(32), sa.ForeignKey("dataset.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column(
+            "dataset_id", sa.String(32), sa.ForeignKey("dataset.id", ondelete="CASCADE"), primary_key=True
+        ),
     )
     op.create_index("tag_by_dataset", "tag", ["dataset_id"])
 
