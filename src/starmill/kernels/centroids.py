@@ -25,6 +25,7 @@ from starmill.kernels.source_pixels import hide_source, largest_footprint, show_
 
 QUARTIC = 1.33  # fourth derivative of a Gaussian over its second, SDSS
 
+ERROR_SIGMAS = 4.5  # errors use the kernel inside this radius: the squared wings beyond add nothing
 FLAG_EDGE = 1
 FLAG_NO_SECOND_DERIVATIVE = 2
 FLAG_ALMOST_NO_SECOND_DERIVATIVE = 4
@@ -83,8 +84,7 @@ def block_maximum(m):
     ry0 = _line_centre(m[0, 0], m[1, 0], m[2, 0])
     ry1 = _line_centre(m[0, 1], m[1, 1], m[2, 1])
     ry2 = _line_centre(m[0, 2], m[1, 2], m[2, 2])
-    largest = max(abs(rx0), max(abs(rx1), abs(rx2)))
-    largest = max(largest, max(abs(ry0), max(abs(ry1), abs(ry2))))
+    largest = max(abs(rx0), abs(rx1), abs(rx2), abs(ry0), abs(ry1), abs(ry2))
     if largest < 1.0:
         xq = x
         yq = y
@@ -126,9 +126,14 @@ def bin_stamp(image, variance, x0, y0, bin_x, bin_y, out, out_variance):
                     target[k] += norm * row[k]
                     target_variance[k] += norm * norm * row_variance[k]
             else:
-                for k in range(n * bin_x):
-                    target[k // bin_x] += norm * row[k]
-                    target_variance[k // bin_x] += norm * norm * row_variance[k]
+                for k in range(n):
+                    a = 0.0
+                    b = 0.0
+                    for x in range(k * bin_x, (k + 1) * bin_x):
+                        a += row[x]
+                        b += row_variance[x]
+                    target[k] += norm * a
+                    target_variance[k] += norm * norm * b
 
 
 @fast_njit
@@ -147,19 +152,53 @@ def smooth_block(stamp, kernel, out):
         b = 0.0
         c = 0.0
         for ky in range(size):
-            row = stamp[by + ky]
             weights = kernel[ky]
-            for kx in range(size):
-                a += row[kx] * weights[kx]
-                b += row[kx + 1] * weights[kx]
-                c += row[kx + 2] * weights[kx]
+            left = stamp[by + ky, :size]
+            centre = stamp[by + ky, 1 : size + 1]
+            right = stamp[by + ky, 2 : size + 2]
+            for kx in range(weights.size):
+                w = weights[kx]
+                a += left[kx] * w
+                b += centre[kx] * w
+                c += right[kx] * w
         out[by, 0] = a
         out[by, 1] = b
         out[by, 2] = c
 
 
 @fast_njit
-def propagate_block(variance, kernel, grad_x, grad_y, work):
+def _gradient_row(k0, k1, k2, gx, gy, row):
+    """Return the sums of V Wx**2, V Wy**2 and V Wx Wy over one row of the stamp.
+
+    ``k0``, ``k1``, ``k2`` are the padded kernel rows that the three smoothed rows put there.
+    """
+    vxx = 0.0
+    vyy = 0.0
+    vxy = 0.0
+    n = row.size
+    a0, a1, a2 = k0[2 : n + 2], k0[1 : n + 1], k0[:n]
+    b0, b1, b2 = k1[2 : n + 2], k1[1 : n + 1], k1[:n]
+    c0, c1, c2 = k2[2 : n + 2], k2[1 : n + 1], k2[:n]
+    x00, x01, x02 = gx[0, 0], gx[0, 1], gx[0, 2]
+    x10, x11, x12 = gx[1, 0], gx[1, 1], gx[1, 2]
+    x20, x21, x22 = gx[2, 0], gx[2, 1], gx[2, 2]
+    y00, y01, y02 = gy[0, 0], gy[0, 1], gy[0, 2]
+    y10, y11, y12 = gy[1, 0], gy[1, 1], gy[1, 2]
+    y20, y21, y22 = gy[2, 0], gy[2, 1], gy[2, 2]
+    for k in range(n):
+        wx = x00 * a0[k] + x01 * a1[k] + x02 * a2[k] + x10 * b0[k] + x11 * b1[k] + x12 * b2[k]
+        wy = y00 * a0[k] + y01 * a1[k] + y02 * a2[k] + y10 * b0[k] + y11 * b1[k] + y12 * b2[k]
+        wx += x20 * c0[k] + x21 * c1[k] + x22 * c2[k]
+        wy += y20 * c0[k] + y21 * c1[k] + y22 * c2[k]
+        v = row[k]
+        vxx += v * wx * wx
+        vyy += v * wy * wy
+        vxy += v * wx * wy
+    return vxx, vyy, vxy
+
+
+@njit
+def propagate_block(variance, kernel, grad_x, grad_y, padded):
     """Return the variances of x and y and their covariance.
 
     Parameters
@@ -169,33 +208,27 @@ def propagate_block(variance, kernel, grad_x, grad_y, work):
     kernel : (size, size) float64 array
     grad_x, grad_y : (3, 3) float64 array
         Derivatives of the position with respect to the smoothed values.
-    work : (2, size + 2, size + 2) float64 array
-        Scratch.
+    padded : (n + 4, n + 4) float64 array
+        Scratch, odd n <= size; receives the central n x n kernel with a border of two zeros.
     """
-    size = kernel.shape[0]
-    work[:, :, :] = 0.0
-    for by in range(3):
-        for ky in range(size):
-            weights = kernel[ky]
-            row_x = work[0, by + ky]
-            row_y = work[1, by + ky]
-            for bx in range(3):
-                gx = grad_x[by, bx]
-                gy = grad_y[by, bx]
-                for kx in range(size):
-                    row_x[kx + bx] += gx * weights[kx]
-                    row_y[kx + bx] += gy * weights[kx]
+    n = padded.shape[0] - 4
+    cut = (kernel.shape[0] - n) // 2
+    padded[:2, :] = 0.0
+    padded[n + 2 :, :] = 0.0
+    for j in range(n):
+        row = padded[j + 2]
+        row[:2] = 0.0
+        row[2 : n + 2] = kernel[cut + j, cut : cut + n]
+        row[n + 2 :] = 0.0
     vxx = 0.0
     vyy = 0.0
     vxy = 0.0
-    for j in range(size + 2):
-        row = variance[j]
-        wx = work[0, j]
-        wy = work[1, j]
-        for k in range(size + 2):
-            vxx += row[k] * wx[k] * wx[k]
-            vyy += row[k] * wy[k] * wy[k]
-            vxy += row[k] * wx[k] * wy[k]
+    for j in range(n + 2):
+        row = variance[cut + j, cut : cut + n + 2]
+        a, b, c = _gradient_row(padded[j + 2], padded[j + 1], padded[j], grad_x, grad_y, row)
+        vxx += a
+        vyy += b
+        vxy += c
     return vxx, vyy, vxy
 
 
@@ -219,14 +252,14 @@ def _block_gradient(m, grad_x, grad_y):
 
 
 @njit
-def _one_centroid(pixels, kernel, ix, iy, sigma2, max_bin, wide, scratch, m, grads, out):
+def _one_centroid(pixels, kernel, ix, iy, sigma2, max_bin, wide, scratch, padded, m, grads, out):
     """Centroid of the source that is shown; fills ``out`` (x, y, vxx, vyy, vxy), returns flags."""
     flags = 0
     bin_x = 1
     bin_y = 1
     n = kernel.shape[0] + 2
     limit = wide * (1.0 + sigma2)
-    ny, nx = pixels.image.shape
+    ny, nx = pixels.mask.shape
     stamp = scratch[0]
     spread = scratch[1]
     while True:
@@ -254,7 +287,7 @@ def _one_centroid(pixels, kernel, ix, iy, sigma2, max_bin, wide, scratch, m, gra
         bin_y = bin_y * 2 if wide_y else bin_y
     if not _block_gradient(m, grads[0], grads[1]):
         return flags | FLAG_BAD_ERROR
-    vxx, vyy, vxy = propagate_block(spread, kernel, grads[0], grads[1], scratch[2:])
+    vxx, vyy, vxy = propagate_block(spread, kernel, grads[0], grads[1], padded)
     out[2] = vxx * bin_x * bin_x
     out[3] = vyy * bin_y * bin_y
     out[4] = vxy * bin_x * bin_y
@@ -298,8 +331,11 @@ def smoothed_centroids(pixels, kernels, kernel_index, peak_x, peak_y, sigma2, ma
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     m = np.empty((3, 3))
     grads = np.empty((2, 3, 3))
-    scratch = np.empty((4, size + 2, size + 2))
-    narrow_scratch = np.empty((4, 7, 7))
+    scratch = np.empty((2, size + 2, size + 2))
+    core = min(size, 2 * int(np.ceil(ERROR_SIGMAS * np.sqrt(sigma2.max()))) + 1) if sigma2.size else size
+    padded = np.empty((core + 4, core + 4))
+    narrow_scratch = np.empty((2, 7, 7))
+    narrow_padded = np.empty((9, 9))
     narrow = np.empty((5, 5))
     for j in range(5):
         for i in range(5):
@@ -310,13 +346,17 @@ def smoothed_centroids(pixels, kernels, kernel_index, peak_x, peak_y, sigma2, ma
         k = kernel_index[i]
         ix = peak_x[i]
         iy = peak_y[i]
-        found = _one_centroid(pixels, kernels[k], ix, iy, sigma2[k], max_bin, wide, scratch, m, grads, out[i])
+        found = _one_centroid(
+            pixels, kernels[k], ix, iy, sigma2[k], max_bin, wide, scratch, padded, m, grads, out[i]
+        )
         if found & FLAG_EDGE:
             if not np.isfinite(out[i, 0]):
-                again = _one_centroid(pixels, narrow, ix, iy, 0.25, 1, wide, narrow_scratch, m, grads, out[i])
+                again = _one_centroid(
+                    pixels, narrow, ix, iy, 0.25, 1, wide, narrow_scratch, narrow_padded, m, grads, out[i]
+                )
             else:  # the binned block leaves the image: the finer one must do
                 again = _one_centroid(
-                    pixels, kernels[k], ix, iy, sigma2[k], 1, wide, scratch, m, grads, out[i]
+                    pixels, kernels[k], ix, iy, sigma2[k], 1, wide, scratch, padded, m, grads, out[i]
                 )
             found = FLAG_NEAR_EDGE | again
         hide_source(pixels, first + i, saved)
@@ -326,7 +366,7 @@ def smoothed_centroids(pixels, kernels, kernel_index, peak_x, peak_y, sigma2, ma
 
 @njit
 def windowed_centroids(pixels, x, y, sigma, max_iterations, tolerance):
-    """Iterative Gaussian-windowed centroids.
+    """Measure iterative Gaussian-windowed centroids.
 
     Each round moves the centre by twice the weighted mean offset, with the weight
     ``exp(-r**2 / (2 sigma**2))`` inside ``r < 4 sigma``.

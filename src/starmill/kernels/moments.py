@@ -24,6 +24,8 @@ EXPONENT_LIMIT = 14.0  # pixels with a larger rho**2 are left out
 SUB_EXPONENT_LIMIT = 9.0  # the same for split pixels of very narrow weights
 BOX_SIGMAS = 4.0
 MAX_RADIUS = 1000.0
+SMALLEST_LIMIT = 16.0  # a weight may always grow to this sigma, pixels
+FOOTPRINT_LIMIT = 2.0  # and to this multiple of the radius of the footprint
 ELLIPTICITY_TOLERANCE = 1e-5
 SIZE_TOLERANCE = 1e-4
 
@@ -160,7 +162,7 @@ def _unweighted(image, cx, cy, out):
 
 
 @njit
-def match_weight(image, cx, cy, max_shift, max_iterations, sums, out):
+def match_weight(image, cx, cy, max_shift, max_iterations, max_sigma, sums, out):
     """Adaptive moments of one source.
 
     Parameters
@@ -171,6 +173,8 @@ def match_weight(image, cx, cy, max_shift, max_iterations, sums, out):
     max_shift : float
         Largest offset of the weighted mean position, pixels.
     max_iterations : int
+    max_sigma : float
+        A weight that grows beyond this has run away, pixels.
     sums : (7,) float64 array
         Scratch.
     out : (6,) float64 array
@@ -221,6 +225,8 @@ def match_weight(image, cx, cy, max_shift, max_iterations, sums, out):
         idet = ixx * iyy - ixy * ixy
         if not (ixx > 0.0 and iyy > 0.0 and idet > 0.0):
             return _unweighted(image, cx, cy, out)
+        if max(ixx, iyy) > idet * max_sigma * max_sigma:
+            return _unweighted(image, cx, cy, out) | FLAG_MAX_ITERATIONS
         wxx = iyy / idet
         wyy = ixx / idet
         wxy = -ixy / idet
@@ -260,19 +266,25 @@ def adaptive_moments(pixels, x, y, max_shift, max_iterations):
         Sum of the ``FLAG_*`` values of this module.
     """
     n = x.size
-    ny, nx = pixels.image.shape
+    ny, nx = pixels.mask.shape
     out = np.full((n, 6), np.nan)
     variance = np.full(n, np.nan)
     flags = np.zeros(n, np.int32)
     sums = np.empty(7)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     for i in range(n):
-        inside = np.isfinite(x[i]) and np.isfinite(y[i]) and -0.5 <= x[i] < nx - 0.5 and -0.5 <= y[i] < ny - 0.5
+        inside = (
+            np.isfinite(x[i]) and np.isfinite(y[i]) and -0.5 <= x[i] < nx - 0.5 and -0.5 <= y[i] < ny - 0.5
+        )
         if not inside:
             flags[i] = FLAG_BAD_CENTROID
             continue
+        area = pixels.pixel_offsets[i + 1] - pixels.pixel_offsets[i]
+        limit = MAX_RADIUS / BOX_SIGMAS
+        if area > 0:
+            limit = max(SMALLEST_LIMIT, FOOTPRINT_LIMIT * np.sqrt(area / np.pi))
         show_source(pixels, i, saved)
-        flags[i] = match_weight(pixels.image, x[i], y[i], max_shift, max_iterations, sums, out[i])
+        flags[i] = match_weight(pixels.image, x[i], y[i], max_shift, max_iterations, limit, sums, out[i])
         variance[i] = pixels.variance[int(np.floor(y[i] + 0.5)), int(np.floor(x[i] + 0.5))]
         hide_source(pixels, i, saved)
     return out, variance, flags
@@ -300,7 +312,7 @@ def stack_moments(images, max_iterations):
     sums = np.empty(7)
     one = np.empty(6)
     for i in range(n):
-        flags = match_weight(images[i], centre, centre, 2.0, max_iterations, sums, one)
+        flags = match_weight(images[i], centre, centre, 2.0, max_iterations, 2.0 * centre, sums, one)
         failed[i] = flags != 0
         moments[i, 0] = one[0]
         moments[i, 1] = one[1]
@@ -333,7 +345,7 @@ def gaussian_sums(pixels, x, y, shape):
     variance = np.full(n, np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     sums = np.empty(7)
-    ny, nx = pixels.image.shape
+    ny, nx = pixels.mask.shape
     for i in range(n):
         wxx = shape[i, 0]
         wyy = shape[i, 1]

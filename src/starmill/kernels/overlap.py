@@ -141,7 +141,7 @@ def ellipse_overlap(dx, dy, a, b, cos_t, sin_t):
 
 @njit
 def circular_apertures(pixels, x, y, radii):
-    """Sums in many circles around every source, in one pass over the pixels.
+    """Sum in many circles around every source, in one pass over the pixels.
 
     Parameters
     ----------
@@ -159,10 +159,13 @@ def circular_apertures(pixels, x, y, radii):
     """
     n = x.size
     n_radii = radii.size
-    ny, nx = pixels.image.shape
+    ny, nx = pixels.mask.shape
     flux = np.full((n, n_radii), np.nan)
     variance = np.full((n, n_radii), np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
+    flat = pixels.image.ravel()
+    flat_variance = pixels.variance.ravel()
+    stride = pixels.image.shape[1]
     n_rows = 2 * int(np.ceil(radii[-1])) + 5
     summed = np.empty((n_rows, 2), np.int64)
     limits = np.empty((4, n_rows), np.int64)
@@ -188,7 +191,7 @@ def circular_apertures(pixels, x, y, radii):
         core_variance = 0.0
         for k in range(usable):
             s, v, es, ev = _one_circle(
-                pixels.image, pixels.variance, cx, cy, radii[k], top, summed, limits, edge
+                flat, flat_variance, stride, cx, cy, radii[k], top, summed, limits, edge
             )
             core += s
             core_variance += v
@@ -198,9 +201,12 @@ def circular_apertures(pixels, x, y, radii):
     return flux, variance
 
 
-@njit
-def _one_circle(image, variance, cx, cy, r, top, summed, limits, edge):
-    """Sums over the full pixels that no smaller circle had, and over the partly covered ones."""
+@fast_njit
+def _one_circle(flat, flat_variance, stride, cx, cy, r, top, summed, limits, edge):
+    """Sum over the full pixels that no smaller circle had, and over the partly covered ones.
+
+    Unsigned indices: the compiler then has no negative ones to think of.
+    """
     y0 = int(np.floor(cy - r + 0.5))
     n_rows = int(np.ceil(cy + r - 0.5)) - y0 + 1
     _row_limits(cx, cy, r, y0, n_rows, limits)
@@ -208,15 +214,16 @@ def _one_circle(image, variance, cx, cy, r, top, summed, limits, edge):
     core_variance = 0.0
     s = 0.0
     v = 0.0
-    count = 0
+    count = np.uint64(0)
+    one = np.uint64(1)
+    middle = int(np.floor(cx + 0.5))
     for j in range(n_rows):
         yy = y0 + j
+        base = yy * stride
         left = limits[0, j]
         right = limits[1, j]
         full_left = limits[2, j]
         full_right = limits[3, j]
-        row = image[yy]
-        row_variance = variance[yy]
         dy = yy - cy
         if full_left <= full_right:
             i = yy - top
@@ -225,37 +232,44 @@ def _one_circle(image, variance, cx, cy, r, top, summed, limits, edge):
             if old_right < old_left:
                 old_left = full_right + 1
                 old_right = full_right
-            a, b = _two_runs(row, row_variance, full_left, old_left, old_right + 1, full_right + 1)
-            core += a
-            core_variance += b
+            for x in range(np.uint64(base + full_left), np.uint64(base + old_left)):
+                core += np.float64(flat[x])
+                core_variance += np.float64(flat_variance[x])
+            for x in range(np.uint64(base + old_right + 1), np.uint64(base + full_right + 1)):
+                core += np.float64(flat[x])
+                core_variance += np.float64(flat_variance[x])
             summed[i, 0] = full_left
             summed[i, 1] = full_right
         if abs(dy) < 0.5 or r < 2.5:  # the row lies on an axis, or a coarse arc
             for x in range(left, right + 1):
                 if not full_left <= x <= full_right:
                     w = circle_overlap(x - cx, dy, r)
-                    s += w * row[x]
-                    v += w * w * row_variance[x]
+                    s += w * flat[base + x]
+                    v += w * w * flat_variance[base + x]
             continue
         if full_left > full_right:  # only the central column lies on an axis
-            full_left = int(np.floor(cx + 0.5))
-            full_right = full_left
-            w = circle_overlap(full_left - cx, dy, r)
-            s += w * row[full_left]
-            v += w * w * row_variance[full_left]
+            full_left = middle
+            full_right = middle
+            w = circle_overlap(middle - cx, dy, r)
+            s += w * flat[base + middle]
+            v += w * w * flat_variance[base + middle]
         near = abs(dy) - 0.5
-        for x in range(left, full_left):
-            edge[0, count] = cx - x - 0.5
+        across = cx - left - 0.5
+        for x in range(np.uint64(base + left), np.uint64(base + full_left)):
+            edge[0, count] = across
             edge[1, count] = near
-            edge[2, count] = row[x]
-            edge[3, count] = row_variance[x]
-            count += 1
-        for x in range(full_right + 1, right + 1):
-            edge[0, count] = x - cx - 0.5
+            edge[2, count] = flat[x]
+            edge[3, count] = flat_variance[x]
+            across -= 1.0
+            count += one
+        across = full_right - cx + 0.5
+        for x in range(np.uint64(base + full_right + 1), np.uint64(base + right + 1)):
+            edge[0, count] = across
             edge[1, count] = near
-            edge[2, count] = row[x]
-            edge[3, count] = row_variance[x]
-            count += 1
+            edge[2, count] = flat[x]
+            edge[3, count] = flat_variance[x]
+            across += 1.0
+            count += one
     a, b = _edge_sums(edge[0], edge[1], edge[2], edge[3], count, r)
     return core, core_variance, s + a, v + b
 
@@ -271,11 +285,11 @@ def _row_limits(cx, cy, r, y0, n_rows, limits):
     for j in range(n_rows):
         dy = abs(y0 + j - cy)
         near = dy - 0.5
-        near = near if near > 0.0 else 0.0
+        near = max(0.0, near)
         outer = r2 - near * near
-        outer = np.sqrt(outer if outer > 0.0 else 0.0)
+        outer = np.sqrt(max(0.0, outer))
         half = r2 - (dy + 0.5) * (dy + 0.5)
-        half = np.sqrt(half if half > 0.0 else 0.0)
+        half = np.sqrt(max(0.0, half))
         left[j] = int(np.floor(cx - outer + 0.5))
         right[j] = int(np.ceil(cx + outer - 0.5))
         full_left[j] = int(np.ceil(cx - half + 0.5))
@@ -283,26 +297,8 @@ def _row_limits(cx, cy, r, y0, n_rows, limits):
 
 
 @fast_njit
-def _two_runs(row, row_variance, a0, a1, b0, b1):
-    """Sums of the pixels a0 to a1 - 1 and b0 to b1 - 1 of a row."""
-    s = 0.0
-    v = 0.0
-    piece = row[a0:a1]
-    piece_variance = row_variance[a0:a1]
-    for x in range(piece.size):
-        s += np.float64(piece[x])
-        v += np.float64(piece_variance[x])
-    piece = row[b0:b1]
-    piece_variance = row_variance[b0:b1]
-    for x in range(piece.size):
-        s += np.float64(piece[x])
-        v += np.float64(piece_variance[x])
-    return s, v
-
-
-@fast_njit
 def _edge_sums(across, along, value, variance, count, r):
-    """Sums over partly covered pixels away from the axes, as :func:`quadrant_overlap`, without branches.
+    """Sum over partly covered pixels away from the axes, as :func:`quadrant_overlap`, without branches.
 
     ``across`` and ``along`` are the distances of the pixel's inner sides from the two axes.
     """
@@ -319,14 +315,14 @@ def _edge_sums(across, along, value, variance, count, r):
         hx1 = r2 - x1 * x1
         hy0 = r2 - y0 * y0
         hy1 = r2 - y1 * y1
-        hx0 = np.sqrt(hx0 if hx0 > 0.0 else 0.0)
-        hx1 = np.sqrt(hx1 if hx1 > 0.0 else 0.0)
-        hy0 = np.sqrt(hy0 if hy0 > 0.0 else 0.0)
-        hy1 = np.sqrt(hy1 if hy1 > 0.0 else 0.0)
-        ax = hy1 if hy1 > x0 else x0
-        ay = hx0 if hx0 < y1 else y1
-        bx = hy0 if hy0 < x1 else x1
-        by = hx1 if hx1 > y0 else y0
+        hx0 = np.sqrt(max(0.0, hx0))
+        hx1 = np.sqrt(max(0.0, hx1))
+        hy0 = np.sqrt(max(0.0, hy0))
+        hy1 = np.sqrt(max(0.0, hy1))
+        ax = max(x0, hy1)
+        ay = min(y1, hx0)
+        bx = min(x1, hy0)
+        by = max(y0, hx1)
         dx = bx - ax
         dy = ay - by
         u2 = (dx * dx + dy * dy) * inverse
@@ -359,14 +355,16 @@ def ellipse_sums(pixels, x, y, a, b, theta):
         The ellipse leaves the image.
     """
     n = x.size
-    ny, nx = pixels.image.shape
+    ny, nx = pixels.mask.shape
     flux = np.full(n, np.nan)
     variance = np.full(n, np.nan)
     area = np.full(n, np.nan)
     truncated = np.zeros(n, np.bool_)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     for i in range(n):
-        if not (np.isfinite(x[i] + y[i] + theta[i]) and a[i] > 0.0 and b[i] > 0.0 and np.isfinite(a[i] + b[i])):
+        if not (
+            np.isfinite(x[i] + y[i] + theta[i]) and a[i] > 0.0 and b[i] > 0.0 and np.isfinite(a[i] + b[i])
+        ):
             continue
         cos_t = np.cos(theta[i])
         sin_t = np.sin(theta[i])

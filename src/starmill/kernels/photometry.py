@@ -25,6 +25,12 @@ def _fit_row(model, row, row_variance, sums):
     spp = 0.0
     spi = 0.0
     sppv = 0.0
+    for k in range(row.size):
+        p = model[k]
+        sp += p
+        spp += p * p
+        spi += p * row[k]
+        sppv += p * p * row_variance[k]
     wpp = 0.0
     wpi = 0.0
     wii = 0.0
@@ -33,10 +39,6 @@ def _fit_row(model, row, row_variance, sums):
         value = np.float64(row[k])
         v = np.float64(row_variance[k])
         w = 1.0 / v if v > 0.0 else 0.0
-        sp += p
-        spp += p * p
-        spi += p * value
-        sppv += p * p * v
         wpp += w * p * p
         wpi += w * p * value
         wii += w * value * value
@@ -107,7 +109,7 @@ def stamp_fits(pixels, models, x0, y0, bad_bits, first):
     flags = np.zeros(n, np.int32)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     for i in range(n):
-        j0, j1, k0, k1 = _clip_stamp(pixels.image.shape, x0[i], y0[i], size)
+        j0, j1, k0, k1 = _clip_stamp(pixels.mask.shape, x0[i], y0[i], size)
         if j1 <= j0 or k1 <= k0:
             flags[i] = FLAG_EDGE | FLAG_NO_GOOD_PIXELS
             continue
@@ -154,7 +156,7 @@ def stamp_sums(pixels, weights, index, x0, y0, first):
     """
     n = x0.size
     size = weights.shape[1]
-    ny, nx = pixels.image.shape
+    ny, nx = pixels.mask.shape
     flux = np.full(n, np.nan)
     variance = np.full(n, np.nan)
     bits = np.zeros(n, np.int32)

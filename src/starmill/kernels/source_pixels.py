@@ -27,10 +27,11 @@ class SourcePixels(NamedTuple):
 
     Attributes
     ----------
-    image, variance : (ny, nx) float32 array
-        Working copies; finite everywhere, all footprints replaced by noise.
+    image, variance : (ny, nx + padding) float32 array
+        Working copies; finite everywhere, all footprints replaced by noise. The zeros beyond
+        ``nx`` keep the rows of an image of 2**k columns from falling into the same cache lines.
     mask : (ny, nx) int32 array
-        Mask bits; never changed.
+        Mask bits; never changed. Its shape is that of the image.
     spans : (n_spans, 3) int32 array
         Rows ``y, x0, x1`` (``x1`` inclusive) in array indices, inside the image.
     span_offsets : (n + 1,) int64 array
@@ -125,7 +126,7 @@ def count_inside(spans, span_offsets, shape, n_spans, n_pixels):
 
 
 @njit
-def collect_inside(spans, span_offsets, image, variance, heavy, heavy_variance, heavy_offsets, pixels):
+def collect_inside(spans, span_offsets, heavy, heavy_variance, heavy_offsets, pixels):
     """Fill ``pixels.spans``, ``.values`` and ``.variances`` from the part of the spans inside the image.
 
     Parameters
@@ -133,16 +134,14 @@ def collect_inside(spans, span_offsets, image, variance, heavy, heavy_variance, 
     spans : (n_spans, 3) int32 array
         Array indices; may reach outside the image.
     span_offsets : (n + 1,) int64 array
-    image, variance : (ny, nx) float32 array
-        Where the pixels of sources that are not heavy come from.
     heavy, heavy_variance : (n_heavy,) float32 array
         Own pixels of heavy sources in span order; ``heavy_variance`` may be empty.
     heavy_offsets : (n + 1,) int64 array
         Sources with an empty range are not heavy.
     pixels : SourcePixels
-        With offsets filled.
+        With offsets filled; its image and variance give the pixels of sources that are not heavy.
     """
-    ny, nx = image.shape
+    ny, nx = pixels.mask.shape
     for i in range(span_offsets.size - 1):
         is_heavy = heavy_offsets[i + 1] > heavy_offsets[i]
         source = heavy_offsets[i]
@@ -159,9 +158,9 @@ def collect_inside(spans, span_offsets, image, variance, heavy, heavy_variance, 
                 row += 1
                 for x in range(x0, x1 + 1):
                     h = source + x - spans[s, 1]
-                    pixels.values[k] = heavy[h] if is_heavy else image[y, x]
+                    pixels.values[k] = heavy[h] if is_heavy else pixels.image[y, x]
                     with_variance = is_heavy and heavy_variance.size > 0
-                    pixels.variances[k] = heavy_variance[h] if with_variance else variance[y, x]
+                    pixels.variances[k] = heavy_variance[h] if with_variance else pixels.variance[y, x]
                     k += 1
             source += spans[s, 2] - spans[s, 1] + 1
 
@@ -222,7 +221,7 @@ def cut_stamps(pixels, x0, y0, out_image, out_variance, out_mask, first):
     first : int
         Index of the first source of the block.
     """
-    ny, nx = pixels.image.shape
+    ny, nx = pixels.mask.shape
     size = out_image.shape[1]
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     for i in range(x0.size):

@@ -14,7 +14,7 @@ from starmill.datamodel.psf import shift_images
 from starmill.errors import ConfigError
 from starmill.kernels.overlap import circular_apertures
 from starmill.kernels.photometry import stamp_sums
-from starmill.measurement.context import BLOCK, MeasurementContext
+from starmill.measurement.context import MeasurementContext
 from starmill.measurement.plugin import ORDER_FLUX, Plugin, error_from, register
 
 DEFAULT_RADII = (3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0, 50.0, 70.0)
@@ -98,7 +98,7 @@ def sinc_fluxes(
     x, y = np.where(good, context.array_x, 0.0), np.where(good, context.array_y, 0.0)
     ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     half = len(sinc_coefficients(radius)) // 2
-    for rows in context.blocks(BLOCK // 4):
+    for rows in context.blocks():
         weights = sinc_weights(radius, x[rows] - ix[rows], y[rows] - iy[rows], lanczos=lanczos)
         index = np.arange(len(weights))
         flux[rows], variance[rows], _ = stamp_sums(

@@ -18,9 +18,15 @@ SMOOTHED_FLAGS = {
     "no_second_derivative": (kernel.FLAG_NO_SECOND_DERIVATIVE, "the smoothed image has no maximum here"),
     "almost_no_second_derivative": (kernel.FLAG_ALMOST_NO_SECOND_DERIVATIVE, "the maximum is too flat"),
     "not_at_maximum": (kernel.FLAG_NOT_AT_MAXIMUM, "a neighbour of the peak is higher in the smoothed image"),
-    "near_edge": (kernel.FLAG_NEAR_EDGE, "smoothed with a narrow Gaussian, or not binned, because of the edge"),
+    "near_edge": (
+        kernel.FLAG_NEAR_EDGE,
+        "smoothed with a narrow Gaussian, or not binned, because of the edge",
+    ),
     "bad_error": (kernel.FLAG_BAD_ERROR, "the error is not positive or not finite"),
-    "reset_to_peak": (kernel.FLAG_RESET_TO_PEAK, "the centroid was outside the footprint or far from the peak"),
+    "reset_to_peak": (
+        kernel.FLAG_RESET_TO_PEAK,
+        "the centroid was outside the footprint or far from the peak",
+    ),
 }
 FAILURES = (
     kernel.FLAG_EDGE
@@ -105,7 +111,12 @@ class SmoothedCentroid(Plugin):
         what = "maximum of the PSF-smoothed image"
         return [
             *centroid_columns(self.name, what),
-            Column(self.flag_name, "bool", "", "the centroid cannot be trusted; it is the peak pixel when nothing else"),
+            Column(
+                self.flag_name,
+                "bool",
+                "",
+                "the centroid cannot be trusted; it is the peak pixel when nothing else",
+            ),
             *flags,
         ]
 
@@ -136,17 +147,9 @@ class SmoothedCentroid(Plugin):
     ) -> tuple[np.ndarray, np.ndarray]:
         found = np.full((context.n, 5), np.nan)
         flags = np.zeros(context.n, np.int32)
-        x, y = context.safe_position()
-        sigma2 = context.psf_sigma**2
-        for rows in context.blocks():
-            if context.psf_varies:
-                kernels = np.ascontiguousarray(context.psf.kernels_at(x[rows], y[rows]), np.float64)
-                index = np.arange(len(kernels))
-                width = sigma2[rows]
-            else:
-                kernels = np.ascontiguousarray(context.psf.kernels_at(x[:1], y[:1]), np.float64)
-                index = np.zeros(rows.stop - rows.start, np.int64)
-                width = sigma2[:1]
+        for rows, kernels, index in context.psf_kernels():
+            m = context.keep_psf_shape(rows, kernels)
+            width = np.sqrt(np.maximum(m[:, 0] * m[:, 1] - m[:, 2] ** 2, 0.0))
             found[rows], flags[rows] = kernel.smoothed_centroids(
                 context.pixels, kernels, index, px[rows], py[rows], width, self.max_bin, self.wide, rows.start
             )

@@ -17,7 +17,7 @@ from starmill.errors import AlgorithmError, InputError
 from starmill.kernels.moments import stack_moments
 from starmill.kernels.source_pixels import SourcePixels, cut_stamps
 
-BLOCK = 1024  # sources whose PSF images or stamps are held at a time
+BLOCK = 128  # sources whose PSF images are held at a time: they then stay in the cache
 Float = NDArray[np.float64]
 
 
@@ -113,6 +113,7 @@ class MeasurementContext:
         self.n = len(catalog)
         self.columns: dict[str, NDArray[Any]] = {name: catalog[name] for name in catalog.names}
         self.cache: dict[str, Any] = {}
+        self._psf_shape: tuple[Float, NDArray[np.bool_]] | None = None
         self.failures: dict[str, tuple[int, Exception]] = {}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -211,20 +212,51 @@ class MeasurementContext:
             px[has], py[has] = first["x"], first["y"]
         return px, py
 
-    @cached_property
+    @property
     def psf_shape(self) -> tuple[Float, NDArray[np.bool_]]:
         """Adaptive moments of the PSF at the input positions: (n, 3) pixel**2, and where they failed."""
-        moments, failed = np.full((self.n, 3), np.nan), np.zeros(self.n, bool)
-        x, y = self.safe_position()
-        constant = not self.psf_varies
+        if self._psf_shape is None:
+            for rows, kernels, _ in self.psf_kernels():
+                self.keep_psf_shape(rows, kernels)
+        if self._psf_shape is None:
+            self._psf_shape = np.full((0, 3), np.nan), np.zeros(0, bool)
+        return self._psf_shape
+
+    def keep_psf_shape(self, rows: slice, kernels: Float) -> Float:
+        """Measure the moments of PSF kernels and keep them for :attr:`psf_shape`.
+
+        Parameters
+        ----------
+        rows : slice
+            Sources that the kernels belong to; the blocks must come in order.
+        kernels : (m, size, size) array
+            One per source, or a single one for all.
+
+        Returns
+        -------
+        moments : (m, 3) array, pixel**2
+        """
+        if self._psf_shape is None:
+            self._psf_shape = np.full((self.n, 3), np.nan), np.zeros(self.n, bool)
+        moments, failed = stack_moments(kernels, 100)
+        self._psf_shape[0][rows], self._psf_shape[1][rows] = moments, failed
+        return moments
+
+    def psf_kernels(self) -> Iterator[tuple[slice, Float, NDArray[np.int64]]]:
+        """Yield blocks of PSF kernels at the input positions: rows, kernels, and which one each source has."""
+        ny, nx = self.exposure.shape
+        (ox, oy), (cx, cy) = self.exposure.origin, self.exposure.box.center
+        x, y = np.asarray(self.columns["x"], np.float64), np.asarray(self.columns["y"], np.float64)
+        good = (x >= ox - 0.5) & (x < ox + nx - 0.5) & (y >= oy - 0.5) & (y < oy + ny - 0.5)
+        x, y = np.where(good, x, cx), np.where(good, y, cy)
         for rows in self.blocks():
-            if constant:
-                one, bad = stack_moments(np.ascontiguousarray(self.psf.kernels_at(x[:1], y[:1])), 100)
-                moments[:], failed[:] = one[0], bad[0]
-                break
-            kernels = np.ascontiguousarray(self.psf.kernels_at(x[rows], y[rows]), np.float64)
-            moments[rows], failed[rows] = stack_moments(kernels, 100)
-        return moments, failed
+            n = rows.stop - rows.start
+            if self.psf_varies:
+                kernels = np.ascontiguousarray(self.psf.kernels_at(x[rows], y[rows]), np.float64)
+                yield rows, kernels, np.arange(n)
+            else:
+                kernels = np.ascontiguousarray(self.psf.kernels_at(x[:1], y[:1]), np.float64)
+                yield rows, kernels, np.zeros(n, np.int64)
 
     @property
     def psf_varies(self) -> bool:

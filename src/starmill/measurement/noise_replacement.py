@@ -17,6 +17,7 @@ from starmill.kernels.source_pixels import (
 from starmill.numerics.statistics import clipped_statistics
 
 NOISE_TABLE = 262_147  # prime: the noise does not repeat from row to row
+CACHE_LINE = 16  # float32 values
 SAMPLE_PIXELS = 1_000_000  # enough for the level and the scatter of the sky to 0.1 %
 
 
@@ -54,8 +55,10 @@ def source_pixels(
         Footprints inside the image, array index; also when nothing is replaced.
     span_offsets : (n + 1,) int64 array
     """
-    image = np.empty(exposure.shape, np.float32)
-    variance = np.empty(exposure.shape, np.float32)
+    ny, nx = exposure.shape
+    padded = (-(-nx // CACHE_LINE) | 1) * CACHE_LINE  # an odd number of cache lines
+    image = np.zeros((ny, padded), np.float32)
+    variance = np.zeros((ny, padded), np.float32)
     clean_copy(exposure.image, exposure.variance, image, variance)
     mask = np.ascontiguousarray(exposure.mask.array)
     everything = _collect(footprints, n, exposure, image, variance, mask)
@@ -88,7 +91,7 @@ def _collect(
     x0, y0 = exposure.origin
     spans = footprints.spans - np.array([y0, x0, x0], np.int32)
     n_spans, n_pixels = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    count_inside(spans, footprints.span_offsets, image.shape, n_spans, n_pixels)
+    count_inside(spans, footprints.span_offsets, mask.shape, n_spans, n_pixels)
     offsets = np.concatenate([[0], np.cumsum(n_spans)])
     pixel_offsets = np.concatenate([[0], np.cumsum(n_pixels)])
     pixels = SourcePixels(
@@ -107,9 +110,7 @@ def _collect(
         heavy, heavy_variance, heavy_offsets = np.zeros(0, np.float32), None, np.zeros(n + 1, np.int64)
     if heavy_variance is None:
         heavy_variance = np.zeros(0, np.float32)
-    collect_inside(
-        spans, footprints.span_offsets, image, variance, heavy, heavy_variance, heavy_offsets, pixels
-    )
+    collect_inside(spans, footprints.span_offsets, heavy, heavy_variance, heavy_offsets, pixels)
     np.nan_to_num(pixels.values, copy=False, posinf=0.0, neginf=0.0)
     return pixels
 
@@ -125,7 +126,7 @@ def _sky_noise(
     step = max(1, int(np.sqrt(image.size / SAMPLE_PIXELS)))
     planes = exposure.mask.planes
     bits = planes.bits_present("BAD", "SAT", "NO_DATA", "EDGE", "DETECTED", "DETECTED_NEGATIVE")
-    sample = (slice(None, None, step), slice(None, None, step))
+    sample = (slice(None, None, step), slice(None, exposure.shape[1], step))
     masked = exposure.mask.array[sample]
     if ((masked & bits) == 0).sum() < 100:
         bits = planes.bits_present("NO_DATA")

@@ -217,7 +217,9 @@ def make_plugins(names: Iterable[str], options: Mapping[str, Mapping[str, Any]])
     for name in options:
         if name not in names:
             plugin_named(name)
-            raise ConfigError(f"options are given for the measurement plugin {name!r}, which is not in the list")
+            raise ConfigError(
+                f"options are given for the measurement plugin {name!r}, which is not in the list"
+            )
     return sorted(plugins, key=lambda plugin: (plugin.order, names.index(plugin.name)))
 
 

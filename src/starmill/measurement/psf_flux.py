@@ -111,7 +111,9 @@ class WeightedPsfFlux(Plugin):
 
     def columns(self) -> list[Column]:
         return [
-            Column("weighted_psf_flux", "f8", "electron", "flux of the PSF fitted with inverse-variance weights"),
+            Column(
+                "weighted_psf_flux", "f8", "electron", "flux of the PSF fitted with inverse-variance weights"
+            ),
             Column("weighted_psf_flux_err", "f8", "electron", "error of weighted_psf_flux"),
             Column("weighted_psf_flux_chi2", "f4", "", "chi square of the fit"),
             Column("weighted_psf_flux_flag", "bool", "", "no weighted PSF flux"),

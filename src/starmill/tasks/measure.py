@@ -19,6 +19,7 @@ from starmill.tasks.base import Config, Result, Task, field
 
 __all__ = ["SingleFrameMeasurementConfig", "SingleFrameMeasurementTask"]
 
+STRIP_HEIGHT = 64  # pixels; sources are measured along strips
 POSITION_COLUMNS: tuple[Column, ...] = (
     Column("x", "f8", "pixel", "position of the source, parent frame"),
     Column("y", "f8", "pixel", "position of the source, parent frame"),
@@ -85,7 +86,7 @@ class SingleFrameMeasurementTask(Task):
             Of the catalogue that goes in.
         """
         columns = [column for plugin in self.plugins for column in plugin.all_columns()]
-        before = [c for c in (schema or Schema(MINIMAL_COLUMNS)).values()]
+        before = list((schema or Schema(MINIMAL_COLUMNS)).values())
         replaced = {c.name: c for c in [*POSITION_COLUMNS, *columns]}
         kept = [replaced.get(c.name, c) for c in before]
         return Schema([*kept, *POSITION_COLUMNS, *columns])
@@ -126,7 +127,8 @@ class SingleFrameMeasurementTask(Task):
             raise AlgorithmError(
                 f"the exposure has no PSF, which {', '.join(needs)} need", numbers={"n_plugins": len(needs)}
             )
-        context = self.make_context(exposure, catalog, exposure_id)
+        order = _spatial_order(catalog)
+        context = self.make_context(exposure, catalog[order], exposure_id)
         values: dict[Column, NDArray[Any]] = {}
         for plugin in self.plugins:
             with self.timer(plugin.name):
@@ -134,7 +136,8 @@ class SingleFrameMeasurementTask(Task):
         self.report_failures(context)
         self.metadata["n_sources"] = len(catalog)
         values |= self.positions(context)
-        return Result(catalog=self.finish(catalog, values))
+        back = np.argsort(order)
+        return Result(catalog=self.finish(catalog, {column: array[back] for column, array in values.items()}))
 
     def make_context(
         self, exposure: Exposure, catalog: Catalog, exposure_id: int | None = None
@@ -198,3 +201,9 @@ class SingleFrameMeasurementTask(Task):
             if any(name == prefix or name.startswith(prefix + "_") for name in schema)
         }
         return catalog.with_columns({**values, **blank}, slots=slots, aliases=lsst_aliases(schema))
+
+
+def _spatial_order(catalog: Catalog) -> NDArray[np.int64]:
+    """Return an order in which neighbours follow each other: what one has read helps the next."""
+    strip = np.floor_divide(np.nan_to_num(catalog["y"], nan=0.0, posinf=0.0, neginf=0.0), STRIP_HEIGHT)
+    return np.lexsort((catalog["id"], catalog["x"], strip))
