@@ -105,21 +105,13 @@ def show_exposure(
     figure : Figure
     """
     if axes is None:
-        figure = Figure(
-            figsize=(size, size * exposure.shape[0] / exposure.shape[1] + 0.5), layout="constrained"
-        )
-        axes = figure.add_subplot()
-    pixels, block = binned(exposure.image, largest)
-    good = ~exposure.mask.any("NO_DATA", "SAT", "BAD")
-    low, high = display_range(exposure.image, good)
+        figure = Figure(figsize=(size, size * exposure.shape[0] / exposure.shape[1] + 0.4))
+        axes = figure.add_axes((0.09, 0.07, 0.89, 0.88))
+    planes = ("SAT", "CR", "INTRP", "BAD", "NO_DATA", "DETECTED") if mask is True else (mask or ())
     extent = exposure.box.extent
     axes.imshow(
-        pixels, origin="lower", extent=extent, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest"
+        _painted(exposure, planes, alpha, largest), origin="lower", extent=extent, interpolation="nearest"
     )
-    planes = ("SAT", "CR", "INTRP", "BAD", "NO_DATA", "DETECTED") if mask is True else (mask or ())
-    for name in planes:
-        if name in exposure.mask.planes and exposure.mask.any(name).any():
-            _draw_plane(axes, exposure, name, alpha, block, extent)
     if catalog is not None:
         draw_catalog(axes, catalog)
     axes.set(xlabel="x (pixel)", ylabel="y (pixel)", xlim=extent[:2], ylim=extent[2:])
@@ -128,14 +120,22 @@ def show_exposure(
     return axes.figure  # type: ignore[no-any-return]
 
 
-def _draw_plane(axes: Any, exposure: Exposure, name: str, alpha: float, block: int, extent: Any) -> None:
-    where = exposure.mask.any(name)
-    if block > 1:
-        ny, nx = (n // block * block for n in where.shape)
-        where = where[:ny, :nx].reshape(ny // block, block, nx // block, block).any((1, 3))
-    layer = np.zeros((*where.shape, 4))
-    layer[where] = to_rgba(MASK_COLORS.get(name, "#ffdd00"), alpha)
-    axes.imshow(layer, origin="lower", extent=extent, interpolation="nearest")
+def _painted(exposure: Exposure, planes: Sequence[str], alpha: float, largest: int) -> NDArray[np.uint8]:
+    """Return the pixels as grey with the mask planes in their colours, (ny, nx, 3)."""
+    pixels, block = binned(exposure.image, largest)
+    low, high = display_range(exposure.image, ~exposure.mask.any("NO_DATA", "SAT", "BAD"))
+    grey = 255 - 255 * np.clip((pixels - low) / (high - low), 0, 1)
+    painted = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    for name in planes:
+        if name not in exposure.mask.planes:
+            continue
+        where = exposure.mask.any(name)
+        if block > 1:
+            ny, nx = (n // block * block for n in where.shape)
+            where = where[:ny, :nx].reshape(ny // block, block, nx // block, block).any((1, 3))
+        color = 255 * np.array(to_rgba(MASK_COLORS.get(name, "#ffdd00"))[:3])
+        painted[where] = ((1 - alpha) * painted[where] + alpha * color).astype(np.uint8)
+    return painted
 
 
 def draw_catalog(axes: Any, catalog: Catalog, *, scale: float = 3.0) -> None:

@@ -14,12 +14,15 @@ from starmill import __version__
 from starmill.datamodel.catalog import Catalog
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import Field, FieldSum
-from starmill.diagnostics.figures import binned, draw_whiskers, show_exposure
+from starmill.diagnostics.figures import binned, draw_whiskers, png_bytes, show_exposure
 from starmill.diagnostics.metrics import exposure_metrics, source_shapes
-from starmill.diagnostics.thumbnails import figure_html
+from starmill.diagnostics.thumbnails import figure_html, png_html
 from starmill.io.atomic import atomic_write_text
 
-__all__ = ["exposure_report", "html_page", "write_exposure_report"]
+__all__ = ["SHOWN_PLANES", "exposure_report", "html_page", "write_exposure_report"]
+
+SHOWN_PLANES = ("SAT", "CR", "BAD", "NO_DATA")
+"""Mask planes that the pictures of a processed frame show."""
 
 _STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1100px;padding:0 1em;color:#222}
@@ -47,6 +50,7 @@ def exposure_report(
     timings: Mapping[str, Mapping[str, Any]] | None = None,
     notes: Sequence[str] = (),
     title: str = "",
+    picture: bytes | None = None,
 ) -> str:
     """Return the report of a characterised exposure as HTML.
 
@@ -75,10 +79,7 @@ def exposure_report(
         + "</div>"
     )
     parts.append("<h2>Image and sources</h2>")
-    shown = catalog if len(catalog) <= 20_000 else catalog[:20_000]
-    parts.append(
-        figure_html(show_exposure(exposure, mask=["SAT", "CR", "BAD", "NO_DATA"], catalog=shown), 90)
-    )
+    parts.append(png_html(picture or png_bytes(show_exposure(exposure, mask=SHOWN_PLANES, catalog=catalog))))
     if background:
         parts += ["<h2>Background</h2>", figure_html(_background_figure(background))]
     if exposure.psf is not None:
@@ -125,8 +126,8 @@ def _facts(exposure: Exposure) -> dict[str, Any]:
 
 def _background_figure(background: Sequence[Field]) -> Figure:
     total = FieldSum(list(background))
-    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(5.5, 4.2))
+    axes = figure.add_axes((0.12, 0.11, 0.82, 0.85))
     pixels, _ = binned(total.image(dtype=np.float32), 300)
     picture = axes.imshow(pixels, origin="lower", extent=total.box.extent)
     figure.colorbar(picture, label="electron", ax=axes)
@@ -137,8 +138,18 @@ def _background_figure(background: Sequence[Field]) -> Figure:
 def _psf_figure(exposure: Exposure, psf_stars: Any) -> Figure:
     """Draw the kernel at the centre and, for the brightest stars, data, model and residual."""
     n = 0 if psf_stars is None else min(6, len(psf_stars.images))
-    figure = Figure(figsize=(9, 5.2 if n else 2.4), layout="constrained")
-    grid = figure.add_gridspec(3 if n else 1, 1 + max(n, 1), width_ratios=[2, *[1] * max(n, 1)])
+    figure = Figure(figsize=(9, 5.2 if n else 2.4))
+    grid = figure.add_gridspec(
+        3 if n else 1,
+        1 + max(n, 1),
+        width_ratios=[2, *[1] * max(n, 1)],
+        left=0.04,
+        right=0.99,
+        bottom=0.04,
+        top=0.93,
+        wspace=0.12,
+        hspace=0.06,
+    )
     axes = figure.add_subplot(grid[:, 0])
     kernel = exposure.psf.kernel_at(*exposure.box.center)  # type: ignore[union-attr]
     axes.imshow(np.log10(np.maximum(kernel / kernel.max(), 1e-4)), origin="lower", cmap="magma")
@@ -165,7 +176,8 @@ def _psf_figure(exposure: Exposure, psf_stars: Any) -> Figure:
 
 def _shape_figure(exposure: Exposure, catalog: Catalog) -> Figure:
     fwhm, e1, e2 = source_shapes(catalog)
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.2))
+    figure.subplots_adjust(left=0.06, right=0.98, bottom=0.12, top=0.92)
     left, right = figure.subplots(1, 2)
     stars = _psf_stars_of(catalog) & np.isfinite(fwhm)
     x, y = catalog["x"], catalog["y"]
@@ -196,7 +208,8 @@ def _psf_stars_of(catalog: Catalog) -> Any:
 
 
 def _flux_figure(catalog: Catalog) -> Figure:
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(10, 3.8))
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.14, top=0.97)
     left, right = figure.subplots(1, 2)
     flux = np.asarray(catalog["slot_psf_flux"]) if "slot_psf_flux" in catalog else np.zeros(0)
     good = flux > 0

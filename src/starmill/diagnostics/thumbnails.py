@@ -11,12 +11,17 @@ from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.psf import Psf
 from starmill.diagnostics.figures import binned, display_range, png_bytes
 
-__all__ = ["exposure_html", "figure_html", "psf_html"]
+__all__ = ["exposure_html", "figure_html", "png_html", "psf_html"]
 
 
 def figure_html(figure: Figure, dpi: int = 80) -> str:
     """Return a figure as an HTML image that carries its own data."""
-    return f'<img src="data:image/png;base64,{base64.b64encode(png_bytes(figure, dpi)).decode()}">'
+    return png_html(png_bytes(figure, dpi))
+
+
+def png_html(png: bytes) -> str:
+    """Return a PNG file as an HTML image that carries its own data."""
+    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 def exposure_html(exposure: Exposure) -> str:

@@ -201,9 +201,10 @@ def _write(
     job: FrameJob, result: Any, files: Mapping[str, str], provenance: Any, metadata: Any
 ) -> dict[str, Any]:
     """Write the products of a frame; the exposure comes last and stands for a finished frame."""
-    from starmill.diagnostics.figures import save_figure, show_exposure
+    from starmill.diagnostics.figures import png_bytes, show_exposure
     from starmill.diagnostics.metrics import exposure_metrics
-    from starmill.diagnostics.report import write_exposure_report
+    from starmill.diagnostics.report import SHOWN_PLANES, write_exposure_report
+    from starmill.io.atomic import atomic_write_bytes
     from starmill.io.exposure_file import write_exposure
     from starmill.io.regions import catalog_regions, write_regions
     from starmill.io.tables import write_catalog
@@ -213,11 +214,11 @@ def _write(
     write_regions(files["regions"], catalog_regions(catalog, origin=exposure.origin))
     if job.pictures:
         title = f"{frame_name(job.path)} {exposure.info.object} {exposure.info.filter}"
-        planes = ["SAT", "CR", "BAD", "NO_DATA"]
-        save_figure(show_exposure(exposure, mask=planes, catalog=catalog, title=title), files["picture"])
+        drawn = png_bytes(show_exposure(exposure, mask=SHOWN_PLANES, catalog=catalog, title=title))
+        atomic_write_bytes(files["picture"], drawn)
         write_exposure_report(
             files["report"], exposure, catalog, background=result.background, psf_stars=result.psf_stars,
-            timings=metadata, notes=[result.message] if result.message else [], title=title,
+            timings=metadata, notes=[result.message] if result.message else [], title=title, picture=drawn,
         )  # fmt: skip
     write_exposure(exposure, files["exposure"], compress=job.compress, provenance=provenance)
     return exposure_metrics(exposure, catalog, result.background)
