@@ -5,7 +5,10 @@ Every failure becomes an :class:`~starmill.errors.InputError` that names the fil
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
+import io
 import logging
 import re
 import warnings
@@ -60,7 +63,7 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
             "ignore", message=".*(non-ASCII|header keyword is invalid|Card is too long).*"
         )
         try:
-            with fits.open(path, lazy_load_hdus=False) as hdus:
+            with fits.open(_decompressed(path), lazy_load_hdus=False) as hdus:
                 _check_no_trailing_bytes(path, hdus)
                 yield hdus
         except InputError as error:
@@ -85,6 +88,15 @@ def _check_no_trailing_bytes(path: Path, hdus: fits.HDUList) -> None:
         raise InputError(
             f"{path.stat().st_size - end} bytes follow the last extension: the file is truncated or damaged"
         )
+
+
+def _decompressed(path: Path) -> Path | io.BytesIO:
+    """Return a path as it is, or the content of a .bz2 or .gz file: seeking in those would unpack them twice."""
+    if path.suffix == ".bz2":
+        return io.BytesIO(bz2.decompress(path.read_bytes()))
+    if path.suffix == ".gz":
+        return io.BytesIO(gzip.decompress(path.read_bytes()))
+    return path
 
 
 def find_image_hdu(hdus: fits.HDUList, hdu: int | str | None = None, *, naxis: int | None = 2) -> int:
