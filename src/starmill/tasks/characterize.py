@@ -14,6 +14,7 @@ from starmill.datamodel.field import Field
 from starmill.errors import AlgorithmError, NoDataError
 from starmill.tasks.base import Config, Result, Task, field, subtask
 from starmill.tasks.config import SubtaskConfig
+from starmill.tasks.deblend import SourceDeblendConfig
 from starmill.tasks.detect import SourceDetectionConfig
 from starmill.tasks.install_psf import InstallGaussianPsfConfig
 from starmill.tasks.measure import SingleFrameMeasurementConfig
@@ -34,16 +35,19 @@ class CharacterizeImageConfig(Config):
         True,
         "After the PSF detect again, to the limit of `detect_deep`; else the catalogue holds the bright sources.",
     )
+    deblend_bright: bool = field(False, "Deblend the bright sources, for stars in crowded fields.")
+    deblend_deep: bool = field(True, "Deblend the sources of the final catalogue.")
     install_psf: SubtaskConfig = subtask(InstallGaussianPsfConfig, "First guess of the PSF.")
     background: SubtaskConfig = subtask(SubtractBackgroundConfig, "Background of the whole image.")
     repair: SubtaskConfig = subtask(RepairConfig, "Cosmic rays and defects.")
     detect: SubtaskConfig = subtask(
         SourceDetectionConfig, "Bright sources for the PSF.", threshold=5.0, include_multiplier=10.0
     )
+    deblend: SubtaskConfig = subtask(SourceDeblendConfig, "Splits blends into children.")
     measure: SubtaskConfig = subtask(SingleFrameMeasurementConfig, "Measurement of the bright sources.")
     measure_psf: SubtaskConfig = subtask(MeasurePsfConfig, "PSF model.")
     detect_deep: SubtaskConfig = subtask(
-        SourceDetectionConfig, "Sources of the final catalogue.", threshold=5.0, re_estimate_background=False
+        SourceDetectionConfig, "Sources of the final catalogue.", threshold=5.0
     )
     measure_deep: SubtaskConfig = subtask(SingleFrameMeasurementConfig, "Measurement of the final catalogue.")
 
@@ -65,16 +69,20 @@ class CharacterizeImageTask(Task):
     def __init__(self, config: Any = None, **keywords: Any) -> None:
         super().__init__(config, **keywords)
         for name in (
-            "install_psf", "background", "repair", "detect", "measure", "measure_psf", "detect_deep", "measure_deep",
+            "install_psf", "background", "repair", "detect", "deblend", "measure", "measure_psf", "detect_deep",
+            "measure_deep",
         ):  # fmt: skip
             self.make_subtask(name)
 
     @property
     def schema(self) -> Schema:
         """The columns of the catalogue, known before anything runs."""
-        detect, measure = ("detect_deep", "measure_deep") if self.config.deep else ("detect", "measure")
-        before = Schema([*self.subtasks[detect].schema.values(), *self._psf_columns()])
-        return self.subtasks[measure].output_schema(before)
+        deep = self.config.deep
+        detect, measure = ("detect_deep", "measure_deep") if deep else ("detect", "measure")
+        before = self.subtasks[detect].schema
+        if self.config.deblend_deep if deep else self.config.deblend_bright:
+            before = self.subtasks["deblend"].output_schema(before)
+        return self.subtasks[measure].output_schema(Schema([*before.values(), *PSF_COLUMNS]))
 
     def empty_catalog(self) -> Catalog:
         """Return a catalogue without sources that has the columns of the result."""
@@ -161,10 +169,11 @@ class CharacterizeImageTask(Task):
         )
         work = found.exposure
         self.debug_hook("background_iter", exposure=work, background=found.background, iteration=iteration)
+        sources = found.catalog
+        if self.config.deblend_bright:
+            sources = self.subtasks["deblend"].run(exposure=work, catalog=sources).catalog
         catalog = (
-            self.subtasks["measure"]
-            .run(exposure=work, catalog=found.catalog, exposure_id=exposure_id)
-            .catalog
+            self.subtasks["measure"].run(exposure=work, catalog=sources, exposure_id=exposure_id).catalog
         )
         if self.config.measure_psf_model:
             result = self.subtasks["measure_psf"].run(exposure=work, catalog=catalog, exposure_id=exposure_id)
@@ -193,14 +202,13 @@ class CharacterizeImageTask(Task):
         found = self.subtasks["detect_deep"].run(
             exposure=exposure, background=bright.background, exposure_id=exposure_id
         )
-        catalog = carry_flags(bright.catalog, found.catalog)
-        measured = self.subtasks["measure_deep"].run(
-            exposure=found.exposure, catalog=catalog, exposure_id=exposure_id
-        )
-        return Result(exposure=found.exposure, background=found.background, catalog=measured.catalog)
-
-    def _psf_columns(self) -> tuple[Any, ...]:
-        return PSF_COLUMNS
+        work, sources = found.exposure, found.catalog
+        if self.config.deblend_deep:
+            parts = self.subtasks["deblend"].run(exposure=work, catalog=sources)
+            work, sources = parts.exposure, parts.catalog
+        catalog = carry_flags(bright.catalog, sources)
+        measured = self.subtasks["measure_deep"].run(exposure=work, catalog=catalog, exposure_id=exposure_id)
+        return Result(exposure=work, background=found.background, catalog=measured.catalog)
 
 
 def carry_flags(source: Catalog, target: Catalog, radius: float = 2.0) -> Catalog:
@@ -210,11 +218,12 @@ def carry_flags(source: Catalog, target: Catalog, radius: float = 2.0) -> Catalo
     ----------
     source, target : Catalog
     radius : float, pixel
-        Largest distance of a match.
+        Largest distance of a match; parents of blends do not match.
     """
     flagged = np.flatnonzero(source["psf_candidate"])
     values = {column: np.zeros(len(target), dtype=bool) for column in PSF_COLUMNS}
-    rows = np.flatnonzero(np.isfinite(target["x"]) & np.isfinite(target["y"]))
+    whole = target["n_child"] == 0 if "n_child" in target else np.ones(len(target), dtype=bool)
+    rows = np.flatnonzero(np.isfinite(target["x"]) & np.isfinite(target["y"]) & whole)
     if len(flagged) and len(rows):
         tree = cKDTree(np.stack([target["x"][rows], target["y"][rows]], axis=1))
         stars = np.stack([source["x"][flagged], source["y"][flagged]], axis=1)
