@@ -1,13 +1,9 @@
-"""Finding point-like peaks in a map: band-pass filters matched to the beam, and shape tests of DAOFIND.
+"""Finding point-like peaks in a map: band-pass filters matched to the beam, and tests of the surroundings.
 
 A band-pass filter is a weighted sum of Gaussians whose weights add up to zero, so that a smooth background
 vanishes. When the noise is correlated over the beam (interferometers, filtered bolometer maps), the best filter
 sharpens the map and splits blends; when pixels are independent, it smooths by the beam. :func:`choose_filter`
 measures which one suits the map.
-
-References
-----------
-Stetson 1987, PASP 99, 191, section III (DAOFIND: sharpness and roundness).
 """
 
 from __future__ import annotations
@@ -25,7 +21,7 @@ from starmill.numerics.convolution import convolve_separable, gaussian_kernel
 from starmill.numerics.statistics import robust_sigma
 
 __all__ = [
-    "FILTERS", "PointPeaks", "band_pass", "box_high_pass", "choose_filter", "daofind_shapes", "filter_gain", "local_maxima",
+    "FILTERS", "PointPeaks", "band_pass", "box_high_pass", "choose_filter", "filter_gain", "local_maxima",
     "shoulder_scores", "thin_pairs",
 ]  # fmt: skip
 
@@ -255,73 +251,6 @@ def box_high_pass(image: NDArray[Any], size: int) -> NDArray[np.float64]:
     out = np.maximum(out, 0.0)
     top = out.max()
     return out * (100.0 / top) if top > 0 else out
-
-
-def daofind_shapes(
-    image: NDArray[Any], x: NDArray[Any], y: NDArray[Any], fwhm: float
-) -> dict[str, NDArray[np.float64]]:
-    """Sharpness and roundness of DAOFIND at pixel positions.
-
-    Parameters
-    ----------
-    image : (ny, nx) array
-        Finite values.
-    x, y : (n,) int arrays
-    fwhm : float, pixel
-
-    Returns
-    -------
-    shapes : dict of (n,) arrays
-        ``sharpness``: central pixel above the mean of the others, over the height of the convolved peak;
-        ``roundness1``: fourfold asymmetry; ``roundness2``: difference of the heights of the marginal Gaussians
-        over their mean, times two.
-    """
-    sigma = fwhm / 2.3548200450309493
-    half = max(2, int(1.5 * sigma))
-    offset = np.arange(-half, half + 1)
-    xx, yy = np.meshgrid(offset, offset)
-    radius2 = xx**2 + yy**2
-    inside = (radius2 <= (1.5 * sigma) ** 2) | (radius2 <= 4.0)
-    gaussian = np.exp(-0.5 * radius2 / sigma**2) * inside
-    n = inside.sum()
-    kernel = np.where(
-        inside, (gaussian - gaussian.sum() / n) / (np.sum(gaussian**2) - gaussian.sum() ** 2 / n), 0.0
-    )
-    padded = np.pad(np.asarray(image, np.float64), half)
-    index = np.asarray(y)[:, None] + np.arange(2 * half + 1), np.asarray(x)[:, None] + np.arange(2 * half + 1)
-    cut = padded[index[0][:, :, None], index[1][:, None, :]]
-    height = np.einsum("kij,ij->k", cut, kernel)
-    others = inside.copy()
-    others[half, half] = False
-    mean = np.einsum("kij,ij->k", cut, others.astype(float)) / others.sum()
-    safe = np.where(height == 0, np.nan, height)
-    heights = [_marginal_height(cut.sum(axis=axis), gaussian.sum(axis=axis - 1), offset) for axis in (1, 2)]
-    total = heights[0] + heights[1]
-    return {
-        "sharpness": (cut[:, half, half] - mean) / safe,
-        "roundness1": _fourfold(cut * inside, half),
-        "roundness2": 2.0 * (heights[0] - heights[1]) / np.where(total == 0, np.nan, total),
-    }
-
-
-def _marginal_height(
-    marginal: NDArray[np.float64], shape: NDArray[np.float64], offset: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Least-squares height of a Gaussian of known width over a constant, triangular weights."""
-    weight = (offset.max() + 1 - np.abs(offset)).astype(float)
-    weight /= weight.sum()
-    mean_shape = np.sum(weight * shape)
-    scatter = np.sum(weight * shape**2) - mean_shape**2
-    return (marginal @ (weight * shape) - mean_shape * (marginal @ weight)) / scatter
-
-
-def _fourfold(cut: NDArray[np.float64], half: int) -> NDArray[np.float64]:
-    """Sum over quadrants with alternating signs, over the sum of absolute values, times two."""
-    sign = np.zeros(cut.shape[1:])
-    sign[: half + 1, half + 1 :] = sign[half:, :half] = -1
-    sign[:half, : half + 1] = sign[half + 1 :, half:] = 1
-    total = np.abs(cut).sum(axis=(1, 2)) - np.abs(cut[:, half, half])
-    return 2.0 * np.einsum("kij,ij->k", cut, sign) / np.where(total == 0, np.nan, total)
 
 
 def shoulder_scores(

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from starmill.background.map_noise import CellNoise, MapNoise, cell_rms, noise_model, smooth_map
 from starmill.datamodel.cube import SkyMap
+from starmill.detection.daofind import daofind_shapes
 from starmill.detection.grouping import SourceGroups, group_sources
 from starmill.detection.point_filters import (
     PointPeaks,
     band_pass,
     choose_filter,
-    daofind_shapes,
     filter_gain,
     local_maxima,
     shoulder_scores,

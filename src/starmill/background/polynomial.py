@@ -1,0 +1,242 @@
+"""Polynomial backgrounds of pieces of a map: several fitters, several orders and sizes, the best one by a score.
+
+Coordinates are pixels of the piece that is fitted, counted from its first pixel. The scores compare on the same
+pixels; with the noise given, chi2 and BIC use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starmill.errors import InputError
+from starmill.numerics.least_squares import huber_least_squares
+
+__all__ = [
+    "SCORES", "BackgroundScore", "PolynomialBackground", "clip_values", "evaluate_polynomial", "fill_masked",
+    "fit_polynomial_background", "score_background",
+]  # fmt: skip
+
+SCORES = ("nmse", "redchi", "bic")
+THEIL_SEN_SUBSETS = 3000
+"""Random subsets of a Theil-Sen fit; the scatter from the choice is 2 % of the error of a coefficient."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolynomialBackground:
+    """A fitted polynomial.
+
+    Attributes
+    ----------
+    order : int
+    coefficients : (terms,) float64 array
+        Of x^i y^j for i = 0...order, j = 0...order - i, in the order of :func:`exponents`.
+    origin, scale : float pairs
+        The polynomial is in ((x - origin[0]) / scale, (y - origin[1]) / scale).
+    method : str
+    """
+
+    order: int
+    coefficients: NDArray[np.float64]
+    origin: tuple[float, float]
+    scale: float
+    method: str
+
+    def __call__(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+        """Value at pixel positions."""
+        return evaluate_polynomial(self, x, y)
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundScore:
+    """How well a background describes the pixels it should: smaller is better.
+
+    Attributes
+    ----------
+    nmse : float
+        Mean squared residual over mean squared value.
+    reduced_chi2 : float
+    bic : float
+        Bayesian information criterion.
+    n : int
+        Pixels.
+    """
+
+    nmse: float
+    reduced_chi2: float
+    bic: float
+    n: int
+
+    def of(self, name: str) -> float:
+        """Return the score of a name of :data:`SCORES`."""
+        return {"nmse": self.nmse, "redchi": self.reduced_chi2, "bic": self.bic}[name]
+
+
+def exponents(order: int) -> list[tuple[int, int]]:
+    """Return the powers (i, j) of x and y of all terms up to a total order."""
+    return [(i, j) for i in range(order + 1) for j in range(order + 1 - i)]
+
+
+def _terms(x: NDArray[Any], y: NDArray[Any], order: int) -> NDArray[np.float64]:
+    return np.stack([x**i * y**j for i, j in exponents(order)], axis=-1)
+
+
+def evaluate_polynomial(fit: PolynomialBackground, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the value of a fitted polynomial at pixel positions."""
+    u = (np.asarray(x, np.float64) - fit.origin[0]) / fit.scale
+    v = (np.asarray(y, np.float64) - fit.origin[1]) / fit.scale
+    return _terms(u, v, fit.order) @ fit.coefficients
+
+
+def clip_values(values: NDArray[Any], n_sigma: float = 3.0, n_iterations: int = 10) -> NDArray[np.bool_]:
+    """Mark the values that survive iterative clipping of n_sigma standard deviations around the median.
+
+    Parameters
+    ----------
+    values : (n,) array
+        NaN does not survive.
+    n_sigma, n_iterations
+    """
+    keep = np.isfinite(values)
+    for _ in range(n_iterations):
+        inside = values[keep]
+        if inside.size == 0:
+            break
+        middle, limit = np.median(inside), n_sigma * inside.std()
+        smaller = keep & (np.abs(np.where(keep, values, middle) - middle) <= limit)
+        if smaller.sum() == keep.sum():
+            break
+        keep = smaller
+    return keep
+
+
+def fit_polynomial_background(
+    x: NDArray[Any], y: NDArray[Any], values: NDArray[Any], order: int, *,
+    method: str = "least_squares", epsilon: float = 1.35, seed: int = 42,
+) -> PolynomialBackground:  # fmt: skip
+    """Fit a full two-dimensional polynomial to listed pixels.
+
+    Parameters
+    ----------
+    x, y, values : (n,) arrays
+    order : int
+        Largest i + j.
+    method : {'least_squares', 'huber', 'theilsen'}
+    epsilon : float
+        Residual, in robust standard deviations, beyond which Huber's loss is linear.
+    seed : int
+        Of the random subsets of Theil-Sen.
+
+    References
+    ----------
+    Huber 1964, Ann. Math. Statist. 35, 73; Dang et al. 2008 (Theil-Sen estimators in multiple regression:
+    spatial median of exact fits to subsets).
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    values = np.asarray(values, np.float64)
+    n_terms = len(exponents(order))
+    if values.size < n_terms:
+        raise InputError(
+            f"{values.size} pixels cannot fix the {n_terms} terms of a polynomial of order {order}"
+        )
+    origin = (float(x.mean()), float(y.mean()))
+    scale = max(1.0, float(max(np.ptp(x), np.ptp(y))) / 2.0)
+    A = _terms((x - origin[0]) / scale, (y - origin[1]) / scale, order)
+    if method == "least_squares":
+        coefficients = np.linalg.lstsq(A, values, rcond=None)[0]
+    elif method == "huber":
+        coefficients = huber_least_squares(A, values, threshold=epsilon).coefficients
+    elif method == "theilsen":
+        coefficients = _theil_sen(A, values, seed)
+    else:
+        raise InputError(f"unknown background fitter {method!r} (known: least_squares, huber, theilsen)")
+    return PolynomialBackground(order, np.asarray(coefficients, np.float64), origin, scale, method)
+
+
+def _theil_sen(A: NDArray[np.float64], values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Spatial median of the exact solutions of random subsets."""
+    n, m = A.shape
+    rng = np.random.default_rng(seed)
+    subset = rng.integers(n, size=(THEIL_SEN_SUBSETS, m))
+    matrices = A[subset]
+    good = np.abs(np.linalg.det(matrices)) > 1e-6
+    if not good.any():
+        return np.linalg.lstsq(A, values, rcond=None)[0]
+    solutions = np.linalg.solve(matrices[good], values[subset[good]][..., None])[..., 0]
+    centre = np.median(solutions, axis=0)
+    for _ in range(100):  # Weiszfeld's iteration
+        distance = np.maximum(np.linalg.norm(solutions - centre, axis=1), 1e-300)
+        moved = (solutions / distance[:, None]).sum(axis=0) / (1.0 / distance).sum()
+        if np.linalg.norm(moved - centre) <= 1e-6 * (np.linalg.norm(centre) + 1e-300):
+            break
+        centre = moved
+    return centre
+
+
+def score_background(
+    background: NDArray[Any], values: NDArray[Any], n_terms: int, noise: float
+) -> BackgroundScore:
+    """Score a background on pixels that belong to no source.
+
+    Parameters
+    ----------
+    background, values : (n,) arrays
+        Model and data on the same pixels; give every candidate the same ones.
+    n_terms : int
+        Parameters of the model.
+    noise : float
+        Standard deviation of a pixel.
+    """
+    residual = np.asarray(values, np.float64) - background
+    n = residual.size
+    chi2 = float(np.sum((residual / noise) ** 2))
+    power = float(np.mean(np.asarray(values, np.float64) ** 2))
+    return BackgroundScore(
+        nmse=float(np.mean(residual**2)) / power if power > 0 else np.inf,
+        reduced_chi2=chi2 / max(n - n_terms, 1),
+        bic=chi2 + n_terms * np.log(max(n, 1)),
+        n=n,
+    )
+
+
+def fill_masked(
+    image: NDArray[Any], widths: Iterable[float] | Sequence[float] = tuple(range(2, 11))
+) -> NDArray[np.float64]:
+    """Replace NaN by the Gaussian mean of what is around; outside of the image counts as zero.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        About zero on average.
+    widths : sequence of float, pixel
+        Standard deviations to try; the first one that reaches every missing pixel is used.
+
+    Returns
+    -------
+    filled : (ny, nx) float64 array
+        Pixels that even the widest Gaussian does not reach stay NaN.
+    """
+    image = np.asarray(image, np.float64)
+    missing = ~np.isfinite(image)
+    filled = image.copy()
+    if not missing.any() or missing.all():
+        return filled
+    y, x = np.nonzero(missing)
+    for width in widths:
+        half = int(8 * width) // 2
+        offset = np.arange(-half, half + 1)
+        profile = np.exp(-0.5 * (offset / width) ** 2)
+        padded = np.pad(np.where(missing, 0.0, image), half)
+        known = np.pad((~missing).astype(np.float64), half, constant_values=1.0)
+        rows, columns = y[:, None] + np.arange(2 * half + 1), x[:, None] + np.arange(2 * half + 1)
+        index = rows[:, :, None], columns[:, None, :]
+        weight = np.einsum("kij,i,j->k", known[index], profile, profile, optimize=True)
+        inside = np.einsum("kij,i,j->k", padded[index], profile, profile, optimize=True)
+        if (weight > 1e-12).all():
+            filled[y, x] = inside / weight
+            break
+    return filled

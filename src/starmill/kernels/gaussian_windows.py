@@ -1,0 +1,82 @@
+"""Fits of Gaussians to pixels that the caller lists, or to square windows around positions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from starmill.kernels._jit import njit
+from starmill.kernels.gaussian_groups import MAX_ITERATIONS, TOO_FEW_PIXELS, descend, n_polynomial_terms
+from starmill.kernels.gaussians import N_SHAPE
+
+
+@njit
+def fit_listed(x, y, data, weight, sources, bounds, free, order, options):
+    """Fit Gaussians and a polynomial jointly to listed pixels.
+
+    Parameters
+    ----------
+    x, y, data, weight : (n,) float64
+        Residuals are multiplied by the weight.
+    sources : (k, 6) float64
+        Start values.
+    bounds, free, order, options
+        See :func:`starmill.kernels.gaussian_groups.descend`.
+
+    Returns
+    -------
+    fitted : (k, 6) float64
+    coefficients : (terms,) float64
+        Of x^i y^j in scaled coordinates.
+    status : int
+    """
+    fitted = sources.copy()
+    nb = n_polynomial_terms(order)
+    m = N_SHAPE * sources.shape[0] + nb
+    if x.size < int(free.sum()) * sources.shape[0] + nb:
+        return fitted, np.zeros(nb), TOO_FEW_PIXELS
+    J = np.empty((m, x.size))
+    result = descend(x, y, data, weight, np.zeros((1, 1)), False, fitted, bounds, free, order, options, J)
+    return fitted, result[0], result[5]
+
+
+@njit
+def fit_windows(image, sources, bounds, half, options, fitted, status):
+    """Fit one Gaussian, without background, in a square window around every position.
+
+    Parameters
+    ----------
+    image : (ny, nx) float64
+        NaN is left out.
+    sources : (n, 6) float64
+        Start values; the peak is taken from the largest value in the window.
+    bounds : (n, 5) float64
+        As in :func:`starmill.kernels.gaussians.move_source`.
+    half : int
+        Half size of the window.
+    options : (8,) float64
+    fitted : (n, 6) float64, status : (n,) int64, filled
+        Status ``TOO_FEW_PIXELS`` also for a window without positive values.
+    """
+    ny, nx = image.shape
+    free = np.ones(N_SHAPE, np.bool_)
+    room = (2 * half + 1) ** 2
+    x, y, data = np.empty(room), np.empty(room), np.empty(room)
+    for k in range(sources.shape[0]):
+        fitted[k] = sources[k]
+        cx, cy = int(np.rint(sources[k, 1])), int(np.rint(sources[k, 2]))
+        n, top = 0, 0.0
+        for j in range(max(0, cy - half), min(ny, cy + half + 1)):
+            for i in range(max(0, cx - half), min(nx, cx + half + 1)):
+                value = image[j, i]
+                if np.isfinite(value):
+                    x[n], y[n], data[n] = i, j, value
+                    top = max(top, value)
+                    n += 1
+        if n < 12 or top <= 0.0:
+            status[k] = TOO_FEW_PIXELS
+            continue
+        start = sources[k : k + 1].copy()
+        start[0, 0] = top
+        result = fit_listed(x[:n], y[:n], data[:n], np.ones(n), start, bounds[k : k + 1], free, -1, options)
+        fitted[k] = result[0][0]
+        status[k] = result[2] if result[2] != MAX_ITERATIONS else 0
