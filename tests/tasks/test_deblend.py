@@ -60,7 +60,7 @@ def test_parents_stay_and_children_follow(detected):
 def test_children_have_right_places_and_fluxes(detected):
     catalog = SourceDeblendTask().run(exposure=detected.exposure, catalog=detected.catalog).catalog
     children = catalog[catalog["parent"] > 0]
-    truth = np.array([s for i, s in enumerate(STARS) if i != 2]) + [1000, 500, 0]
+    truth = np.array([s for i, s in enumerate(STARS) if i != 2]) + np.array([1000, 500, 0])
     distance = np.hypot(
         children["deblend_psf_x"][:, None] - truth[:, 0], children["deblend_psf_y"][:, None] - truth[:, 1]
     )
@@ -95,3 +95,17 @@ def test_empty_catalogue_and_bad_input(detected):
     bare.psf = None
     with pytest.raises(AlgorithmError, match="PSF"):
         task.run(exposure=bare, catalog=detected.catalog)
+
+
+def test_multi_threshold_replaces_templates(detected):
+    from starmill.tasks.deblend_multi_threshold import MultiThresholdDeblendConfig, MultiThresholdDeblendTask
+
+    result = MultiThresholdDeblendTask().run(exposure=detected.exposure, catalog=detected.catalog)
+    children = result.catalog[result.catalog["parent"] > 0]
+    assert len(children) == 5
+    assert (children["deblend_parent_n_peaks"] > 1).all()
+    coarse = MultiThresholdDeblendConfig(contrast=0.5)
+    assert (
+        MultiThresholdDeblendTask(coarse).run(exposure=detected.exposure, catalog=detected.catalog).n_children
+        == 0
+    )

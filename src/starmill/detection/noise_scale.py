@@ -18,7 +18,7 @@ MIN_SAMPLE = 20  # fewer values say nothing about a width
 
 
 def _width(values: NDArray[Any], what: str) -> float:
-    """Standard deviation of a Gaussian with the same interquartile range."""
+    """Return the standard deviation of a Gaussian with the same interquartile range."""
     n = int(np.count_nonzero(np.isfinite(values)))
     if n < MIN_SAMPLE:
         raise AlgorithmError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,8 +124,12 @@ class SourceDetectionTask(Task):
     """
 
     Config = SourceDetectionConfig
-    reads = {"exposure": "exposure"}
-    writes = {"exposure": "exposure", "catalog": "catalog", "background": "background"}
+    reads: ClassVar[dict[str, str]] = {"exposure": "exposure"}
+    writes: ClassVar[dict[str, str]] = {
+        "exposure": "exposure",
+        "catalog": "catalog",
+        "background": "background",
+    }
 
     def __init__(self, config: Any = None, **keywords: Any) -> None:
         super().__init__(config, **keywords)

@@ -39,7 +39,7 @@ class ScaleVarianceTask(Task):
     reads: ClassVar[dict[str, str]] = {"exposure": "exposure"}
     writes: ClassVar[dict[str, str]] = {"exposure": "exposure"}
 
-    def __init__(self, config: Config | None = None, **keywords: Any) -> None:
+    def __init__(self, config: Any = None, **keywords: Any) -> None:
         super().__init__(config, **keywords)
         self.make_subtask("background")
 

@@ -37,7 +37,7 @@ class SkyObjectsTask(Task):
 
     def output_schema(self, schema: Schema) -> Schema:
         """Return the columns of the result for a catalogue of given columns."""
-        return schema + (SKY_COLUMN,)
+        return Schema([*schema.values(), SKY_COLUMN])
 
     def run(self, *, exposure: Exposure, catalog: Catalog, exposure_id: int | None = None) -> Result:
         """Append sky objects.
