@@ -180,7 +180,7 @@ def test_shifted_image_gives_shifted_children():
     image, variance, mask, footprints = blend()
     first = deblend_symmetric(image, variance, mask, footprints, PSF)
     moved = FootprintSet(
-        footprints.spans + [-7, 100, 100],
+        footprints.spans + np.array([-7, 100, 100]),
         footprints.span_offsets,
         footprints.peaks.copy(),
         footprints.peak_offsets,
@@ -189,7 +189,7 @@ def test_shifted_image_gives_shifted_children():
     moved.peaks["y"] -= 7
     second = deblend_symmetric(image, variance, mask, moved, PSF, origin=(100, -7))
     assert_array_equal(second.footprints.image, first.footprints.image)
-    assert_array_equal(second.footprints.spans, first.footprints.spans + [-7, 100, 100])
+    assert_array_equal(second.footprints.spans, first.footprints.spans + np.array([-7, 100, 100]))
 
 
 def test_lone_source_is_left_alone():

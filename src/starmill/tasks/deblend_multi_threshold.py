@@ -38,7 +38,7 @@ class MultiThresholdDeblendConfig(Config):
 class MultiThresholdDeblendTask(SourceDeblendTask):
     """Split sources at the branches of their light; every pixel goes to one child."""
 
-    Config = MultiThresholdDeblendConfig
+    Config = MultiThresholdDeblendConfig  # type: ignore[assignment]
     columns: ClassVar[tuple[Column, ...]] = (*PARENT_COLUMNS, *CHILD_COLUMNS)
 
     def deblend(self, exposure: Exposure, footprints: FootprintSet) -> Deblended:
