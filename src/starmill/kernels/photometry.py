@@ -246,3 +246,158 @@ def footprint_bits(mask, spans, span_offsets, x, y):
         centre[i] = some
         centre_all[i] = every
     return anywhere, centre, centre_all, off_image
+
+
+@njit
+def compensated_gaussians(pixels, x, y, width, outer_scale, half):
+    """Difference of two Gaussian-weighted sums around every source, zero for a constant background.
+
+    Parameters
+    ----------
+    pixels : SourcePixels
+    x, y : (n,) float64 array
+        Array index.
+    width : float
+        Sigma of the inner Gaussian, pixels.
+    outer_scale : float
+        Sigma of the outer one over that of the inner one.
+    half : int
+        Half width of the box, pixels.
+
+    Returns
+    -------
+    flux, variance : (n,) float64 array
+        Normalised for a Gaussian source of the width of the inner weight; NaN where the box
+        leaves the image.
+    bits : (n,) int32 array
+        OR of the mask over the box.
+    """
+    n = x.size
+    ny, nx = pixels.mask.shape
+    flux = np.full(n, np.nan)
+    variance = np.full(n, np.nan)
+    bits = np.zeros(n, np.int32)
+    saved = np.empty((2, largest_footprint(pixels)), np.float32)
+    size = 2 * half + 1
+    inner = np.empty((2, size))
+    outer = np.empty((2, size))
+    t2 = outer_scale * outer_scale
+    norm = 4.0 * np.pi * width * width * (t2 + 1.0) / (t2 - 1.0)
+    for i in range(n):
+        if not (-0.5 <= x[i] < nx - 0.5 and -0.5 <= y[i] < ny - 0.5):
+            continue
+        x0 = int(np.floor(x[i] + 0.5)) - half
+        y0 = int(np.floor(y[i] + 0.5)) - half
+        if x0 < 0 or y0 < 0 or x0 + size > nx or y0 + size > ny:
+            continue
+        for k in range(size):
+            for axis in range(2):
+                d = x0 + k - x[i] if axis == 0 else y0 + k - y[i]
+                inner[axis, k] = np.exp(-0.5 * (d / width) ** 2) / np.sqrt(2.0 * np.pi) / width
+                sigma = width * outer_scale
+                outer[axis, k] = np.exp(-0.5 * (d / sigma) ** 2) / np.sqrt(2.0 * np.pi) / sigma
+        show_source(pixels, i, saved)
+        s = 0.0
+        v = 0.0
+        found = np.int32(0)
+        for j in range(size):
+            a, b, c = _difference_row(
+                inner[0],
+                outer[0],
+                inner[1, j],
+                outer[1, j],
+                pixels.image[y0 + j, x0 : x0 + size],
+                pixels.variance[y0 + j, x0 : x0 + size],
+                pixels.mask[y0 + j, x0 : x0 + size],
+            )
+            s += a
+            v += b
+            found |= c
+        hide_source(pixels, i, saved)
+        flux[i] = s * norm
+        variance[i] = v * norm * norm
+        bits[i] = found
+    return flux, variance, bits
+
+
+@fast_njit
+def _difference_row(inner, outer, inner_y, outer_y, row, row_variance, row_mask):
+    s = 0.0
+    v = 0.0
+    found = np.int32(0)
+    for k in range(row.size):
+        w = inner_y * inner[k] - outer_y * outer[k]
+        s += w * np.float64(row[k])
+        v += w * w * np.float64(row_variance[k])
+        found |= row_mask[k]
+    return s, v, found
+
+
+@njit
+def concentration_sums(pixels, models, x0, y0, sigma, first):
+    """Fluxes of every source under its PSF and under a wider window, both 1 for a unit point source.
+
+    Parameters
+    ----------
+    pixels : SourcePixels
+    models : (n, size, size) float64 array
+        PSF images at the sources.
+    x0, y0 : (n,) int64 array
+        Array index of the lower left model pixel.
+    sigma : (n,) float64 array
+        Radius of the PSF, pixels; the window is the PSF times a growing parabola, cut at 4 sigma.
+    first : int
+        Index in ``pixels`` of the first source.
+
+    Returns
+    -------
+    sums : (n, 5) float64 array
+        Narrow and wide flux, their variances and covariance; NaN where the stamp leaves the image.
+    """
+    n = x0.size
+    size = models.shape[1]
+    ny, nx = pixels.mask.shape
+    out = np.full((n, 5), np.nan)
+    saved = np.empty((2, largest_footprint(pixels)), np.float32)
+    half = size // 2
+    for i in range(n):
+        if x0[i] < 0 or y0[i] < 0 or x0[i] + size > nx or y0[i] + size > ny or not sigma[i] > 0.0:
+            continue
+        show_source(pixels, first + i, saved)
+        scale = 0.25 / (sigma[i] * sigma[i])
+        limit = 16.0 * sigma[i] * sigma[i]
+        pp = 0.0
+        wp = 0.0
+        pi = 0.0
+        wi = 0.0
+        ppv = 0.0
+        wwv = 0.0
+        pwv = 0.0
+        for j in range(size):
+            model = models[i, j]
+            row = pixels.image[y0[i] + j]
+            row_variance = pixels.variance[y0[i] + j]
+            dy2 = (j - half) ** 2
+            for k in range(size):
+                r2 = dy2 + (k - half) ** 2
+                if r2 > limit:
+                    continue
+                p = model[k]
+                w = p * (1.0 + r2 * scale)
+                value = row[x0[i] + k]
+                v = row_variance[x0[i] + k]
+                pp += p * p
+                wp += w * p
+                pi += p * value
+                wi += w * value
+                ppv += p * p * v
+                wwv += w * w * v
+                pwv += p * w * v
+        hide_source(pixels, first + i, saved)
+        if pp > 0.0 and wp > 0.0:
+            out[i, 0] = pi / pp
+            out[i, 1] = wi / wp
+            out[i, 2] = ppv / (pp * pp)
+            out[i, 3] = wwv / (wp * wp)
+            out[i, 4] = pwv / (pp * wp)
+    return out

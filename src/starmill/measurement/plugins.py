@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 from starmill.measurement.aperture import CircularApertureFlux
+from starmill.measurement.blendedness import Blendedness
 from starmill.measurement.centroid import PeakCentroid, SmoothedCentroid, WindowedCentroid
+from starmill.measurement.compensated import CompensatedGaussianFlux, CompensatedTophatFlux
+from starmill.measurement.extendedness import Extendedness, SizeExtendedness, StarProbability
 from starmill.measurement.gaussian_flux import GaussianFlux
+from starmill.measurement.kron import EllipticalApertureFlux, HalfLightRadius, KronFlux, PetrosianFlux
+from starmill.measurement.local_background import LocalBackground, LocalVariance
 from starmill.measurement.pixel_flags import PixelFlags
 from starmill.measurement.psf_flux import PsfFlux, WeightedPsfFlux
 from starmill.measurement.shape import AdaptiveShape
+from starmill.measurement.sky_coordinate import FootprintArea, InputCount, SkyCoordinate
 
 __all__ = [
     "AdaptiveShape",
+    "Blendedness",
     "CircularApertureFlux",
+    "CompensatedGaussianFlux",
+    "CompensatedTophatFlux",
+    "EllipticalApertureFlux",
+    "Extendedness",
+    "FootprintArea",
     "GaussianFlux",
+    "HalfLightRadius",
+    "InputCount",
+    "KronFlux",
+    "LocalBackground",
+    "LocalVariance",
     "PeakCentroid",
+    "PetrosianFlux",
     "PixelFlags",
     "PsfFlux",
+    "SizeExtendedness",
+    "SkyCoordinate",
     "SmoothedCentroid",
+    "StarProbability",
     "WeightedPsfFlux",
     "WindowedCentroid",
 ]

@@ -143,3 +143,57 @@ class AdaptiveShape(Plugin):
         for key, (bit, _) in SHAPE_FLAGS.items():
             values[f"shape_flag_{key}"] = (flags & bit) != 0
         return values
+
+
+def ellipse_axes(
+    moments: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the one-sigma semi-axes and direction of second moments.
+
+    Parameters
+    ----------
+    moments : (n, 3) array, pixel**2
+        xx, yy, xy.
+
+    Returns
+    -------
+    a, b : (n,) array, pixels
+        NaN where the moments are not those of an ellipse.
+    theta : (n,) array
+        Direction of ``a``, radians counter-clockwise from +x.
+    """
+    xx, yy, xy = moments.T
+    half = 0.5 * (xx + yy)
+    spread = np.hypot(0.5 * (xx - yy), xy)
+    with np.errstate(invalid="ignore"):
+        a, b = np.sqrt(half + spread), np.sqrt(np.where(half > spread, half - spread, np.nan))
+    return np.where(np.isfinite(b), a, np.nan), b, 0.5 * np.arctan2(2 * xy, xx - yy)
+
+
+def inverse_moments(moments: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return xx, yy, xy of the inverse matrices, (n, 3); NaN where the moments are not those of an ellipse."""
+    xx, yy, xy = moments.T
+    det = xx * yy - xy**2
+    with np.errstate(all="ignore"):
+        inverse = np.column_stack([yy / det, xx / det, -xy / det])
+    inverse[~((det > 0) & (xx > 0))] = np.nan
+    return inverse
+
+
+def usable_shapes(context: MeasurementContext) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the moments of the shape slot, replaced by those of the PSF where they cannot be used.
+
+    Returns
+    -------
+    moments : (n, 3) array, pixel**2
+    replaced : (n,) bool array
+    """
+    if "usable_shapes" not in context.cache:
+        moments = np.array(context.shape)
+        xx, yy, xy = moments.T
+        psf = context.psf_shape[0]
+        with np.errstate(invalid="ignore"):
+            replaced = ~((xx > 0) & (yy > 0) & (xx * yy - xy**2 > 0))
+        moments[replaced] = psf[replaced]
+        context.cache["usable_shapes"] = moments, replaced
+    return context.cache["usable_shapes"]
