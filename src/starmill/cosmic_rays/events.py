@@ -70,7 +70,7 @@ def spans_of(pixels: NDArray, owners: NDArray | int) -> tuple[NDArray[np.int32],
     keys = (np.asarray(owners, np.int64) << 42) | (pixels[:, 0].astype(np.int64) << 21) | pixels[:, 1]
     keys = np.unique(keys)
     first = np.flatnonzero(np.diff(keys, prepend=-2) != 1)
-    last = np.append(first[1:], len(keys)) - 1
+    last = np.flatnonzero(np.diff(keys, append=-2) != 1)
     y, x = (keys >> 21) & _LOW_BITS, keys & _LOW_BITS
     return np.column_stack([y[first], x[first], x[last]]).astype(np.int32), keys[first] >> 42
 

@@ -258,8 +258,11 @@ def _predict_along(image, bad, y, x, dy, dx, table, reach):
 
 
 @njit
-def _combine_lines(values, squares, lines, noise):
-    """Mean, by precision, of the lines that agree with the lowest one within three sigma."""
+def _combine_lines(values, squares, lines, noise, background):
+    """Mean, by precision, of the lines that agree with the lowest one within three sigma and a quarter of it.
+
+    The quarter is for stars, where the lines differ by more than their noise.
+    """
     lowest = 0
     for i in range(1, lines):
         if values[i] < values[lowest]:
@@ -267,7 +270,8 @@ def _combine_lines(values, squares, lines, noise):
     total = 0.0
     weight = 0.0
     for i in range(lines):
-        if values[i] - values[lowest] <= 3.0 * np.sqrt(noise * (squares[i] + squares[lowest])):
+        scatter = 3.0 * np.sqrt(noise * (squares[i] + squares[lowest])) + 0.25 * abs(values[lowest] - background)
+        if values[i] - values[lowest] <= scatter:
             total += values[i] / squares[i]
             weight += 1.0 / squares[i]
     return total / weight
@@ -310,7 +314,7 @@ def predict_pixels(image, variance, bad, pixels, straight, diagonal, reach, back
         out_variance[k] = _mean_good_variance(variance, bad, y, x)
         out[k] = background
         if lines > 0:
-            out[k] = _combine_lines(values, squares, lines, out_variance[k])
+            out[k] = _combine_lines(values, squares, lines, out_variance[k], background)
 
 
 @njit
