@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 from starmill.errors import AlgorithmError, NoDataError
 from starmill.tasks.base import Config, Result, Task, field
@@ -39,9 +40,9 @@ class AddNumberTask(Task):
         if trouble == "eat":
             number["food"] = [bytearray(50_000_000) for _ in range(200)]
         if trouble and trouble.startswith("die once "):
-            path = trouble.removeprefix("die once ")
-            if not os.path.exists(path):
-                open(path, "w").close()
+            path = Path(trouble.removeprefix("die once "))
+            if not path.exists():
+                path.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         return Result(total={"v": number["v"] + self.config.amount, "pid": None})
 

@@ -54,6 +54,11 @@ def test_the_file_of_a_camera_configures_tasks_and_their_parts():
     assert process["isr"].task_config("generic").dark is True
 
 
+def _reading(**how):
+    reads = {"number": {"dataset": "number", **how}}
+    return {"tasks": {"add": {"task": "AddNumberTask", "for": ["exposure"], "reads": reads}}}
+
+
 MISTAKES = [
     ({"tasks": {}}, "no tasks"),
     ({"taks": {}}, "did you mean 'tasks'"),
@@ -65,9 +70,9 @@ MISTAKES = [
     ({"tasks": {"add": {"task": "AddNumberTask", "for": ["exposure"], "writes": {"totl": "total"}}}}, "'total'"),
     ({"tasks": {"add": {"task": "AddNumberTask", "for": ["exposure"], "config": {"amont": 3}}}}, "'amount'"),
     ({"tasks": {"add": {"task": "AddNumberTask", "for": ["exposure"], "config": {"amount": "x"}}}}, "amount"),
-    ({"tasks": {"add": {"task": "AddNumberTask", "for": ["exposure"], "reads": {"number": {"dataset": "number", "optional": "no"}}}}}, "true or false"),
-    ({"tasks": {"add": {"task": "AddNumberTask", "for": ["exposure"], "reads": {"number": {"dataset": "number", "optional": True}}}}}, "cannot run without"),
-    ({"tasks": {"add": {"task": "AddNumberTask", "for": ["exposure"], "reads": {"number": {"dataset": "number", "from": "moon"}}}}}, "calibrations"),
+    (_reading(optional="no"), "true or false"),
+    (_reading(optional=True), "cannot run without"),
+    (_reading(**{"from": "moon"}), "calibrations"),
     ({"tasks": {"add": {"task": "AddNumberTask", "for": ["exposure"], "writes": {}}}}, "writes nothing"),
     ({"tasks": {"a-b": {"task": "AddNumberTask", "for": ["exposure"]}}}, "label"),
     ({"tasks": [1, 2]}, "names and values"),

@@ -51,11 +51,8 @@ def put_three_again(root: Path, work: Path) -> None:
     """Like `put_three`, from any state in which it may have been cut."""
     with Repository(root, output="put") as repository:
         for number in range(3):
-            if (
-                not repository.query("number", collections="put", exposure=number)
-                if "put" in repository.collections()
-                else True
-            ):
+            known = "put" in repository.collections()
+            if not known or not repository.query("number", collections="put", exposure=number):
                 repository.put({"v": number}, "number", instrument="cam", exposure=number)
         repository.put({"v": "replaced"}, "number", instrument="cam", exposure=1, replace=True)
 
@@ -68,7 +65,7 @@ def ingest_copies(root: Path, work: Path) -> None:
 
 def ingest_moves(root: Path, work: Path) -> None:
     """Ingest by move: no frame may be lost, wherever it is cut."""
-    frames = [path for path in sorted((work / "frames").glob("*.fits"))]
+    frames = sorted((work / "frames").glob("*.fits"))
     with Repository(root) as repository:
         ingest(repository, frames, text_translator, mode="move")
 

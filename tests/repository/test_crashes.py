@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,23 @@ from tests.repository import crash_scenarios
 from tests.repository.crash_scenarios import SCENARIOS
 
 
-def _state(root: Path) -> dict[str, object]:
-    """Everything that counts: data sets with checksums and file contents, collections with members."""
+@pytest.fixture
+def scratch():
+    """Give a folder in memory where there is one: the order of writes is tested, not the disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+def _state(root: Path, where: str = "") -> dict[str, object]:
+    """Everything that counts: data sets with checksums and file contents, collections with members.
+
+    With `where`, also check that registry and files agree.
+    """
     table = schema.dataset.c
     with Repository(root) as repository:
+        if where:
+            _check(repository, where)
         known = repository.collections()
         state: dict[str, object] = {name: (info.kind, info.members) for name, info in known.items()}
         rows = repository.registry.fetch(sa.select(table.id, table.data_key, table.path, table.checksum))
@@ -38,13 +52,17 @@ def _state(root: Path) -> dict[str, object]:
     return state
 
 
+def _check(repository: Repository, where: str) -> None:
+    report = verify(repository)
+    assert report.is_clean, (where, report)
+    staging = repository.root / ".starmill" / "staging"
+    left = [path for path in staging.rglob("*") if path.is_file()] if staging.exists() else []
+    assert not left, (where, left)
+
+
 def _assert_clean(root: Path, where: str) -> None:
     with Repository(root) as repository:
-        report = verify(repository)
-        assert report.is_clean, (where, report)
-        staging = root / ".starmill" / "staging"
-        left = [path for path in staging.rglob("*") if path.is_file()] if staging.exists() else []
-        assert not left, (where, left)
+        _check(repository, where)
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +123,9 @@ def _run_and_die(scenario, target: Path, point: int) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_killed_at_every_point(templates, tmp_path, name):
+def test_killed_at_every_point(templates, scratch, name):
     first, again = SCENARIOS[name]
-    target = tmp_path / "work"
+    target = scratch / "work"
     _fresh(templates, target)
     points = _count_points(first, target)
     reference = _state(target / "repo")
@@ -118,8 +136,7 @@ def test_killed_at_every_point(templates, tmp_path, name):
         where = f"{name}, point {point}: {points[point - 1]}"
         _assert_clean(target / "repo", where)
         again(target / "repo", target / "work")
-        assert _state(target / "repo") == reference, where
-        _assert_clean(target / "repo", where)
+        assert _state(target / "repo", where) == reference, where
 
 
 def test_the_scenarios_have_enough_points(templates, tmp_path):
@@ -131,13 +148,13 @@ def test_the_scenarios_have_enough_points(templates, tmp_path):
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_disk_full_at_every_point(templates, tmp_path, name):
+def test_disk_full_at_every_second_point(templates, scratch, name):
     first, again = SCENARIOS[name]
-    target = tmp_path / "work"
+    target = scratch / "work"
     _fresh(templates, target)
     points = _count_points(first, target)
     reference = _state(target / "repo")
-    for point in range(1, len(points) + 1):
+    for point in range(1, len(points) + 1, 2):
         _fresh(templates, target)
         seen = 0
 
@@ -160,7 +177,7 @@ def test_disk_full_at_every_point(templates, tmp_path, name):
         assert failed or all(_needs_no_space(name) for name in points[point - 1 :]), where
         _assert_clean(target / "repo", where)
         again(target / "repo", target / "work")
-        assert _state(target / "repo") == reference, where
+        assert _state(target / "repo", where) == reference, where
 
 
 @pytest.mark.parametrize("name", ["put", "ingest-copy", "run", "curate", "import"])

@@ -103,7 +103,7 @@ def _configured(definition: Any, settings: Settings, only: tuple[str, ...]) -> A
 
 
 def _dump(definition: Any) -> dict[str, Any]:
-    """Resolved configuration of every task."""
+    """Return the resolved configuration of every task."""
     values = definition.to_dict()
     for node in definition.nodes:
         values["tasks"][node.label]["config"] = node.task_config().to_dict()

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -298,6 +299,7 @@ def _safely(values: dict[str, Any]) -> dict[str, Any]:
             "error": f"{type(error).__name__}: {error}",
             "error_type": type(error).__name__,
             "exit_code": 70,
+            "traceback": traceback.format_exc(),
         }
     return {
         "frame": frame_name(job.path),

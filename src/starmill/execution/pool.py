@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -87,7 +87,7 @@ class _Worker:
         self.since = time.monotonic()
 
     def last_words(self) -> str:
-        """The end of what the worker wrote to standard error."""
+        """Return the end of what the worker wrote to standard error."""
         self.errors.seek(0, os.SEEK_END)
         self.errors.seek(max(0, self.errors.tell() - 4000))
         return self.errors.read().decode("utf-8", "replace").strip()

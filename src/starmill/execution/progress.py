@@ -91,7 +91,7 @@ class ProgressTable:
         return lines
 
     def table(self) -> Any:
-        """A rich table with rate and time left."""
+        """Return a rich table with rate and time left."""
         from rich.table import Table
 
         table = Table()

@@ -32,8 +32,9 @@ def run_quantum(message: Mapping[str, Any]) -> dict[str, Any]:
     ----------
     message : mapping
         ``store`` (URL), ``writer`` (staging folder), ``task``, ``config`` (JSON text), ``inputs`` (keyword to
-        list of file descriptions), ``many`` (keywords that take a list), ``lazy`` (a list of functions), ``outputs`` (keyword, storage,
-        optional), ``provenance`` (plain values kept in the files), ``id`` and ``attempt``.
+        list of file descriptions), ``many`` (keywords that take a list), ``lazy`` (a list of functions),
+        ``outputs`` (keyword, storage, optional), ``provenance`` (plain values kept in the files), ``id`` and
+        ``attempt``.
 
     Returns
     -------
@@ -95,17 +96,22 @@ def _work(message: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     outputs: dict[str, Any] = {}
     try:
         for keyword, storage, optional in message["outputs"]:
-            value = getattr(result, keyword, None)
-            if value is None and optional:
-                continue
+            value = _result(result, keyword, message["task"], optional=optional)
             if value is None:
-                raise StarmillError(f"{message['task']} gave no result '{keyword}'")
+                continue
             outputs[keyword] = _write(store, message, storage, value)
     except BaseException:
         for output in outputs.values():
             store.discard(output["token"])
         raise
     return outputs, _cost(task)
+
+
+def _result(result: Any, keyword: str, task: str, *, optional: bool) -> Any:
+    value = getattr(result, keyword, None)
+    if value is None and not optional:
+        raise StarmillError(f"{task} gave no result '{keyword}'")
+    return value
 
 
 @functools.lru_cache(maxsize=64)

@@ -39,7 +39,7 @@ class RunSummary:
     interrupted: bool = False
 
     def total(self, state: str) -> int:
-        """Number of quanta in a state, over all tasks."""
+        """Return the number of quanta in a state, over all tasks."""
         return sum(counts.get(state, 0) for counts in self.counts.values())
 
     @property

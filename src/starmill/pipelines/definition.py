@@ -270,27 +270,31 @@ def parse_pipeline(values: Any, where: str = "pipeline") -> Pipeline:
         With tasks in an order in which they can run.
     """
     try:
-        _check_keys(values, _PIPELINE_KEYS, "the pipeline")
-        tasks = _mapping(values.get("tasks"), "tasks")
-        nodes = [_parse_node(str(label), section) for label, section in tasks.items()]
-        datasets = {
-            str(name): _parse_dataset(str(name), section)
-            for name, section in _mapping(values.get("datasets", {}), "datasets").items()
-        }
-        if not nodes:
-            raise ConfigError("the pipeline has no tasks")
-        subsets = {
-            str(name): tuple(str(label) for label in labels)
-            for name, labels in _mapping(values.get("subsets", {}), "subsets").items()
-        }
-        for name, labels in subsets.items():
-            for label in labels:
-                if label not in tasks:
-                    raise ConfigError(f"subset '{name}': " + _unknown("task", label, tasks))
-        title = str(values.get("pipeline", Path(where).stem))
-        return Pipeline(title, str(values.get("description", "")), _in_order(nodes), datasets, subsets)
+        return _parse_pipeline(values, where)
     except ConfigError as error:
         raise ConfigError(error.message, path=where) from error
+
+
+def _parse_pipeline(values: Any, where: str) -> Pipeline:
+    _check_keys(values, _PIPELINE_KEYS, "the pipeline")
+    tasks = _mapping(values.get("tasks"), "tasks")
+    nodes = [_parse_node(str(label), section) for label, section in tasks.items()]
+    datasets = {
+        str(name): _parse_dataset(str(name), section)
+        for name, section in _mapping(values.get("datasets", {}), "datasets").items()
+    }
+    if not nodes:
+        raise ConfigError("the pipeline has no tasks")
+    subsets = {
+        str(name): tuple(str(label) for label in labels)
+        for name, labels in _mapping(values.get("subsets", {}), "subsets").items()
+    }
+    for name, labels in subsets.items():
+        for label in labels:
+            if label not in tasks:
+                raise ConfigError(f"subset '{name}': " + _unknown("task", label, tasks))
+    title = str(values.get("pipeline", Path(where).stem))
+    return Pipeline(title, str(values.get("description", "")), _in_order(nodes), datasets, subsets)
 
 
 def _parse_dataset(name: str, section: Any) -> tuple[tuple[str, ...], str, str]:
@@ -450,7 +454,7 @@ def _in_order(nodes: Sequence[TaskNode]) -> tuple[TaskNode, ...]:
 
 
 def _camera_changes(instrument: str, label: str, config: Any) -> dict[str, Any]:
-    """Changes that a camera's own file makes to a task: under its label, and to its parts of that name."""
+    """Return the changes that a camera's own file makes to a task: under its label, and to its parts of that name."""
     sections = _camera_config(instrument)
     changes = dict(sections.get(label, {}))
     for name, section in sections.items():
@@ -461,7 +465,7 @@ def _camera_changes(instrument: str, label: str, config: Any) -> dict[str, Any]:
 
 @cache
 def _camera_config(instrument: str) -> Mapping[str, Any]:
-    """Configuration that a camera's own file gives, by task; empty for an unknown camera."""
+    """Return the configuration that a camera's own file gives, by task; empty for an unknown camera."""
     from starmill.io.raw import camera_names, load_camera
 
     if instrument not in camera_names():

@@ -201,7 +201,7 @@ class _Builder:
     def _grouped(
         self, node: TaskNode, spec: InputSpec, report: NodeReport
     ) -> dict[tuple[Any, ...], list[_Item]]:
-        """Data sets of a driving input by the values of the task's dimensions."""
+        """Return the data sets of a driving input by the values of the task's dimensions."""
         items = self._items(spec, node.where, driving=True)
         report.candidates[spec.keyword] = len(items)
         if any(other.source == CALIBRATIONS for other in node.inputs):

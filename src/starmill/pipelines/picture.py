@@ -45,10 +45,8 @@ def svg(pipeline: Pipeline, counts: Mapping[str, int] | None = None) -> str:
         for position, name in enumerate(row):
             places[name] = (left + position * (_WIDTH + _GAP_X), _GAP_Y / 2 + level * (_HEIGHT + _GAP_Y))
     height = (max(rows) + 1) * (_HEIGHT + _GAP_Y)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{total}" height="{height}" font-family="sans-serif"'
-        ' font-size="12" text-anchor="middle">'
-    ]
+    style = 'font-family="sans-serif" font-size="12" text-anchor="middle"'
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{total}" height="{height}" {style}>']
     for start, end, solid in edges:
         x0, y0 = places[start][0] + _WIDTH / 2, places[start][1] + _HEIGHT
         x1, y1 = places[end][0] + _WIDTH / 2, places[end][1]

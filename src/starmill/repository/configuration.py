@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from starmill.errors import ConfigError, InputError, RepositoryError, nearest_name
+from starmill.io.config import read_yaml_text
 from starmill.repository.layout import CONFIG_NAME, DEFAULT_TEMPLATE, SQLITE_NAME, validate_template
+from starmill.repository.store import Store
 
 _FORMAT = 1
 _KEYS = ("starmill_repository", "registry", "layout")
@@ -109,3 +111,17 @@ def find_root(start: Path) -> Path | None:
         if (folder / CONFIG_NAME).is_file():
             return folder
     return None
+
+
+def load_config(store: Store) -> RepositoryConfig:
+    """Read and check ``repository.yaml`` of a store."""
+    where = f"{store.url}/{CONFIG_NAME}"
+    text = store.read_text(CONFIG_NAME)
+    if text is None:
+        raise RepositoryError(
+            f"{store.url} is no repository ({CONFIG_NAME} is missing); make one with 'starmill repo init'"
+        )
+    values = read_yaml_text(text, path=where)
+    if not isinstance(values, dict):
+        raise InputError("no mapping", path=where)
+    return read_config(values, where)

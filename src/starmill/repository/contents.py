@@ -25,15 +25,15 @@ def count_datasets(repository: Repository) -> dict[str, dict[str, int]]:
         .group_by(collection.name, kind.name)
     )
     statements = [runs]
-    for table in (schema.validity, schema.tag):
-        statements.append(
-            sa.select(collection.name, kind.name.label("kind"), total)
-            .select_from(table)
-            .join(schema.dataset, dataset.id == table.c.dataset_id)
-            .join(schema.collection, collection.id == table.c.collection_id)
-            .join(schema.dataset_type, kind.id == dataset.type_id)
-            .group_by(collection.name, kind.name)
-        )
+    statements += [
+        sa.select(collection.name, kind.name.label("kind"), total)
+        .select_from(table)
+        .join(schema.dataset, dataset.id == table.c.dataset_id)
+        .join(schema.collection, collection.id == table.c.collection_id)
+        .join(schema.dataset_type, kind.id == dataset.type_id)
+        .group_by(collection.name, kind.name)
+        for table in (schema.validity, schema.tag)
+    ]
     for statement in statements:
         for row in repository.registry.fetch(statement.order_by(collection.name, kind.name)):
             counts.setdefault(row.name, {})[row.kind] = row.total

@@ -68,7 +68,7 @@ class Comparison:
     items: tuple[Scalar | tuple[Scalar, Scalar], ...]
 
     def clause(self, columns: Mapping[str, Any]) -> sa.ColumnElement[bool]:
-        """SQL condition with bound parameters."""
+        """Return the SQL condition with bound parameters."""
         column = columns[self.name]
         if self.operator == "null":
             return sa.type_coerce(column.is_(None), sa.Boolean)
@@ -92,7 +92,7 @@ class Comparison:
             return fnmatchcase(str(value), str(self.items[0]).replace("[", "[[]"))
         if self.operator == "in":
             return any(
-                item[0] <= value <= item[1] if isinstance(item, tuple) else value == item  # type: ignore[operator]
+                item[0] <= value <= item[1] if isinstance(item, tuple) else value == item
                 for item in self.items
             )
         return bool(_SIGNS[self.operator](value, self.items[0]))
@@ -110,7 +110,7 @@ class Combination:
     parts: tuple[Comparison | Combination, ...]
 
     def clause(self, columns: Mapping[str, Any]) -> sa.ColumnElement[bool]:
-        """SQL condition with bound parameters."""
+        """Return the SQL condition with bound parameters."""
         clauses = [part.clause(columns) for part in self.parts]
         if self.operator == "not":
             return sa.not_(clauses[0])

@@ -103,9 +103,7 @@ class Journal:
         line = entry.to_line()
         try:
             crash_points.reach("journal: before write")
-            written = os.write(self._descriptor, line)
-            if written != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _write_whole(self._descriptor, line)
             crash_points.reach("journal: before sync")
             os.fsync(self._descriptor)
             crash_points.reach("journal: after sync")
@@ -126,6 +124,11 @@ class Journal:
         close_journal(self.path)
         os.close(self._descriptor)
         self._descriptor = None
+
+
+def _write_whole(descriptor: int, line: bytes) -> None:
+    if os.write(descriptor, line) != len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def close_journal(path: Path) -> None:

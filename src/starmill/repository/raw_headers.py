@@ -139,7 +139,7 @@ def _data_length(header: dict[str, Any], path: Path) -> int:
     axes = header.get("NAXIS", 0)
     if not isinstance(axes, int) or not 0 <= axes <= 999:
         raise InputError(f"NAXIS is {axes!r}", path=path)
-    lengths = [header.get(f"NAXIS{axis + 1}") for axis in range(axes)]
+    lengths: list[Any] = [header.get(f"NAXIS{axis + 1}") for axis in range(axes)]
     for length in [header.get("BITPIX"), *lengths]:
         if not isinstance(length, int) or isinstance(length, bool) or abs(length) > 2**40:
             raise InputError(f"BITPIX or an axis is {length!r}", path=path)
@@ -247,7 +247,7 @@ def _record(info: Any, detector: int, corners: Any, path: Path) -> ExposureRecor
         )
     if number < _SHORT_NUMBER and night is not None:
         number += night * _SHORT_NUMBER  # observatories count anew each night
-    finite = {
+    finite: dict[str, Any] = {
         name: float(getattr(info, name)) if math.isfinite(getattr(info, name)) else None
         for name in ("mjd", "exposure_time", "airmass", "ra", "dec")
     }

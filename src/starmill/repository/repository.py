@@ -9,26 +9,24 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
 
 from starmill.errors import InputError, RepositoryError, nearest_name
 from starmill.repository import crash_points, schema
-from starmill.repository.calibrations import CalibrationTable, check_range, load_calibrations
+from starmill.repository.calibrations import CalibrationTable, load_calibrations
 from starmill.repository.collections import (
     CALIBRATION,
-    CHAIN,
     RUN,
-    TAGGED,
     CollectionInfo,
-    check_no_cycle,
     collection_row,
     find_collection,
     flatten,
     list_collections,
 )
-from starmill.repository.configuration import RepositoryConfig, clean_registry_url, read_config
+from starmill.repository.configuration import RepositoryConfig, clean_registry_url, load_config
+from starmill.repository.curation import Curation
 from starmill.repository.data_id import DataId, Value, validate_value
 from starmill.repository.dataset_ref import DataRef, StoredDataset
 from starmill.repository.dataset_types import STANDARD_TYPES, DatasetType
@@ -46,13 +44,13 @@ from starmill.repository.layout import (
 from starmill.repository.query import SkySearch, exposure_rows, search
 from starmill.repository.recovery import recover, undo_entry
 from starmill.repository.registry import Registry
-from starmill.repository.store import Store, file_checksum, open_store
+from starmill.repository.store import file_checksum, open_store
 from starmill.repository.transaction import apply_payload, rename_replacements
 
 _IMPLIED = ("night", "visit", "filter", "band")
 
 
-class Repository:
+class Repository(Curation):
     """A repository of data sets.
 
     Parameters
@@ -190,57 +188,6 @@ class Repository:
         if rows:
             self.commit({"types": rows})
             self._types.clear()
-
-    def make_collection(self, name: str, kind: str = RUN, description: str = "") -> None:
-        """Make a collection; an existing one of the same kind is left as it is."""
-        self.commit({"collections": [collection_row(validate_collection_name(name), kind, description)]})
-
-    def chain(self, name: str, members: Sequence[str]) -> None:
-        """Make a chain or set its members, first searched first."""
-        known = self.collections()
-        for member in members:
-            find_collection(known, member)
-        if len(set(members)) != len(members):
-            raise InputError(f"chain '{name}' names a collection twice")
-        check_no_cycle(known, name, members)
-        rows = [collection_row(validate_collection_name(name), CHAIN)]
-        self.commit({"collections": rows, "chains": [{"name": name, "members": list(members)}]})
-
-    def tag(self, name: str, refs: Iterable[StoredDataset]) -> None:
-        """Put data sets into a tagged collection, which is made when it does not exist."""
-        rows = [{"collection": name, "dataset": ref.id} for ref in refs]
-        self.commit({"collections": [collection_row(validate_collection_name(name), TAGGED)], "tags": rows})
-
-    def untag(self, name: str, refs: Iterable[StoredDataset]) -> None:
-        """Take data sets out of a tagged collection."""
-        find_collection(self.collections(), name)
-        self.commit({"untag": [{"collection": name, "dataset": ref.id} for ref in refs]})
-
-    def certify(
-        self,
-        name: str,
-        refs: Iterable[StoredDataset],
-        begin_mjd: float | None = None,
-        end_mjd: float | None = None,
-    ) -> None:
-        """Declare data sets valid for exposures taken between two times.
-
-        Parameters
-        ----------
-        name : str
-            Calibration collection; made when it does not exist.
-        refs : iterable of StoredDataset
-            Master frames.
-        begin_mjd, end_mjd : float, optional
-            MJD (UTC), the end not included; unlimited by default.
-        """
-        begin, end = check_range(begin_mjd, end_mjd)
-        rows = [{"collection": name, "dataset": ref.id, "begin_mjd": begin, "end_mjd": end} for ref in refs]
-        if not rows:
-            raise InputError(f"nothing to certify in '{name}'")
-        self.commit(
-            {"collections": [collection_row(validate_collection_name(name), CALIBRATION)], "validity": rows}
-        )
 
     # ---- products ------------------------------------------------------------------------------------------
 
@@ -586,11 +533,9 @@ class Repository:
             key = (str(known["instrument"]), int(known["exposure"]))
             record = exposure_rows(self.registry, [key]).get(key, {})
             for name in _IMPLIED:
-                if record.get(name) is not None:
-                    if known.setdefault(name, record[name]) != record[name]:
-                        raise InputError(
-                            f"{name}={known[name]}, but exposure {key[1]} has {name}={record[name]}"
-                        )
+                value = record.get(name)
+                if value is not None and known.setdefault(name, value) != value:
+                    raise InputError(f"{name}={known[name]}, but exposure {key[1]} has {name}={value}")
         kind.data_id(DataId(known))
         kept = {*kind.dimensions, *(_IMPLIED if "exposure" in kind.dimensions else ())}
         return {name: value for name, value in DataId(known).items() if name in kept}
@@ -614,7 +559,7 @@ class Repository:
             self.journal.close()
         self.registry.close()
 
-    def __enter__(self) -> Repository:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -632,20 +577,5 @@ class Repository:
             f"<tr><td>{escape(info.name)}</td><td>{info.kind}</td><td>{escape(', '.join(info.members))}</td></tr>"
             for info in self.collections().values()
         )
-        return f"<b>Repository {escape(self.url)}</b><table><tr><th>collection</th><th>kind</th><th>members</th></tr>{rows}</table>"
-
-
-def load_config(store: Store) -> RepositoryConfig:
-    """Read and check ``repository.yaml`` of a store."""
-    from starmill.io.config import read_yaml_text
-
-    where = f"{store.url}/{CONFIG_NAME}"
-    text = store.read_text(CONFIG_NAME)
-    if text is None:
-        raise RepositoryError(
-            f"{store.url} is no repository ({CONFIG_NAME} is missing); make one with 'starmill repo init'"
-        )
-    values = read_yaml_text(text, path=where)
-    if not isinstance(values, dict):
-        raise InputError("no mapping", path=where)
-    return read_config(values, where)
+        head = "<tr><th>collection</th><th>kind</th><th>members</th></tr>"
+        return f"<b>Repository {escape(self.url)}</b><table>{head}{rows}</table>"

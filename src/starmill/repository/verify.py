@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def verify(repository: Repository, *, checksums: bool = True, repair: bool = Fal
     bad: list[str] = []
     for row in _registered(repository):
         report.checked += 1
-        size = _size(repository, row, present)
+        size = _size(row, present)
         present.pop(row.path, None)
         if size is None:
             report.missing.append(row.path)
@@ -115,7 +116,7 @@ def _registered(repository: Repository) -> Iterator[Any]:
         last = rows[-1].id
 
 
-def _size(repository: Repository, row: Any, present: dict[str, int]) -> int | None:
+def _size(row: Any, present: dict[str, int]) -> int | None:
     if row.link == "direct":
         path = Path(row.path)
         return path.stat().st_size if path.is_file() else None
@@ -172,8 +173,9 @@ def rebuild(repository_root: str | Path) -> VerifyReport:
     report : VerifyReport
         State of the rebuilt repository.
     """
+    from starmill.repository.configuration import load_config
     from starmill.repository.layout import SQLITE_NAME
-    from starmill.repository.repository import Repository, load_config
+    from starmill.repository.repository import Repository
     from starmill.repository.store import open_store
 
     store = open_store(repository_root)
@@ -185,7 +187,7 @@ def rebuild(repository_root: str | Path) -> VerifyReport:
     registry.create()
     entries = all_entries(store.root)
     for entry in entries:
-        registry.change(lambda connection, entry=entry: _replay(registry, connection, entry.payload))
+        registry.change(partial(_replay, registry, entry.payload))
     registry.close()
     with Repository(repository_root) as repository:
         report = verify(repository, checksums=True)
@@ -198,7 +200,7 @@ def rebuild(repository_root: str | Path) -> VerifyReport:
     return report
 
 
-def _replay(registry: Registry, connection: sa.Connection, payload: dict[str, Any]) -> None:
+def _replay(registry: Registry, payload: dict[str, Any], connection: sa.Connection) -> None:
     """Apply a payload of the past: what it refers to may have gone since, and later content wins."""
     table = schema.dataset.c
     plain = {**payload, "datasets": [{**row, "replace": True} for row in payload.get("datasets", [])]}

@@ -8,7 +8,7 @@ from starmill.repository.schema import metadata
 
 def run_migrations() -> None:
     """Run the migrations that the database lacks."""
-    engine = make_engine(context.config.get_main_option("sqlalchemy.url"))
+    engine = make_engine(context.config.get_main_option("sqlalchemy.url") or "")
     with engine.connect() as connection:
         context.configure(connection=connection, target_metadata=metadata)
         with context.begin_transaction():
