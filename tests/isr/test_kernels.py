@@ -121,7 +121,7 @@ def test_combine_rows(n, given):
     scale = rng.uniform(0.5, 1.5, n).astype(np.float32)
     variance = np.full(shape, 25, np.float32) * rng.uniform(0.8, 1.2, shape).astype(np.float32)
     none = np.empty((0, 0, 0), np.float32)
-    mean, error, count = np.empty(shape[1:], "f4"), np.empty(shape[1:], "f4"), np.empty(shape[1:], "i4")
+    mean, error, count = np.empty(shape[1:], "f4"), np.empty(shape[1:], "f4"), np.empty(shape[1:], "i2")
     fast_combine.combine_rows(
         stack,
         rejected,

@@ -27,7 +27,7 @@ class CombinedFrame:
         Clipped mean; zero where ``count`` is zero.
     variance : float32
         Variance of the mean.
-    count : int32
+    count : int16
         How many frames entered each pixel.
     """
 
@@ -83,7 +83,7 @@ def combine_frames(
     if factors.shape != (n_frames,) or not np.isfinite(factors).all():
         raise InputError(f"{n_frames} frames need as many finite scale factors, not {factors}")
     image, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    count = np.empty(shape, np.int32)
+    count = np.empty(shape, np.int16)
     network = sorting_network(n_frames)
     clip = (float(n_sigma), int(iterations), float(minimum_sigma))
 

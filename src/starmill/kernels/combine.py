@@ -41,7 +41,7 @@ def combine_rows(stack, rejected, scale, variance, network, clip, mean, error, c
         n_sigma, number of iterations, smallest sigma (in scaled units).
     mean, error : (ny, nx) float32 arrays
         Written; zero where no value is valid. ``error`` is a variance.
-    count : (ny, nx) int32 array
+    count : (ny, nx) integer array
         Written: how many values were averaged.
     """
     n, ny, nx = stack.shape
@@ -83,7 +83,7 @@ def combine_rows(stack, rejected, scale, variance, network, clip, mean, error, c
                 scatter = spread[x] if used[x] > 1 or variance.size else min(used[x], one) * floor * floor
                 out[x] = centre[x]
                 out_error[x] = scatter / (number * number) if variance.size else scatter / number
-                out_count[x] = np.int32(used[x])
+                out_count[x] = np.int16(used[x])
 
 
 @njit
