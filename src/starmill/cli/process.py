@@ -104,6 +104,8 @@ def _process(settings: Settings, files: tuple[str, ...], config: Any, options: d
     if settings.as_json:
         print_json(outcomes)
     failed = [outcome for outcome in outcomes if outcome["state"] == "failed"]
+    if settings.verbosity > 1:
+        click.echo("\n".join(outcome["traceback"] for outcome in failed if "traceback" in outcome), err=True)
     if not settings.quiet:
         click.echo(
             f"{len(outcomes) - len(failed)} of {len(outcomes)} frames processed into {options['output']}",
