@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from starmill.datamodel.footprint import PEAK_DTYPE, FootprintSet
 
-__all__ = ["REASONS", "Deblended", "ParentChildren", "collect", "usable_parents"]
+__all__ = ["REASONS", "Deblended", "ParentChildren", "collect", "runs_of", "usable_parents"]
 
 REASONS = ("parent_too_big", "too_many_peaks", "masked", "failed")
 """Why a parent was skipped or cut short."""
@@ -169,3 +169,11 @@ def collect(
     values = {name: np.concatenate([p.values[name] for p in parts]) for name in names}
     parent = np.repeat(np.asarray(parents, np.int64), counts)
     return Deblended(footprints, parent, values, reasons, several & ~has_children)
+
+
+def runs_of(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the runs of a bool image: y, first and last column, in reading order."""
+    edges = np.diff(np.pad(inside.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    y, first = np.nonzero(edges == 1)
+    _, stop = np.nonzero(edges == -1)
+    return np.stack([y, first, stop - 1], axis=1)

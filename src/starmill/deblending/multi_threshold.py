@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from starmill.datamodel.footprint import PEAK_DTYPE, FootprintSet
 from starmill.datamodel.geometry import Box
-from starmill.deblending.children import Deblended, ParentChildren, collect, usable_parents
+from starmill.deblending.children import Deblended, ParentChildren, collect, runs_of, usable_parents
 from starmill.errors import InputError
 from starmill.kernels.spans import cut_stamp
 from starmill.kernels.threshold_tree import split_by_levels
@@ -121,7 +121,7 @@ def _split(
     if len(peaks) < 2:
         return None
     where = (slice(y0, y0 + shape[0]), slice(x0, x0 + shape[1]))
-    parts = [_runs_of(labels == i) for i in range(len(peaks))]
+    parts = [runs_of(labels == i) for i in range(len(peaks))]
     order = [np.nonzero(labels == i) for i in range(len(peaks))]
     y, x = (np.concatenate([o[axis] for o in order]) for axis in (0, 1))
     found = np.zeros(len(peaks), PEAK_DTYPE)
@@ -139,11 +139,3 @@ def _split(
         found,
         {"peak": np.arange(len(peaks), dtype=np.int32)},
     )
-
-
-def _runs_of(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the runs of a bool image: y, first and last column, in reading order."""
-    edges = np.diff(np.pad(inside.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    y, first = np.nonzero(edges == 1)
-    _, stop = np.nonzero(edges == -1)
-    return np.stack([y, first, stop - 1], axis=1)
