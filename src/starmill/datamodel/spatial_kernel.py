@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.polynomial import chebyshev, polynomial
 from numpy.typing import NDArray
 
-from starmill.datamodel.field import Field, field_from_dict
+from starmill.datamodel.field import ChebyshevField, Field, PolynomialField, field_from_dict
 from starmill.datamodel.geometry import Box
 from starmill.errors import InputError
 
@@ -39,6 +40,28 @@ class SpatialKernel:
         if len(self.fields) != len(self.basis):
             raise InputError(f"{len(self.basis)} basis images but {len(self.fields)} fields")
         self._sums = self.basis.sum(axis=(1, 2))
+        self._grid = self._common_coefficients()
+
+    def _common_coefficients(self) -> NDArray[np.float64] | None:
+        """Return the coefficients of all fields when they are one family on one box, ``(n, ny, nx)``."""
+        first = self.fields[0]
+        if not isinstance(first, ChebyshevField | PolynomialField):
+            return None
+        alike = [f for f in self.fields if type(f) is type(first) and f.box == first.box]
+        if len(alike) < len(self.fields):
+            return None
+        arrays = [f.coefficients for f in alike if isinstance(f, ChebyshevField | PolynomialField)]
+        grid = np.zeros((len(arrays), max(a.shape[0] for a in arrays), max(a.shape[1] for a in arrays)))
+        for out, array in zip(grid, arrays, strict=True):
+            out[: array.shape[0], : array.shape[1]] = array
+        return grid
+
+    def _scaled(self, x: Any, y: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        box = self.box
+        return (
+            (np.asarray(x, np.float64) - box.center[0]) * (2 / max(box.width, 1)),
+            (np.asarray(y, np.float64) - box.center[1]) * (2 / max(box.height, 1)),
+        )
 
     @property
     def box(self) -> Box:
@@ -57,7 +80,14 @@ class SpatialKernel:
 
     def coefficients_at(self, x: Any, y: Any) -> NDArray[np.float64]:
         """Return the coefficients of the basis images at positions, ``(..., n)``."""
-        return np.stack([field(x, y) for field in self.fields], axis=-1)
+        if self._grid is None:
+            return np.stack([field(x, y) for field in self.fields], axis=-1)
+        u, v = np.broadcast_arrays(*self._scaled(x, y))
+        make = chebyshev.chebvander if isinstance(self.fields[0], ChebyshevField) else polynomial.polyvander
+        along_x = make(u, self._grid.shape[2] - 1).reshape(*u.shape, -1)
+        along_y = make(v, self._grid.shape[1] - 1).reshape(*v.shape, -1)
+        terms = along_y[..., :, None] * along_x[..., None, :]
+        return np.asarray(terms.reshape(*u.shape, -1) @ self._grid.reshape(len(self._grid), -1).T)
 
     def kernels_at(self, x: Any, y: Any) -> NDArray[np.float64]:
         """Return kernels at positions (parent frame), ``(..., size, size)``."""

@@ -6,10 +6,12 @@ Every basis image but the first has a zero sum, so the first alone carries the p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from starmill.errors import InputError
+from starmill.kernels.normal_matrix import TAPS
 
 __all__ = ["KernelBasis", "delta_basis", "gaussian_basis", "image_basis", "matching_widths"]
 
@@ -56,6 +58,16 @@ class KernelBasis:
     def half_width(self):
         """``(size - 1) / 2`` in pixels."""
         return self.size // 2
+
+    @cached_property
+    def filters(self):
+        """Horizontal filters, their index and vertical filters as the compiled convolution takes them."""
+        padded = []
+        for factors in (self.horizontal, self.vertical):
+            out = np.zeros((len(factors), -(-self.size // TAPS) * TAPS), np.float32)
+            out[:, : self.size] = factors[:, ::-1]
+            padded.append(out)
+        return padded[0], np.ascontiguousarray(self.horizontal_index, np.int64), padded[1]
 
     def gram(self):
         """Return the scalar products of the images, ``(n, n)``."""
@@ -121,6 +133,7 @@ def gaussian_basis(half_width, sigmas, degrees):
 def _factor(profile, at, power):
     """Return one 1-D factor: unit sum for even powers, unit sum of absolute values for odd powers."""
     factor = profile * at**power
+    factor = np.where(np.abs(factor) < 1e-12 * np.abs(factor).max(), 0, factor)  # denormal numbers are slow
     return factor / (factor.sum() if power % 2 == 0 else np.abs(factor).sum())
 
 

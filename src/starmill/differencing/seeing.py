@@ -56,7 +56,7 @@ def measure_seeing(image, variance, bad, *, half_width=12, threshold=20.0):
     """
     half_width = max(4, min(half_width, min(image.shape) // 6))
     stamps = choose_stamps(
-        image, image, bad, np.sqrt(variance), half_width=half_width, margin=0, per_cell=5, threshold=threshold
+        image, image, bad, variance, half_width=half_width, margin=0, per_cell=5, threshold=threshold
     )
     cuts, moments = _centred_cutouts(image, variance, bad, stamps.x, stamps.y, half_width)
     if not len(cuts):

@@ -135,14 +135,9 @@ def convolve_with_basis(cut, basis):
     size = cut.shape[0] - basis.size + 1
     if basis.vertical is None:
         return fftconvolve(cut[None], basis.images, mode="valid", axes=(1, 2)).astype(np.float32)
+    horizontal, index, vertical = basis.filters
     out = np.empty((len(basis), size, size), np.float32)
-    convolve_stamp(
-        np.ascontiguousarray(cut, np.float32),
-        np.ascontiguousarray(basis.horizontal[:, ::-1], np.float32),
-        np.ascontiguousarray(basis.horizontal_index, np.int64),
-        np.ascontiguousarray(basis.vertical[:, ::-1], np.float32),
-        out,
-    )
+    convolve_stamp(np.ascontiguousarray(cut, np.float32), basis.size, horizontal, index, vertical, out)
     out[basis.minus_first] -= out[0]
     return out
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import maximum_filter
 
 from starmill.errors import AlgorithmError, InputError
+from starmill.kernels.kernel_convolution import block_peaks, mark_squares
 
-__all__ = ["StampSet", "choose_stamps", "stamps_at"]
+__all__ = ["StampSet", "choose_stamps", "spread_mask", "stamps_at"]
 
 _BLOCK = 8  # pixels; one candidate per block, the size of a star's core
 
@@ -44,7 +44,7 @@ class StampSet:
 
 
 def choose_stamps(
-    reference, target, bad, noise, *, half_width, margin, cell_size=None, per_cell=3, threshold=20.0, minimum=1
+    reference, target, bad, variance, *, half_width, margin, cell_size=None, per_cell=3, threshold=20.0, minimum=1
 ):
     """Choose the brightest usable objects of every cell of a grid.
 
@@ -54,8 +54,8 @@ def choose_stamps(
         The image that will be convolved and the image to be matched, same unit not needed.
     bad : (ny, nx) bool array
         Pixels that are not usable in either image (saturated ones included).
-    noise : (ny, nx) array or float
-        Standard deviation of the target.
+    variance : (ny, nx) array or float
+        Variance of the target's noise.
     half_width : int
         Half width of a stamp in pixels.
     margin : int
@@ -92,7 +92,7 @@ def choose_stamps(
     cell = (y * grid_y // ny) * grid_x + x * grid_x // nx
     sky_target, _ = _cell_sky(target, bad, grid_y, grid_x)
     sky_reference, spread_reference = _cell_sky(reference, bad, grid_y, grid_x)
-    local_noise = noise[y, x] if np.ndim(noise) else np.full(len(x), float(noise))
+    local_noise = np.sqrt(variance[y, x] if np.ndim(variance) else np.full(len(x), float(variance)))
     signal = (target[y, x] - sky_target[cell]) / local_noise
     signal_reference = (reference[y, x] - sky_reference[cell]) / spread_reference[cell]
     bright = (signal > threshold) & (signal_reference > threshold / 2)
@@ -132,20 +132,10 @@ def stamps_at(x, y, shape, *, half_width, margin):
 
 def _candidates(image, bad, border):
     """Return the brightest usable pixel of every block that is also the maximum of its 3 x 3 neighbours."""
-    ny, nx = (side // _BLOCK * _BLOCK for side in image.shape)
-    blocks = np.where(bad[:ny, :nx], -np.inf, image[:ny, :nx])
-    blocks = blocks.reshape(ny // _BLOCK, _BLOCK, nx // _BLOCK, _BLOCK).swapaxes(1, 2)
-    inside = blocks.reshape(*blocks.shape[:2], -1).argmax(axis=-1)
-    y = np.arange(ny // _BLOCK)[:, None] * _BLOCK + inside // _BLOCK
-    x = np.arange(nx // _BLOCK)[None, :] * _BLOCK + inside % _BLOCK
-    x, y = x.ravel(), y.ravel()
-    usable = (x >= border) & (x < image.shape[1] - border) & (y >= border) & (y < image.shape[0] - border)
-    x, y = x[usable], y[usable]
-    peak = ~bad[y, x]
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            peak &= image[y, x] >= image[y + dy, x + dx]
-    return x[peak], y[peak]
+    blocks = (image.shape[0] // _BLOCK) * (image.shape[1] // _BLOCK)
+    x, y = np.empty(blocks, np.int64), np.empty(blocks, np.int64)
+    n = block_peaks(np.ascontiguousarray(image, np.float32), np.ascontiguousarray(bad), _BLOCK, border, x, y)
+    return x[:n], y[:n]
 
 
 def _cell_sky(image, bad, grid_y, grid_x):
@@ -185,4 +175,7 @@ def _pick(x, y, cell, signal, bad, half_width, per_cell):
 
 def spread_mask(bad, half_width):
     """Return a mask grown by a square of the given half width, ``(ny, nx)`` bool."""
-    return maximum_filter(bad, 2 * half_width + 1, mode="constant")
+    out = np.array(bad, bool)
+    y, x = np.nonzero(bad)
+    mark_squares(x, y, int(half_width), out)
+    return out

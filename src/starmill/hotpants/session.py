@@ -20,6 +20,7 @@ from starmill.differencing.subtract import convolve_image, subtract_convolved
 from starmill.errors import StarmillError
 from starmill.hotpants.options import HotpantsConfig, HotpantsError
 from starmill.hotpants.substamp import Substamp, SubstampStatus
+from starmill.kernels.pixel_limits import classify_pixels, finish_difference
 
 __all__ = ["Hotpants"]
 
@@ -77,11 +78,11 @@ class Hotpants:
         self.star_catalog = _check_catalog(star_catalog)
         limits = self.config
         self._template = self._prepare(
-            template - limits.tpedestal, t_mask, t_error, limits.tuthresh, limits.tlthresh, limits.tpedestal,
+            _minus(template, limits.tpedestal), t_mask, t_error, limits.tuthresh, limits.tlthresh, limits.tpedestal,
             limits.tgain, limits.trdnoise, "template",
         )  # fmt: skip
         self._image = self._prepare(
-            image - limits.ipedestal, i_mask, i_error, limits.iuthresh, limits.ilthresh, limits.ipedestal,
+            _minus(image, limits.ipedestal), i_mask, i_error, limits.iuthresh, limits.ilthresh, limits.ipedestal,
             limits.igain, limits.irdnoise, "image",
         )  # fmt: skip
         self.box = Box.from_shape(image.shape)
@@ -97,41 +98,38 @@ class Hotpants:
 
     def _prepare(self, data, mask, error, upper, lower, pedestal, gain, read_noise, name):
         """Return pixels (bad ones zero), variance, mask bits of one image."""
-        bits = np.zeros(data.shape, np.int32)
+        bits, bad = np.zeros(data.shape, np.int32), np.empty(data.shape, bool)
         if mask is not None:
             mask = np.asarray(mask)
             if mask.shape != data.shape:
                 raise HotpantsError(f"the mask of the {name} is {mask.shape}, the image {data.shape}")
             bits[mask != 0] |= EXTERNAL | INPUT_BAD
-        finite = np.isfinite(data)
-        bits[~finite] |= NOT_A_NUMBER | INPUT_BAD
-        filled = np.where(finite, data, 0)
-        bits[finite & (filled == np.float32(self.config.fillval))] |= FILL | INPUT_BAD
-        if upper is not None:
-            bits[finite & (filled >= upper - pedestal)] |= SATURATED | INPUT_BAD
-        if lower is not None:
-            bits[finite & (filled <= lower - pedestal)] |= LOW | INPUT_BAD
+        variance = np.empty(data.shape, np.float32)
+        codes = np.array([FILL, SATURATED, LOW, NOT_A_NUMBER], np.int32) | INPUT_BAD
+        classify_pixels(
+            data, np.inf if upper is None else upper - pedestal, -np.inf if lower is None else lower - pedestal,
+            np.float32(self.config.fillval), gain, max((read_noise / gain) ** 2, 1e-12), codes, bits, variance, bad,
+        )  # fmt: skip
         if error is not None:
             error = np.asarray(error, np.float32)
             if error.shape != data.shape:
                 raise HotpantsError(f"the noise of the {name} is {error.shape}, the image {data.shape}")
             variance = np.where(np.isfinite(error), error, 0).astype(np.float32) ** 2
             bits[~(variance > 0)] |= INPUT_BAD
-        else:
-            variance = np.abs(filled + 0.0) / gain + (read_noise / gain) ** 2
-        bad = bits != 0
+            bad = bits != 0
         if bad.mean() > 0.98:
+            shares = {n: ((bits & b) > 0).mean() for n, b in (("not finite", NOT_A_NUMBER), ("saturated", SATURATED))}
+            shares |= {"at or below the lower limit": ((bits & LOW) > 0).mean(), "masked": ((bits & EXTERNAL) > 0).mean()}
             raise HotpantsError(
-                f"the {name} has no usable pixels: {(~finite).mean():.1%} not finite, "
-                f"{((bits & SATURATED) > 0).mean():.1%} saturated, {((bits & LOW) > 0).mean():.1%} at or below the lower "
-                f"limit, {((bits & EXTERNAL) > 0).mean():.1%} masked"
+                f"the {name} has no usable pixels: " + ", ".join(f"{share:.1%} {what}" for what, share in shares.items())
             )
-        good_level = np.median(filled[~bad][::7])
-        filled = np.where(bad, good_level, filled).astype(np.float32)
-        variance = np.where(bad, np.median(variance[~bad][::7]), np.maximum(variance, 1e-12)).astype(np.float32)
+        thin = np.s_[::4, ::4] if min(data.shape) > 64 else np.s_[:, :]
+        filled = np.array(data, np.float32)
+        filled[bad] = np.median(filled[thin][~bad[thin]])
+        variance[bad] = np.median(variance[thin][~bad[thin]])
         return {"data": filled, "variance": variance, "bits": bits, "bad": bad}
 
-    @property
+    @functools.cached_property
     def _basis(self):
         if self.config.use_pca and self.config.pca_images:
             return image_basis([_load(image)[0] for image in self.config.pca_images])
@@ -182,7 +180,7 @@ class Hotpants:
         keywords = {
             "half_width": config.rss, "margin": margin, "per_cell": config.nss, "cell_size": max(cell, 2 * config.rss + 1)
         }  # fmt: skip
-        noise = np.sqrt(target["variance"])
+        noise = target["variance"]
         stamps = choose_stamps(reference["data"], target["data"], search, noise, threshold=config.fitthresh, minimum=0, **keywords)
         if len(np.unique(stamps.cell)) < config.min_frac_stamps * stamps.n_cells:
             lower = config.fitthresh * config.scale_fitthresh
@@ -238,20 +236,13 @@ class Hotpants:
     def _check(self, direction, system):
         """Set figure of merit, local model and status of the substamps; return the merit of the direction."""
         values = np.full(len(system), np.nan)
-        reference, target = self._pair(direction)
-        border, half = self._basis.half_width, self.config.rss
+        reference, _ = self._pair(direction)
         for i, substamp in enumerate(self._substamps_of(direction)):
             matrix = system.matrix[i] + 1e-8 * np.trace(system.matrix[i]) / len(system.matrix[i]) * np.eye(len(system.matrix[i]))
             local = np.linalg.solve(matrix, system.vector[i])
             chi2 = system.target_power[i] - 2 * local @ system.vector[i] + local @ system.matrix[i] @ local
             values[i] = chi2 / max(system.pixels[i] - 1, 1) / max(abs(local[0]), 1e-6)
-            x, y = int(substamp.x), int(substamp.y)
-            wide = np.s_[y - half - border : y + half + border + 1, x - half - border : x + half + border + 1]
-            cut = reference["data"][wide] - np.median(reference["data"][wide])
-            substamp.basis_vectors = convolve_with_basis(cut, self._basis)
-            model = np.tensordot(local, substamp.basis_vectors, 1)
-            other = substamp.image_cutout if direction == "t" else substamp.template_cutout
-            substamp.local_model = model + np.median(other - model)
+            substamp.set_models(local, functools.partial(self._basis_vectors, reference["data"]), direction)
             substamp.fom = float(values[i])
         finite = np.isfinite(values) & (system.pixels > 50)
         if not finite.any():
@@ -266,6 +257,13 @@ class Hotpants:
         return {"v": float(np.mean(kept)), "s": float(np.std(kept)), "h": float(np.subtract(*np.percentile(kept, [75, 25])))}[
             self.config.fom
         ]
+
+    def _basis_vectors(self, data, substamp):
+        """Return the cutout of an image at a substamp convolved with every basis image."""
+        reach = self.config.rss + self._basis.half_width
+        x, y = int(substamp.x), int(substamp.y)
+        cut = data[y - reach : y + reach + 1, x - reach : x + reach + 1]
+        return convolve_with_basis(cut - np.median(cut), self._basis)
 
     @_typed
     def iterative_fit_and_clip(self):
@@ -296,10 +294,7 @@ class Hotpants:
             used = status == "used"
             substamp.status = SubstampStatus.USED_IN_FINAL_FIT if used else SubstampStatus.REJECTED_ITERATIVE_FIT
             substamp.reason, substamp.chi2 = ("" if used else str(status)), float(chi2)
-            local = self.fit.kernel.coefficients_at(substamp.x, substamp.y)
-            other = substamp.image_cutout if self.conv_direction == "t" else substamp.template_cutout
-            model_image = np.tensordot(local, substamp.basis_vectors, 1)
-            substamp.global_model = model_image + np.median(other - model_image)
+            substamp.global_coefficients = self.fit.kernel.coefficients_at(substamp.x, substamp.y)
             survivors += [substamp] if used else []
         from starmill.hotpants.kernel_table import solution_vector
 
@@ -331,20 +326,19 @@ class Hotpants:
             difference, variance, unusable, self.box, order=config.bgo + max(config.nregx, config.nregy) - 1, family="polynomial"
         )
         level = self.background.field.image(self.box, np.float32)
-        difference -= level
         mask = reference["bits"] | target["bits"]
-        mask[(convolved.lost > 0)] |= TOUCHED
-        mask[convolved.lost > 1 - config.kfm] |= TOO_FEW_TAPS
-        mask[unusable] |= UNUSABLE
-        sign = 1.0 if self.conv_direction == "t" else -1.0
-        scale = np.float32(self._normalisation())
-        noise = np.sqrt(np.maximum(variance, 0)) / scale
+        scale = self._normalisation()
+        noise = variance
+        finish_difference(
+            convolved.image, level, target["data"], variance, convolved.lost, 1 - config.kfm,
+            (1.0 if self.conv_direction == "t" else -1.0) / scale, 1.0 / scale,
+            np.array([TOUCHED, TOO_FEW_TAPS, UNUSABLE], np.int32), mask, difference, noise,
+        )  # fmt: skip
         if config.rescale_ok:
-            noise *= _touched_factor(difference / scale / np.maximum(noise, 1e-30), mask)
+            noise *= _touched_factor(difference / np.maximum(noise, 1e-30), mask)
         self.results = {
-            "diff_image": sign * difference / scale, "convolved_image": convolved.image + level, "noise_image": noise,
-            "output_mask": mask,
-        }  # fmt: skip
+            "diff_image": difference, "convolved_image": convolved.image, "noise_image": noise, "output_mask": mask
+        }
         return tuple(self.results.values())
 
     def _normalisation(self):
@@ -378,7 +372,9 @@ class Hotpants:
         good = mask == 0
         if good.sum() < 10:
             good = ~unusable
-        values, sigma = difference[good], noise[good]
+        step = 2 if good.size > 4_000_000 else 1  # every second row of a large image is enough for statistics
+        good, values, sigma = good[::step], difference[::step], noise[::step]
+        values, sigma = values[good], sigma[good]
         if len(values) == 0:
             raise HotpantsError(f"no pixel of the difference is usable ({unusable.mean():.1%} are flagged)")
         chi2 = (values / np.maximum(sigma, 1e-30)) ** 2
@@ -461,6 +457,10 @@ def _load(data):
     if image.ndim != 2 or image.size == 0:
         raise HotpantsError(f"images must be two-dimensional and not empty, not {image.shape}")
     return image, None
+
+
+def _minus(image, pedestal):
+    return image - np.float32(pedestal) if pedestal else image
 
 
 def _check_catalog(catalog):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+import numpy as np
 
 __all__ = ["Substamp", "SubstampStatus"]
 
@@ -33,10 +35,8 @@ class Substamp:
     status : SubstampStatus
     template_cutout, image_cutout, noise_variance_cutout : (n, n) arrays
         Cutouts of ``2 rss + 1`` pixels; the noise is the sum of both variances.
-    basis_vectors : (n_basis, n, n) array or None
-        The convolved image's cutout convolved with every basis image; after ``fit_and_select_direction``.
-    local_model, global_model : (n, n) array or None
-        Model of the other image: from the fit of this substamp alone, and from the final kernel.
+    local_coefficients, global_coefficients : (n_basis,) array or None
+        Of the fit of this substamp alone, and of the final kernel.
     fom : float or None
         Figure of merit of the local fit: mean squared residual over variance.
     chi2 : float or None
@@ -53,9 +53,36 @@ class Substamp:
     template_cutout: Any = None
     image_cutout: Any = None
     noise_variance_cutout: Any = None
-    basis_vectors: Any = None
-    local_model: Any = None
-    global_model: Any = None
+    local_coefficients: Any = None
+    global_coefficients: Any = None
     fom: float | None = None
     chi2: float | None = None
     reason: str = ""
+    _convolve: Any = field(default=None, repr=False)
+    _direction: str = field(default="t", repr=False)
+
+    def set_models(self, local_coefficients, convolve, direction):
+        """Remember the fit of this substamp alone and how its basis vectors are made."""
+        self.local_coefficients, self._convolve, self._direction = local_coefficients, convolve, direction
+
+    @property
+    def basis_vectors(self):
+        """The cutout that is convolved, with every basis image, ``(n_basis, n, n)``; None before the fits."""
+        return None if self._convolve is None else self._convolve(self)
+
+    @property
+    def local_model(self):
+        """Model of the other image from the fit of this substamp alone, ``(n, n)``; None before the fits."""
+        return self._model(self.local_coefficients)
+
+    @property
+    def global_model(self):
+        """Model of the other image from the final kernel, ``(n, n)``; None before the final fit."""
+        return self._model(self.global_coefficients)
+
+    def _model(self, coefficients):
+        if coefficients is None or self._convolve is None:
+            return None
+        model = np.tensordot(coefficients, self.basis_vectors, 1)
+        other = self.image_cutout if self._direction == "t" else self.template_cutout
+        return model + np.median(other - model)

@@ -42,13 +42,12 @@ def convolve_constant(padded, taps, out):
             for v in range(0, kx, 7):
                 a0, a1, a2, a3 = taps[u, v], taps[u, v + 1], taps[u, v + 2], taps[u, v + 3]
                 a4, a5, a6 = taps[u, v + 4], taps[u, v + 5], taps[u, v + 6]
-                r0, r1, r2 = row[v : v + nx], row[v + 1 : v + 1 + nx], row[v + 2 : v + 2 + nx]
-                r3, r4, r5 = row[v + 3 : v + 3 + nx], row[v + 4 : v + 4 + nx], row[v + 5 : v + 5 + nx]
-                r6 = row[v + 6 : v + 6 + nx]
+                r = row[v : v + nx + 6]  # one view: several would be tested for overlap with acc in every run
                 for j in range(nx):
                     acc[j] += (
-                        a0 * r0[j] + a1 * r1[j] + a2 * r2[j] + a3 * r3[j] + a4 * r4[j] + a5 * r5[j] + a6 * r6[j]
-                    )
+                        a0 * r[j] + a1 * r[j + 1] + a2 * r[j + 2] + a3 * r[j + 3]
+                        + a4 * r[j + 4] + a5 * r[j + 5] + a6 * r[j + 6]
+                    )  # fmt: skip
 
 
 @fast_njit
@@ -96,16 +95,16 @@ def convolve_varying(padded, nodes, node_row, row_fraction, spacing, out):
                     b0, b1, b2, b3 = kb[v] - a0, kb[v + 1] - a1, kb[v + 2] - a2, kb[v + 3] - a3
                     b4, b5, b6 = kb[v + 4] - a4, kb[v + 5] - a5, kb[v + 6] - a6
                     s = x0 + v
-                    r0, r1, r2 = row[s : s + width], row[s + 1 : s + 1 + width], row[s + 2 : s + 2 + width]
-                    r3, r4, r5 = row[s + 3 : s + 3 + width], row[s + 4 : s + 4 + width], row[s + 5 : s + 5 + width]
-                    r6 = row[s + 6 : s + 6 + width]
+                    r = row[s : s + width + 6]
                     for j in range(width):
                         value[j] += (
-                            a0 * r0[j] + a1 * r1[j] + a2 * r2[j] + a3 * r3[j] + a4 * r4[j] + a5 * r5[j] + a6 * r6[j]
-                        )
+                            a0 * r[j] + a1 * r[j + 1] + a2 * r[j + 2] + a3 * r[j + 3]
+                            + a4 * r[j + 4] + a5 * r[j + 5] + a6 * r[j + 6]
+                        )  # fmt: skip
                         slope[j] += (
-                            b0 * r0[j] + b1 * r1[j] + b2 * r2[j] + b3 * r3[j] + b4 * r4[j] + b5 * r5[j] + b6 * r6[j]
-                        )
+                            b0 * r[j] + b1 * r[j + 1] + b2 * r[j + 2] + b3 * r[j + 3]
+                            + b4 * r[j + 4] + b5 * r[j + 5] + b6 * r[j + 6]
+                        )  # fmt: skip
             target = out[y, x0 : x0 + width]
             for j in range(width):
                 target[j] = value[j] + np.float32(j) * step * slope[j]
@@ -133,11 +132,12 @@ def correlate_rows(rows, taps, out):
             a0, a1, a2, a3, a4, a5, a6 = (
                 taps[v], taps[v + 1], taps[v + 2], taps[v + 3], taps[v + 4], taps[v + 5], taps[v + 6]
             )  # fmt: skip
-            r0, r1, r2 = row[v : v + nx], row[v + 1 : v + 1 + nx], row[v + 2 : v + 2 + nx]
-            r3, r4, r5 = row[v + 3 : v + 3 + nx], row[v + 4 : v + 4 + nx], row[v + 5 : v + 5 + nx]
-            r6 = row[v + 6 : v + 6 + nx]
+            r = row[v : v + nx + 6]
             for j in range(nx):
-                acc[j] += a0 * r0[j] + a1 * r1[j] + a2 * r2[j] + a3 * r3[j] + a4 * r4[j] + a5 * r5[j] + a6 * r6[j]
+                acc[j] += (
+                    a0 * r[j] + a1 * r[j + 1] + a2 * r[j + 2] + a3 * r[j + 3]
+                    + a4 * r[j + 4] + a5 * r[j + 5] + a6 * r[j + 6]
+                )  # fmt: skip
 
 
 @fast_njit
@@ -220,3 +220,65 @@ def spread_bad(x, y, weight, kernels, spacing, lost):
                 xx = x[i] + v - half
                 if 0 <= xx < nx:
                     lost[yy, xx] += weight[i] * kernel[u, v]
+
+
+@njit
+def mark_squares(x, y, half_width, out):
+    """Set a square around every pixel of a list.
+
+    Parameters
+    ----------
+    x, y : (n,) int64 arrays
+    half_width : int
+    out : (ny, nx) bool array
+        Set to True.
+    """
+    ny, nx = out.shape
+    for i in range(x.size):
+        left, right = max(x[i] - half_width, 0), min(x[i] + half_width + 1, nx)
+        for v in range(max(y[i] - half_width, 0), min(y[i] + half_width + 1, ny)):
+            for u in range(left, right):
+                out[v, u] = True
+
+
+@njit
+def block_peaks(image, bad, block, border, x, y):
+    """Find the brightest good pixel of every block that is not below its eight neighbours.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32 array
+        No NaN.
+    bad : (ny, nx) bool array
+    block : int
+        Side of a block.
+    border : int
+        Pixels nearer to an edge are not taken; at least 1.
+    x, y : (blocks,) int64 arrays
+        Overwritten from the start.
+
+    Returns
+    -------
+    n : int
+        Number of peaks written.
+    """
+    ny, nx = image.shape
+    n = 0
+    for top in range(0, ny - block + 1, block):
+        for left in range(0, nx - block + 1, block):
+            best, at_y, at_x = np.float32(-np.inf), -1, -1
+            for v in range(top, top + block):
+                row, flags = image[v], bad[v]
+                for u in range(left, left + block):
+                    if row[u] > best and not flags[u]:
+                        best, at_y, at_x = row[u], v, u
+            if at_y < border or at_y >= ny - border or at_x < border or at_x >= nx - border:
+                continue
+            peak = True
+            for v in range(at_y - 1, at_y + 2):
+                for u in range(at_x - 1, at_x + 2):
+                    peak = peak and image[v, u] <= best
+            if peak:
+                x[n], y[n] = at_x, at_y
+                n += 1
+    return n

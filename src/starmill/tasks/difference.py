@@ -201,7 +201,7 @@ class DifferenceTask(Task):
             pass
         elif positions is None:
             stamps = choose_stamps(
-                reference.image, target.image, bad, np.sqrt(target.variance), half_width=half,
+                reference.image, target.image, bad, target.variance, half_width=half,
                 margin=basis.half_width, per_cell=config.stamps_per_cell, threshold=config.stamp_threshold,
                 minimum=config.minimum_stamps,
             )  # fmt: skip
