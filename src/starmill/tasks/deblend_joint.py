@@ -31,7 +31,7 @@ class JointDeblendConfig(Config):
     """The joint model and its limits."""
 
     model_sigma: float = field(
-        0.8, "Sigma of the PSF of the model's own frame; narrower than every PSF.", gt=0, unit="pixel"
+        0.8, "Sigma of the PSF of the model's own frame, narrower than all.", gt=0, unit="pixel"
     )
     max_iterations: int = field(200, "Most steps of a fit.", ge=5)
     min_iterations: int = field(20, "Fewest steps of a fit.", ge=0)
