@@ -190,13 +190,16 @@ def test_errors_name_the_cause_and_both_values(model, masters):
     with pytest.raises(InputError, match="no master flat is given"):
         task.run(raw=raw, bias=masters["bias"], dark=masters["dark"])
     small = MasterFrame("bias", MaskedImage(np.zeros((10, 10), np.float32)))
-    with pytest.raises(InputError, match=r"\(10, 10\), the frame \(160, 192\)"):
+    with pytest.raises(InputError, match=r"shape \(10, 10\), the frame needs \(160, 192\)"):
         task.run(raw=raw, **masters | {"bias": small})
-    with pytest.raises(InputError, match="is a master dark"):
+    with pytest.raises(InputError, match="kind 'dark', the frame needs 'bias'"):
         task.run(raw=raw, **masters | {"bias": masters["dark"]})
     other = MasterFrame("flat", masters["flat"].pixels, filter="g")
-    with pytest.raises(InputError, match="'g', the frame of 'r'"):
+    with pytest.raises(InputError, match="filter 'g', the frame needs 'r'"):
         task.run(raw=raw_frame(model, raw.array, filter="r"), **masters | {"flat": other})
+    foreign = MasterFrame("bias", masters["bias"].pixels, camera="arcsat")
+    with pytest.raises(InputError, match="camera 'arcsat', the frame needs 'simcam'"):
+        task.run(raw=raw_frame(model, raw.array, instrument="simcam"), **masters | {"bias": foreign})
     with pytest.raises(InputError, match="no exposure time"):
         task.run(raw=RawFrame(raw.array, model.detector, ObservationInfo()), **masters)
     with pytest.raises(AlgorithmError, match="every amplifier"):

@@ -192,31 +192,28 @@ def _rank(n, fraction):
 
 @njit
 def _clipped_moments(values, low, high, width, centre, spread, used):
-    n = values.shape[0]
+    """Mean and unbiased variance of the values inside the bounds; sums run about the bounds' middle."""
     zero = np.float32(0.0)
     one = np.float32(1.0)
+    half = np.float32(0.5)
     for x in range(width):
         centre[x] = zero
         spread[x] = zero
         used[x] = zero
-    for k in range(n):
+    for k in range(values.shape[0]):
         row = values[k]
         for x in range(width):
             value = row[x]
             good = value >= low[x] and value <= high[x]
-            centre[x] += value if good else zero
+            deviation = value - half * (low[x] + high[x]) if good else zero
+            centre[x] += deviation
+            spread[x] += deviation * deviation
             used[x] += one if good else zero
     for x in range(width):
-        centre[x] /= max(used[x], one)
-    for k in range(n):
-        row = values[k]
-        for x in range(width):
-            value = row[x]
-            good = value >= low[x] and value <= high[x]
-            deviation = value - centre[x]
-            spread[x] += deviation * deviation if good else zero
-    for x in range(width):
-        spread[x] /= max(used[x] - one, one)
+        number = max(used[x], one)
+        offset = centre[x] / number
+        spread[x] = max(spread[x] - offset * centre[x], zero) / max(number - one, one)
+        centre[x] = half * (low[x] + high[x]) + offset if used[x] > 0 else zero
 
 
 @njit

@@ -176,18 +176,12 @@ class IsrTask(Task):
                     f"no master {kind} is given; give one or switch the step off ({self.name}.{kind}=false)",
                     path=raw.path or None,
                 )
-            if master.kind != kind:
-                raise InputError(f"the master {kind} is a master {master.kind}", path=raw.path or None)
-            if master.shape != raw.detector.box.shape:
-                raise InputError(
-                    f"the master {kind} has shape {master.shape}, the frame {raw.detector.box.shape}",
-                    path=raw.path or None,
-                )
-            if kind == "flat" and master.filter and raw.info.filter and master.filter != raw.info.filter:
-                raise InputError(
-                    f"the master flat is of filter {master.filter!r}, the frame of {raw.info.filter!r}",
-                    path=raw.path or None,
-                )
+            _check_master(master, kind, raw)
+            if not master.is_valid(raw.info.mjd) and np.isfinite(raw.info.mjd):
+                self.log.warning(
+                    "%s: the master %s is valid from MJD %s to %s, the frame is of %.5f",
+                    raw.path, kind, master.valid_from, master.valid_to, raw.info.mjd,
+                )  # fmt: skip
             found[kind] = master
         if "dark" in found and not np.isfinite(raw.info.dark_time):
             raise InputError(
@@ -358,6 +352,22 @@ class IsrTask(Task):
                 bits=mask.planes.bits(*config.interpolate_planes),
                 set_bits=mask.bits("INTRP"),
                 fallback=_typical_value(image, mask),
+            )
+
+
+def _check_master(master: MasterFrame, kind: str, raw: RawFrame) -> None:
+    """Refuse a master frame that is not for this raw frame, and say both values."""
+    compared = [
+        ("kind", master.kind, kind),
+        ("shape", master.shape, raw.detector.box.shape),
+        ("camera", master.camera, raw.info.instrument),
+        ("detector", master.detector, raw.info.detector),
+        ("filter", master.filter if kind == "flat" else "", raw.info.filter),
+    ]
+    for name, has, needs in compared:
+        if has and needs and has != needs:
+            raise InputError(
+                f"the master {kind} has the {name} {has!r}, the frame needs {needs!r}", path=raw.path or None
             )
 
 
