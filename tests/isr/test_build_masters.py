@@ -76,7 +76,7 @@ def test_levels_and_bad_input():
     image[:5] = 1000
     assert frame_level(image) == 7
     assert frame_level(image, region=Box(0, 0, 40, 3)) == 1000
-    with pytest.raises(NoDataError):
+    with pytest.raises(AlgorithmError, match="valid=0"):
         frame_level(image, np.ones(image.shape, bool))
     with pytest.raises(NoDataError):
         combine_frames(lambda k, a, b: image[a:b], 0, (40, 40))

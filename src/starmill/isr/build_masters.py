@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from starmill.datamodel.geometry import Box
-from starmill.errors import InputError, NoDataError
+from starmill.errors import AlgorithmError, InputError, NoDataError
 from starmill.kernels.combine import combine_rows
 from starmill.numerics.tiles import map_tiles, row_bands
 
@@ -115,7 +115,10 @@ def frame_level(
     values = image[part]
     good = np.isfinite(values) if rejected is None else np.isfinite(values) & ~rejected[part]
     if not good.any():
-        raise NoDataError("no pixel of the region in which the level is measured is valid")
+        raise AlgorithmError(
+            "no pixel of the region in which the level is measured is valid",
+            numbers={"pixels": values.size, "valid": 0},
+        )
     return float(np.median(values[good]))
 
 
