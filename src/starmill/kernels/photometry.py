@@ -352,16 +352,16 @@ def concentration_sums(pixels, models, x0, y0, sigma, first):
     Returns
     -------
     sums : (n, 5) float64 array
-        Narrow and wide flux, their variances and covariance; NaN where the stamp leaves the image.
+        Narrow and wide flux, their variances and covariance, of the pixels inside the image; NaN without any.
     """
     n = x0.size
     size = models.shape[1]
-    ny, nx = pixels.mask.shape
     out = np.full((n, 5), np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     half = size // 2
     for i in range(n):
-        if x0[i] < 0 or y0[i] < 0 or x0[i] + size > nx or y0[i] + size > ny or not sigma[i] > 0.0:
+        j0, j1, k0, k1 = _clip_stamp(pixels.mask.shape, x0[i], y0[i], size)
+        if j1 <= j0 or k1 <= k0 or not sigma[i] > 0.0:
             continue
         show_source(pixels, first + i, saved)
         scale = 0.25 / (sigma[i] * sigma[i])
@@ -373,12 +373,12 @@ def concentration_sums(pixels, models, x0, y0, sigma, first):
         ppv = 0.0
         wwv = 0.0
         pwv = 0.0
-        for j in range(size):
+        for j in range(j0, j1):
             model = models[i, j]
             row = pixels.image[y0[i] + j]
             row_variance = pixels.variance[y0[i] + j]
             dy2 = (j - half) ** 2
-            for k in range(size):
+            for k in range(k0, k1):
                 r2 = dy2 + (k - half) ** 2
                 if r2 > limit:
                     continue

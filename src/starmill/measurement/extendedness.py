@@ -98,8 +98,8 @@ class StarProbability(Plugin):
     order: ClassVar[float] = ORDER_CLASSIFY
     needs_psf: ClassVar[bool] = True
 
-    floor: float = 0.01
-    spread: float = 0.3
+    floor: float = 0.003
+    spread: float = 0.05
     galaxy_fraction: float = 0.5
 
     def columns(self) -> list[Column]:
@@ -114,14 +114,11 @@ class StarProbability(Plugin):
         value, error = self.concentration(context)
         with np.errstate(all="ignore"):
             width = np.hypot(error, self.floor)
-            star = np.exp(-0.5 * (value / width) ** 2) / width
-            # a galaxy has an exponentially falling excess; convolved with the error in the wide limit
             wide = np.hypot(width, self.spread)
-            one_sided = np.where(value > -3 * width, 2.0, 1e-3)
-            galaxy = one_sided * np.exp(-0.5 * (value / wide) ** 2) / wide
-            p = (1 - self.galaxy_fraction) * star
-            p = p / (p + self.galaxy_fraction * galaxy)
-        p = np.where((value > 5 * width) & ~np.isfinite(p), 0.0, p)
+            # signed: what is more compact than the PSF is the less a galaxy
+            log_odds = 0.5 * value * np.abs(value) * (1 / wide**2 - 1 / width**2) + np.log(wide / width)
+            log_odds += np.log((1 - self.galaxy_fraction) / self.galaxy_fraction)
+            p = 1 / (1 + np.exp(-np.clip(log_odds, -700, 700)))
         bad = ~np.isfinite(value) | ~np.isfinite(p)
         return {
             "star_probability": np.where(bad, np.nan, p),

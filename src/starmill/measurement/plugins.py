@@ -7,7 +7,9 @@ from starmill.measurement.blendedness import Blendedness
 from starmill.measurement.centroid import PeakCentroid, SmoothedCentroid, WindowedCentroid
 from starmill.measurement.compensated import CompensatedGaussianFlux, CompensatedTophatFlux
 from starmill.measurement.extendedness import Extendedness, SizeExtendedness, StarProbability
+from starmill.measurement.forced import ForcedCentroid, ForcedShape
 from starmill.measurement.gaussian_flux import GaussianFlux
+from starmill.measurement.joint_psf import JointPsfFlux
 from starmill.measurement.kron import EllipticalApertureFlux, HalfLightRadius, KronFlux, PetrosianFlux
 from starmill.measurement.local_background import LocalBackground, LocalVariance
 from starmill.measurement.pixel_flags import PixelFlags
@@ -24,9 +26,12 @@ __all__ = [
     "EllipticalApertureFlux",
     "Extendedness",
     "FootprintArea",
+    "ForcedCentroid",
+    "ForcedShape",
     "GaussianFlux",
     "HalfLightRadius",
     "InputCount",
+    "JointPsfFlux",
     "KronFlux",
     "LocalBackground",
     "LocalVariance",

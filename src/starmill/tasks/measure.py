@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,8 +70,8 @@ class SingleFrameMeasurementTask(Task):
     """
 
     Config = SingleFrameMeasurementConfig
-    reads = {"exposure": "exposure", "catalog": "catalog"}
-    writes = {"catalog": "catalog"}
+    reads: ClassVar[dict[str, str]] = {"exposure": "exposure", "catalog": "catalog"}
+    writes: ClassVar[dict[str, str]] = {"catalog": "catalog"}
 
     def __init__(self, config: Any = None, **keywords: Any) -> None:
         super().__init__(config, **keywords)
@@ -122,6 +122,10 @@ class SingleFrameMeasurementTask(Task):
         AlgorithmError
             When a plugin needs a PSF and the exposure has none.
         """
+        return Result(catalog=self.measure_all(exposure, catalog, exposure_id))
+
+    def measure_all(self, exposure: Exposure, catalog: Catalog, exposure_id: int | None = None) -> Catalog:
+        """Return the catalogue with the columns of all plugins; arguments as :meth:`run`."""
         needs = [plugin.name for plugin in self.plugins if plugin.needs_psf]
         if needs and exposure.psf is None:
             raise AlgorithmError(
@@ -137,7 +141,7 @@ class SingleFrameMeasurementTask(Task):
         self.metadata["n_sources"] = len(catalog)
         values |= self.positions(context)
         back = np.argsort(order)
-        return Result(catalog=self.finish(catalog, {column: array[back] for column, array in values.items()}))
+        return self.finish(catalog, {column: array[back] for column, array in values.items()})
 
     def make_context(
         self, exposure: Exposure, catalog: Catalog, exposure_id: int | None = None
