@@ -42,7 +42,9 @@ def make_frame(shape=(700, 900), n_stars=1200, n_tracks=150, fwhm=3.6, sky=300.0
     flux = np.minimum(1500 * (1 - rng.random(n_stars)) ** (-1 / 0.8), 6e5)
     for k in range(n_stars):
         ix, iy = round(x[k]), round(y[k])
-        scene[iy : iy + 2 * half + 1, ix : ix + 2 * half + 1] += flux[k] * moffat_stamp(x[k] - ix, y[k] - iy, fwhm)
+        scene[iy : iy + 2 * half + 1, ix : ix + 2 * half + 1] += flux[k] * moffat_stamp(
+            x[k] - ix, y[k] - iy, fwhm
+        )
     scene = scene[half:-half, half:-half]
     charge = np.zeros(shape)
     number = np.zeros(shape, int)

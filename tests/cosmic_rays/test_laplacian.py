@@ -19,7 +19,10 @@ def test_selection_networks_find_the_median(n):
     values = np.random.default_rng(n).integers(0, 4, (n, 5000))
     ordered = values.copy()
     for low, high in selection_network(n):
-        ordered[[low, high]] = np.minimum(ordered[low], ordered[high]), np.maximum(ordered[low], ordered[high])
+        ordered[[low, high]] = (
+            np.minimum(ordered[low], ordered[high]),
+            np.maximum(ordered[low], ordered[high]),
+        )
     assert_array_equal(ordered[n // 2], np.median(values, axis=0))
 
 

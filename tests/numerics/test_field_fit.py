@@ -65,10 +65,12 @@ def test_covariance_is_that_of_many_noise_draws():
     x = np.linspace(-1, 1, 40)
     design = np.column_stack([np.ones(40), x, x**2])
     sigma = rng.uniform(0.5, 2, 40)
-    draws = np.array([
-        linear_least_squares(design, rng.normal(design @ [1, 2, 3], sigma), 1 / sigma**2).coefficients
-        for _ in range(2000)
-    ])
+    draws = np.array(
+        [
+            linear_least_squares(design, rng.normal(design @ [1, 2, 3], sigma), 1 / sigma**2).coefficients
+            for _ in range(2000)
+        ]
+    )
     fit = linear_least_squares(design, design @ [1, 2, 3], 1 / sigma**2)
     assert_allclose(fit.coefficients, [1, 2, 3], rtol=1e-12)
     # The scatter of 2000 draws is known to 1.6 %.

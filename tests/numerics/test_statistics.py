@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tests.reference import statistics as slow
 
 from starmill.kernels import statistics as kernel
 from starmill.numerics.statistics import (
@@ -17,6 +16,7 @@ from starmill.numerics.statistics import (
     row_medians_and_sigmas,
 )
 from starmill.numerics.tiles import get_threads, set_threads
+from tests.reference import statistics as slow
 
 
 def samples():
@@ -111,7 +111,9 @@ def test_error_from_input_variances():
     values[:10] = 100.0
     variance = rng.uniform(1, 2, 1000)
     found = clipped_statistics(values, variance=variance, n_iterations=3)
-    kept = np.abs(values - found.clipped_mean) < 3.2  # three sigma of a unit Gaussian, with a margin for the edge
+    kept = (
+        np.abs(values - found.clipped_mean) < 3.2
+    )  # three sigma of a unit Gaussian, with a margin for the edge
     assert found.n_kept == pytest.approx(kept.sum(), abs=10)
     assert found.mean_err == pytest.approx(np.sqrt(variance.sum()) / 1000, rel=1e-12)
     assert found.clipped_mean_err == pytest.approx(np.sqrt(1.5 / found.n_kept), rel=0.02)

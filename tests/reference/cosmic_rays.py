@@ -32,7 +32,9 @@ def is_sharp(image, variance, mask, reject_bits, y, x, n_sigma, contrast, noise_
     return False, value
 
 
-def find_sharp_pixels(image, variance, mask, reject_bits, interpolated_bit, n_sigma, contrast, noise_factor, background):
+def find_sharp_pixels(
+    image, variance, mask, reject_bits, interpolated_bit, n_sigma, contrast, noise_factor, background
+):
     """Pixel by pixel scan that replaces what it finds; returns the repaired image and the pixels in order."""
     work = image.copy()
     found = []
@@ -69,9 +71,12 @@ def predict(image, variance, bad, y, x, weights, reach, background=0.0):
                     break
         if positions and min(positions) < 0 < max(positions):
             w = weights(np.array(positions), 0.0)
-            lines.append((float(np.dot(w, values)), float(np.dot(w, w))))
+            bridge = min(p for p in positions if p > 0) - max(p for p in positions if p < 0)
+            lines.append((float(np.dot(w, values)), float(np.dot(w, w)), bridge))
     box = (slice(max(y - 2, 0), y + 3), slice(max(x - 2, 0), x + 3))
     noise = float(variance[box][~bad[box]].mean())
+    shortest = min(bridge for *_, bridge in lines)
+    lines = [(v, s) for v, s, bridge in lines if bridge <= 1.5 * shortest]
     lowest = min(lines)
     slack = 0.25 * abs(lowest[0] - background)
     kept = [(v, s) for v, s in lines if v - lowest[0] <= 3 * np.sqrt(noise * (s + lowest[1])) + slack]

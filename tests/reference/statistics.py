@@ -1,5 +1,7 @@
 """Slow twins of the kernels of statistics.py."""
 
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -35,7 +37,7 @@ def summary(values, n_sigma, n_iterations):
 def mesh_row(image, mask, bits, y0, y1, x_edges, n_sigma, n_iterations):
     """Summaries of one row of cells."""
     rows = []
-    for a, b in zip(x_edges[:-1], x_edges[1:], strict=True):
+    for a, b in pairwise(x_edges):
         cell = image[y0:y1, a:b]
         rows.append(summary(cell[(mask[y0:y1, a:b] & bits) == 0], n_sigma, n_iterations))
     return np.array(rows)

@@ -319,7 +319,10 @@ def _check_choice(what: str, value: str, known: Iterable[str]) -> None:
 
 
 def _cell_size(
-    image: NDArray[np.floating], bin_size: int | tuple[int, int], needed: int = 1, undersampling: str = "reduce_order"
+    image: NDArray[np.floating],
+    bin_size: int | tuple[int, int],
+    needed: int = 1,
+    undersampling: str = "reduce_order",
 ) -> tuple[int, int]:
     """Return the cell size (x, y), smaller than wanted where the rule is to have enough nodes."""
     if image.ndim != 2 or image.size == 0:

@@ -11,6 +11,10 @@ import numpy as np
 
 from starmill.kernels._jit import fast_njit, njit
 
+_LONGER_BRIDGE = (
+    1.5  # a diagonal over one pixel (2.83) still counts beside a row (2), one over two (4.24) does not
+)
+
 
 @fast_njit
 def _screen_row(above, row, below, variance, n_sigma_squared, floor, flags):
@@ -241,11 +245,14 @@ def _side(image, bad, y, x, dy, dx, reach):
 
 @njit
 def _predict_along(image, bad, y, x, dy, dx, table, reach):
-    """Prediction of a pixel along one line and the sum of squared weights; weight sum 0 when a side is missing."""
+    """Prediction of a pixel along one line, the sum of squared weights, and the distance that it bridges.
+
+    The sum of squared weights is zero when a side has no good pixel.
+    """
     left, n_left = _side(image, bad, y, x, -dy, -dx, reach)
     right, n_right = _side(image, bad, y, x, dy, dx, reach)
     if n_left == 0 or n_right == 0:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     weights = table[n_left, n_right, left + right - 1, left - 1]
     value = 0.0
     squares = 0.0
@@ -254,24 +261,28 @@ def _predict_along(image, bad, y, x, dy, dx, table, reach):
         if weights[k] != 0.0:
             value += weights[k] * image[y + steps[k] * dy, x + steps[k] * dx]
             squares += weights[k] * weights[k]
-    return value, squares
+    return value, squares, (left + right) * np.sqrt(np.float64(dy * dy + dx * dx))
 
 
 @njit
-def _combine_lines(values, squares, lines, noise, background):
-    """Mean, by precision, of the lines that agree with the lowest one within three sigma and a quarter of it.
+def _combine_lines(values, squares, bridges, lines, noise, background):
+    """Mean, by precision, of the lines that bridge little more than the shortest one and agree with the lowest.
 
-    The quarter is for stars, where the lines differ by more than their noise.
+    They agree within three sigma and a quarter of the height of the lowest: on a star they differ by more than
+    their noise.
     """
-    lowest = 0
-    for i in range(1, lines):
-        if values[i] < values[lowest]:
-            lowest = i
+    shortest = bridges[:lines].min()
+    lowest = np.inf
+    lowest_squares = 1.0
+    for i in range(lines):
+        if bridges[i] <= _LONGER_BRIDGE * shortest and values[i] < lowest:
+            lowest = values[i]
+            lowest_squares = squares[i]
     total = 0.0
     weight = 0.0
     for i in range(lines):
-        scatter = 3.0 * np.sqrt(noise * (squares[i] + squares[lowest])) + 0.25 * abs(values[lowest] - background)
-        if values[i] - values[lowest] <= scatter:
+        slack = 3.0 * np.sqrt(noise * (squares[i] + lowest_squares)) + 0.25 * abs(lowest - background)
+        if bridges[i] <= _LONGER_BRIDGE * shortest and values[i] - lowest <= slack:
             total += values[i] / squares[i]
             weight += 1.0 / squares[i]
     return total / weight
@@ -281,8 +292,9 @@ def _combine_lines(values, squares, lines, noise, background):
 def predict_pixels(image, variance, bad, pixels, straight, diagonal, reach, background, out, out_variance):
     """Value of bad pixels from their neighbours along the row, the column and the diagonals.
 
-    What else lies near, a star or the rest of a track, raises some of the four predictions; those that agree
-    with the lowest are averaged.
+    A line along a track bridges a long gap and knows nothing of a star under the middle of it, so only lines about
+    as short as the shortest one count. What else lies near, the unflagged rest of a track, raises some of their
+    predictions; those that agree with the lowest are averaged.
 
     Parameters
     ----------
@@ -302,19 +314,21 @@ def predict_pixels(image, variance, bad, pixels, straight, diagonal, reach, back
     """
     values = np.empty(4)
     squares = np.empty(4)
+    bridges = np.empty(4)
     for k in range(pixels.shape[0]):
         y = pixels[k, 0]
         x = pixels[k, 1]
         lines = 0
         for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
             table = diagonal if dy * dx != 0 else straight
-            values[lines], squares[lines] = _predict_along(image, bad, y, x, dy, dx, table, reach)
-            if squares[lines] > 0.0:
+            value, weight, bridge = _predict_along(image, bad, y, x, dy, dx, table, reach)
+            if weight > 0.0:
+                values[lines], squares[lines], bridges[lines] = value, weight, bridge
                 lines += 1
         out_variance[k] = _mean_good_variance(variance, bad, y, x)
         out[k] = background
         if lines > 0:
-            out[k] = _combine_lines(values, squares, lines, out_variance[k], background)
+            out[k] = _combine_lines(values, squares, bridges, lines, out_variance[k], background)
 
 
 @njit
