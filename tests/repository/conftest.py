@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -15,13 +17,14 @@ _databases = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
+def postgres():
     """Give a running private PostgreSQL server, or skip."""
-    server = start_postgres(tmp_path_factory.mktemp("postgres"))
-    if isinstance(server, str):
-        pytest.skip(server)
-    yield server
-    server.stop()
+    with tempfile.TemporaryDirectory(prefix="starmill-postgres-") as folder:
+        server = start_postgres(Path(folder))
+        if isinstance(server, str):
+            pytest.skip(server)
+        yield server
+        server.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

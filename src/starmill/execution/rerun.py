@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,9 @@ def rerun_dataset(repository: Repository, ref: StoredDataset, *, keep: Path | No
         identical[item["type"]] = output["checksum"] == item["checksum"]
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
-            staged = repository.root / output["token"]
-            staged.replace(
-                keep / f"{item['type']}_{record['data_key'].replace(',', '_')}{output['extension']}"
-            )
+            name = f"{item['type']}_{record['data_key'].replace(',', '_')}{output['extension']}"
+            with repository.store.reading(output["token"]) as path:
+                shutil.copyfile(path, keep / name)
         repository.store.discard(output["token"])
     then, now = json.loads(record["versions_text"] or "{}"), versions()
     changed = {name: (then.get(name, "absent"), now[name]) for name in now if then.get(name) != now[name]}

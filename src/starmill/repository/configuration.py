@@ -67,7 +67,7 @@ def clean_registry_url(url: str | None) -> str:
     if parsed.get_backend_name() not in {"postgresql", "sqlite"}:
         raise InputError(f"registry URL must be sqlite or postgresql+psycopg, not {parsed.drivername}")
     if parsed.password is not None:
-        parsed = parsed.set(password=None)
+        parsed = parsed._replace(password=None)
     return parsed.render_as_string(hide_password=False)
 
 

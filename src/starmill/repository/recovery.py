@@ -39,6 +39,7 @@ def recover(repository: Repository) -> int:
         repository.store.clear_staging(path.stem)
         _drop_torn_line(path, entries)
         close_journal(path)
+        repository.store.keep_journal(path.stem)
         count += 1
     if count:
         log.info("recovered from %d writers that had died", count)

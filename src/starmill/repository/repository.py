@@ -232,10 +232,9 @@ class Repository(Curation):
         staged = self.new_staged_path(chosen.extension)
         try:
             chosen.write(value, staged, None)
+            checksum, size = file_checksum(staged), staged.stat().st_size
+            row = self.dataset_row(kind, run, known, checksum, size, chosen.extension)
             token = self.store.deliver(staged, self.journal.writer)
-            row = self.dataset_row(
-                kind, run, known, file_checksum(staged), staged.stat().st_size, chosen.extension
-            )
             row["replace"] = replace
             self.commit(
                 {"collections": [collection_row(run, RUN)], "datasets": [row]}, [(token, row["path"])]
@@ -545,7 +544,7 @@ class Repository(Curation):
         return {"instrument": rows[0].instrument} if len(rows) == 1 else {}
 
     def _require_run(self, run: str | None) -> str:
-        chosen = run or self.output
+        chosen = self.output if run is None else run
         if chosen is None:
             raise InputError("no run to write to: give run=... or open the repository with output=...")
         return validate_collection_name(chosen)
@@ -557,6 +556,7 @@ class Repository(Curation):
         if self.writable:
             self.store.clear_staging(self.journal.writer)
             self.journal.close()
+            self.store.keep_journal(self.journal.writer)
         self.registry.close()
 
     def __enter__(self) -> Self:

@@ -74,6 +74,12 @@ class Store(Protocol):
     def clear_staging(self, writer: str) -> None:
         """Delete what a writer left unfinished."""
 
+    def keep_journal(self, writer: str) -> None:
+        """Bring the closed journal of a writer to the files it describes, if it is elsewhere."""
+
+    def fetch_journals(self) -> None:
+        """Bring all kept journals to this machine, if they are elsewhere."""
+
 
 def file_checksum(path: Path | str) -> str:
     """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
@@ -293,6 +299,12 @@ class LocalStore:
         """Names of the writers that have a staging folder."""
         folder = self.root / PRIVATE_FOLDER / "staging"
         return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+    def keep_journal(self, writer: str) -> None:
+        """Leave the journal where it is: beside the files."""
+
+    def fetch_journals(self) -> None:
+        """Leave the journals where they are: beside the files."""
 
     def clear_staging(self, writer: str) -> None:
         """Delete what a writer left unfinished."""

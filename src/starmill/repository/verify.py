@@ -139,6 +139,7 @@ def _repair(repository: Repository, report: VerifyReport, bad: list[str]) -> Non
     if not report.orphaned:
         return
     described = {}
+    repository.store.fetch_journals()
     for entry in all_entries(repository.root):
         for row in entry.payload.get("datasets", []):
             described[row["path"]] = row
@@ -185,6 +186,7 @@ def rebuild(repository_root: str | Path) -> VerifyReport:
         _set_aside(store.root / SQLITE_NAME)
     registry = Registry(url)
     registry.create()
+    store.fetch_journals()
     entries = all_entries(store.root)
     for entry in entries:
         registry.change(partial(_replay, registry, entry.payload))
