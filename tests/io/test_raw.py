@@ -196,3 +196,38 @@ def test_scratch_gives_back_rows_and_leaves_nothing(tmp_path):
         np.testing.assert_array_equal(kept[1].rows(49, 50), image[49:50] > 0)
         assert list(tmp_path.iterdir())
     assert not list(tmp_path.iterdir())
+
+
+def test_detectors_in_extensions(tmp_path):
+    camera = tmp_path / "two.yaml"
+    part = "amplifiers: [{name: A, data: '[1:24,1:30]', gain: 2}]"
+    camera.write_text(
+        f"name: two\ndetectors:\n  - {{name: a, extension: CHIP1, {part}}}\n  - {{name: b, extension: CHIP2, {part}}}\n"
+    )
+    hdus = [fits.PrimaryHDU()]
+    hdus[0].header["EXPTIME"] = 12.0
+    hdus += [fits.ImageHDU(np.full((30, 24), 100 * k, np.uint16), name=f"CHIP{k}") for k in (1, 2)]
+    fits.HDUList(hdus).writeto(tmp_path / "a.fits")
+    raw = read_raw(tmp_path / "a.fits", camera, detector="b")
+    assert (raw.array == 200).all()
+    assert raw.info.exposure_time == 12
+    assert raw.info.detector == "b"
+    with pytest.raises(InputError, match="has no detector"):
+        read_raw(tmp_path / "a.fits", camera)
+
+
+@pytest.mark.parametrize("suffix", [".bz2", ".gz"])
+def test_compressed_files_and_their_truncation(tmp_path, suffix):
+    import bz2
+    import gzip
+
+    plain = write(
+        tmp_path / "a.fits", array=np.random.default_rng(1).integers(0, 60000, (30, 24)).astype(np.uint16)
+    )
+    packed = (bz2 if suffix == ".bz2" else gzip).compress(plain.read_bytes())
+    path = tmp_path / f"b.fits{suffix}"
+    path.write_bytes(packed)
+    np.testing.assert_array_equal(read_raw(path).array, read_raw(plain).array)
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(InputError, match="cannot be read as FITS"):
+        read_raw(path)

@@ -17,7 +17,7 @@ def test_read_amplifier(flip_x, flip_y, dtype):
     rng = np.random.default_rng(1)
     raw = rng.integers(900, 5000, (30, 50)).astype(dtype)
     if dtype == np.float32:
-        raw[5, 7] = np.nan
+        raw[5, 7], raw[6, 20] = np.nan, np.inf
     rows, columns = rng.normal(1000, 1, 20).astype("f4"), rng.normal(0, 1, 40).astype("f4")
     image, mask = np.zeros((25, 60), np.float32), np.zeros((25, 60), np.int32)
     fast.read_amplifier(

@@ -6,8 +6,8 @@ import numpy as np
 def read_amplifier(raw, row_level, column_level, gain, levels, flip_x, flip_y, bits):
     """Image (electron) and mask of one amplifier; ``raw`` are its imaging pixels."""
     raw = raw.astype(np.float64)
-    missing = np.isnan(raw)
-    image = gain * (np.nan_to_num(raw) - row_level[:, None] - column_level[None, :])
+    missing = ~np.isfinite(raw)
+    image = gain * (np.where(missing, 0, raw) - row_level[:, None] - column_level[None, :])
     image[missing] = 0
     with np.errstate(invalid="ignore"):
         mask = np.where(raw > levels[0], bits[0], 0) | np.where(raw > levels[1], bits[1], 0)

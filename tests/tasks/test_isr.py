@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from starmill.datamodel.calibration import Crosstalk, Defects, Linearity, MasterFrame
+from starmill.datamodel.camera import Amplifier, Detector
 from starmill.datamodel.exposure import ObservationInfo
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.masked_image import MaskedImage
@@ -223,3 +224,70 @@ def test_a_noisy_amplifier_is_bad(model, masters):
     )
     assert exposure.mask.any("BAD")[noisy.box.slices()].all()
     assert not exposure.mask.any("BAD")[model.detector.amplifiers[0].box.slices()].any()
+
+
+def test_parallel_overscan_takes_off_the_level_of_each_column():
+    amplifier = Amplifier.from_dict({
+        "name": "A", "raw": "[1:60,1:50]", "data": "[1:48,1:40]", "overscan": "[49:60,1:40]",
+        "parallel_overscan": "[1:48,41:50]", "gain": 2.0, "read_noise": 4.0,
+    })  # fmt: skip
+    rng = np.random.default_rng(1)
+    columns = rng.normal(0, 5, 48)
+    array = 900 + rng.normal(0, 2, (50, 60))
+    array[:, :48] += columns
+    array[:40, :48] += 100
+    raw = RawFrame(array.astype(np.float32), Detector("a", (amplifier,)), ObservationInfo(exposure_time=1.0))
+    off = {"bias": False, "dark": False, "flat": False, "interpolate": False}
+    with_columns, without = (
+        IsrTask(IsrConfig().override(off | {"overscan.parallel": on})).run(raw=raw).exposure.image
+        for on in (True, False)
+    )
+    assert with_columns.mean() == pytest.approx(200, abs=2)
+    # ten rows leave 2 adu / sqrt(10) * 1.25 of each column
+    assert with_columns.mean(axis=0).std() < 0.4 * without.mean(axis=0).std()
+
+
+def test_crosstalk_follows_the_readout_corner():
+    """Raw frames that are stored as they look, read from opposite corners."""
+    left = {"name": "A", "data": "[1:20,1:16]", "section": "[1:20,1:16]", "readout_corner": "lower left"}
+    right = {"name": "B", "data": "[21:40,1:16]", "section": "[21:40,1:16]", "readout_corner": "upper right"}
+    detector = Detector(
+        "a", (Amplifier.from_dict(left), Amplifier.from_dict(right)), Crosstalk(((0, 1e-3), (0, 0)))
+    )
+    array = np.zeros((16, 40), np.float32)
+    array[3, 39 - 5] = 10000  # sixth pixel of row 12 from the top of B
+    array[15 - 3, 5] = 10  # its ghost
+    raw = RawFrame(array, detector, ObservationInfo(exposure_time=1.0))
+    config = IsrConfig().override({"bias": False, "dark": False, "flat": False})
+    image = IsrTask(config).run(raw=raw).exposure.image
+    assert not image[:, :20].any()
+
+
+def test_read_noise_may_come_from_the_overscan(model, masters):
+    raw = expose(model, (model.flat() * 0).astype(np.float32), 5)
+    config = PLAIN.override({"read_noise_from": "overscan"})
+    result = IsrTask(config).run(raw=raw, **masters)
+    amplifier = model.detector.amplifiers[1]
+    level = result.overscan["B"].residual_sigma * amplifier.gain
+    assert level == pytest.approx(amplifier.read_noise, rel=0.1)
+    lowest = (
+        result.exposure.variance[amplifier.box.slices()] * masters["flat"].image[amplifier.box.slices()] ** 2
+    )
+    assert lowest.min() == pytest.approx(level**2, rel=1e-3)
+
+
+def test_a_master_out_of_its_time_is_reported(model, masters, caplog):
+    old = MasterFrame("bias", masters["bias"].pixels, valid_from=50000, valid_to=50001)
+    raw = expose(model, (model.flat() * 9).astype(np.float32), 5)
+    with caplog.at_level("WARNING", logger="starmill"):
+        IsrTask(PLAIN).run(raw=raw_frame(model, raw.array, mjd=60000.0), **masters | {"bias": old})
+    assert "valid from MJD 50000" in caplog.text
+
+
+def test_a_task_runs_again_and_again(model, masters):
+    raw = expose(model, (model.flat() * 200).astype(np.float32), 6)
+    task = IsrTask(PLAIN)
+    first, second = (task.run(raw=raw, **masters).exposure for _ in range(2))
+    np.testing.assert_array_equal(first.image, second.image)
+    np.testing.assert_array_equal(first.mask.array, second.mask.array)
+    assert task.metadata["run_cpu_seconds"] >= task.metadata["masters_cpu_seconds"]

@@ -23,7 +23,7 @@ def read_amplifier(
     Parameters
     ----------
     raw : (ny, nx) array, adu
-        uint16 or float32; a NaN becomes 0 and is flagged.
+        uint16 or float32; what is not finite becomes 0 and is flagged.
     raw_limits : tuple of int
         ``y0, y1, x0, x1`` (ends exclusive) of the imaging pixels in ``raw``.
     row_level, column_level : (y1 - y0,), (x1 - x0,) float32 arrays, adu
@@ -50,6 +50,7 @@ def read_amplifier(
     missing_bit = np.int32(bits[2])
     zero_bit = np.int32(0)
     factor = np.float32(gain)
+    largest = np.float32(3e38)
     values = np.empty(width, np.float32)
     flags = np.empty(width, np.int32)
     for i in range(height):
@@ -57,7 +58,7 @@ def read_amplifier(
         level = row_level[i]
         for x in range(width):
             value = np.float32(row[x])
-            missing = value != value
+            missing = not abs(value) <= largest  # NaN and infinities
             flag = sat_bit if value > saturation else zero_bit
             flag |= suspect_bit if value > suspect else zero_bit
             flag |= missing_bit if missing else zero_bit
