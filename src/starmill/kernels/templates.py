@@ -165,6 +165,16 @@ def median_smooth(template, out):
 
 
 @njit
+def _any_positive(image):
+    """Tell whether any pixel is above zero."""
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            if image[y, x] > 0:
+                return True
+    return False
+
+
+@njit
 def _round_away(value):
     """Round to the nearest integer, halves away from zero, so that mirror images round alike."""
     return int(np.floor(value + 0.5)) if value >= 0 else -int(np.floor(0.5 - value))
@@ -280,7 +290,8 @@ def build_templates(
         work = np.empty_like(template)
         if median:
             median_smooth(template, work)
-            copy_image(work, template)
+            if _any_positive(work):  # a narrow source on noise may have nothing left
+                copy_image(work, template)
         make_monotonic(template, work)
         for iy in range(2 * ry + 1):
             row, ok = template[iy], inside[cy - ry + iy, cx - rx : cx + rx + 1]
