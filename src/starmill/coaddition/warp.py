@@ -12,7 +12,7 @@ from starmill.errors import AlgorithmError, InputError
 from starmill.kernels.resampling import resample
 from starmill.numerics.tiles import map_tiles, row_bands
 
-__all__ = ["interpolation_table", "resample_arrays", "source_positions", "warp_exposure"]
+__all__ = ["interpolation_table", "resample_arrays", "same_grid", "source_positions", "warp_exposure"]
 
 _STEPS = 2048
 
@@ -148,3 +148,10 @@ def _transform(wcs, source_wcs, x, y):
     except ValueError:
         found = np.full((2, x.size), np.nan)  # the sky of the output is on the far side of the source projection
     return tuple(np.asarray(part, np.float64).reshape(x.shape) for part in found)
+
+
+def same_grid(wcs, other, box, *, tolerance=0.01):
+    """Say whether two WCS give the same pixel positions over a box, to a tolerance in pixels."""
+    columns, rows = np.meshgrid(np.linspace(box.x0, box.x1 - 1, 4), np.linspace(box.y0, box.y1 - 1, 4))
+    x, y = _transform(wcs, other, columns, rows)
+    return bool(np.nanmax(np.hypot(x - columns, y - rows), initial=np.inf if np.isnan(x).any() else 0) < tolerance)

@@ -13,6 +13,8 @@ from starmill.errors import AlgorithmError
 
 __all__ = ["Seeing", "extend_profile", "measure_seeing"]
 
+NARROWEST = 0.55  # pixels; an object whose light is in one pixel is a hot pixel or a cosmic ray
+
 
 @dataclass(frozen=True)
 class Seeing:
@@ -34,7 +36,7 @@ class Seeing:
 
 
 def measure_seeing(image, variance, bad, *, half_width=12, threshold=20.0):
-    """Measure the mean PSF of an image on the smallest of its bright objects.
+    """Measure the mean PSF of an image on those of its bright objects that have the most common size.
 
     Parameters
     ----------
@@ -64,9 +66,14 @@ def measure_seeing(image, variance, bad, *, half_width=12, threshold=20.0):
             "no object from which the seeing can be measured", numbers={"stamps": len(stamps), "usable": 0}
         )
     sigma = np.sqrt(np.sqrt(np.maximum(moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2, 1e-4)))
-    # galaxies are larger: stars are the narrow lower part of the sizes
-    reference = np.percentile(sigma, 30)
-    stars = np.abs(sigma / reference - 1) < 0.12 + 0.5 / np.sqrt(len(sigma))
+    # stars have one size; galaxies, blends and cosmic rays have many: take the most crowded part of the sizes
+    pixels = sigma < NARROWEST
+    if not pixels.all():
+        cuts, sigma = cuts[~pixels], sigma[~pixels]
+    width = 0.12 + 0.3 / np.sqrt(len(sigma))
+    crowd = np.array([(np.abs(np.log(sigma / s)) < width).sum() for s in sigma])
+    reference = np.median(sigma[crowd == crowd.max()])
+    stars = np.abs(np.log(sigma / reference)) < width
     psf_image = extend_profile(np.median(cuts[stars], axis=0))
     return Seeing(float(np.median(sigma[stars])), psf_image, int(stars.sum()))
 

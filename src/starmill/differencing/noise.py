@@ -1,0 +1,54 @@
+"""Variance of images that come without one."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+from starmill.errors import AlgorithmError
+
+__all__ = ["image_variance"]
+
+
+def image_variance(image, bad, *, gain=np.nan, read_noise=0.0):
+    """Return a variance plane from the gain, or from the scatter of the sky when the gain is not known.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        May be sky-subtracted; NaN only where ``bad``.
+    bad : (ny, nx) bool array
+    gain : float
+        Electrons per unit; NaN when unknown.
+    read_noise : float
+        Electrons.
+
+    Returns
+    -------
+    variance : (ny, nx) float32 array
+        The measured scatter of the sky plus the Poisson noise of the light above it, smoothed over 3 x 3 pixels
+        so that it does not know the noise of its own pixel. Never below the scatter of the sky: an image whose
+        sky was subtracted keeps the noise of that sky.
+    """
+    good = ~bad & np.isfinite(image)
+    if good.sum() < 100:
+        raise AlgorithmError("too few pixels to measure the noise", numbers={"usable": int(good.sum()), "needed": 100})
+    clean = np.where(good, image, 0).astype(np.float32)
+    thin = clean[::2, ::2][good[::2, ::2]] if good[::2, ::2].sum() > 1000 else clean[good]
+    sky = float(np.median(thin))
+    for _ in range(5):
+        low, middle, _ = np.percentile(thin, [15.87, 50, 84.13])
+        spread = middle - low
+        keep = np.abs(thin - middle) < 3 * spread
+        if keep.all() or not keep.any():
+            break
+        thin, sky = thin[keep], float(middle)
+    if not spread > 0:
+        raise AlgorithmError(
+            "the image has no noise: its sky is constant", numbers={"sky": sky, "usable": int(good.sum())}
+        )
+    floor = max(float(spread) ** 2, (read_noise / gain) ** 2 if np.isfinite(gain) else 0.0)
+    if not (np.isfinite(gain) and gain > 0):
+        return np.full(image.shape, floor, np.float32)
+    light = uniform_filter(np.where(good, clean - np.float32(sky), 0), 3)
+    return (np.float32(floor) + np.maximum(light, 0) / np.float32(gain)).astype(np.float32)
