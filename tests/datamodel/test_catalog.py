@@ -35,7 +35,7 @@ def test_columns_slots_and_other_names():
 
 def test_a_missing_column_explains_itself():
     catalog = make_catalog()
-    with pytest.raises(InputError, match=r"did you mean 'psf_flux'.*after the task"):
+    with pytest.raises(InputError, match=r"did you mean 'psf_flux'\?\)\. A column exists after the task"):
         catalog["psf_fluxx"]
     fuller = catalog.with_columns({Column("snr", "f4", "", "signal to noise"): np.arange(4)})
     assert "snr" in fuller

@@ -209,7 +209,7 @@ class Catalog:
             name = self._resolve(key)
             if name not in self._columns:
                 near = nearest_name(key, [*self._columns, *self.aliases])
-                hint = f"; did you mean {near!r}?" if near else ""
+                hint = f" (did you mean {near!r}?)" if near else ""
                 raise InputError(
                     f"the catalogue has no column {key!r}{hint}."
                     " A column exists after the task that measures it has run: use the catalogue it returned"
