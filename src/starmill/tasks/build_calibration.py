@@ -150,9 +150,11 @@ class BuildCalibrationTask(Task):
             self._check(raw, kept)
             with self.timer("correct"):
                 exposure = self.isr.run(raw=raw, bias=bias, dark=dark).exposure
-            kept.add(exposure, self._scale(raw, exposure), self.config.reject_planes)
+            scale = self._scale(raw, exposure)
+            del raw
+            kept.add(exposure, scale, self.config.reject_planes)
             self.log.info("frame %d: level %.1f electron", number + 1, kept.levels[-1])
-            del raw, exposure
+            del exposure
         with self.timer("combine"):
             pixels, unusable = self._pixels(kept, self._combine(kept), bias)
             defects = Defects.from_mask(unusable)
