@@ -106,7 +106,9 @@ def test_shares_equal_slow_twin():
         (1, slow_apportion.shares_with_stray(templates, inside, [(4, 4), (4, 4)], [1.0, 1.0])),
     ):
         flat = templates.ravel().copy()
-        share_out(inside, centre, centre, offsets, flat, np.zeros(2, bool), rule, 0, 0.0, np.zeros(2, bool))
+        share_out(
+            inside, centre, centre, offsets, flat, np.zeros(2, bool), 9, rule, 0, 0.0, np.zeros(2, bool)
+        )
         assert_allclose(flat.reshape(2, 9, 9), expected, rtol=1e-6)
 
 
@@ -247,6 +249,18 @@ def test_monstrous_parents_are_bounded():
     found = deblend_symmetric(image, image, np.zeros(image.shape, np.int32), footprints, PSF, rules=rules)
     assert found.reasons["too_many_peaks"].all()
     assert found.reasons["parent_too_big"].all()
+
+
+def test_big_parents_can_be_deblended_with_small_templates():
+    image, variance, mask, footprints = blend()
+    whole = deblend_symmetric(image, variance, mask, footprints, PSF)
+    rules = SymmetricRules(max_area=10, big_parent_radius=40)
+    same = deblend_symmetric(image, variance, mask, footprints, PSF, rules=rules)
+    assert_array_equal(same.footprints.image, whole.footprints.image)
+    rules = SymmetricRules(max_area=10, big_parent_radius=5)
+    small = deblend_symmetric(image, variance, mask, footprints, PSF, rules=rules)
+    assert len(small) == 3
+    assert max(max(f.box.shape) for f in small.footprints) <= 11
 
 
 def test_repeated_peaks_and_nan_pixels():

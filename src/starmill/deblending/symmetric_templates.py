@@ -35,6 +35,7 @@ __all__ = ["CHILD_VALUES", "SymmetricRules", "deblend_symmetric", "image_noise"]
 EDGE_RULES = {"clip": 0, "ramp": 1, "noclip": 2}
 STRAY_RULES = {"trim": 0, "r_to_peak": 1, "r_to_footprint": 2, "nearest_footprint": 3}
 STRAY_TO_PSF = {"necessary": 0, "always": 1, "never": 2}
+BIG_WORK = 5  # parents with small templates may have this multiple of the usual work
 CHILD_VALUES = {
     "as_psf": "bool",
     "psf_flux": "f8",
@@ -74,6 +75,11 @@ class SymmetricRules:
         Children get the variance of the whole pixel.
     max_area, max_width, max_peaks, max_work : int
         Limits of a parent: pixels, side of its box, peaks (the brightest are kept), pixels of all templates.
+    big_parent_radius : int, pixel
+        Parents beyond ``max_area`` are deblended with templates of at most this half size, so that their cost grows
+        with the number of peaks only; 0 skips them.
+    max_big_peaks : int
+        Largest number of peaks of such a parent.
     min_axis_ratio, max_masked : float
         Further limits of a parent.
     """
@@ -91,6 +97,8 @@ class SymmetricRules:
     max_width: int = 0
     max_peaks: int = 500
     max_work: int = 20_000_000
+    big_parent_radius: int = 0
+    max_big_peaks: int = 20_000
     min_axis_ratio: float = 0.0
     max_masked: float = 0.25
 
@@ -186,7 +194,7 @@ def deblend_symmetric(
     box = Box.from_shape(image.shape, origin)
     chosen, reasons = usable_parents(
         footprints,
-        max_area=rules.max_area,
+        max_area=0 if rules.big_parent_radius else rules.max_area,
         max_width=rules.max_width,
         min_axis_ratio=rules.min_axis_ratio,
         masked_fraction=_masked_fraction(footprints, mask, box, no_data_bits),
@@ -201,9 +209,10 @@ def deblend_symmetric(
     jobs = []
     for parent in chosen:
         peaks = _distinct_peaks(footprints[parent].peaks)
-        if rules.max_peaks and len(peaks) > rules.max_peaks:
+        most = rules.max_big_peaks if _is_big(footprints[parent].area, rules) else rules.max_peaks
+        if most and len(peaks) > most:
             reasons["too_many_peaks"][parent] = True
-            peaks = peaks[: rules.max_peaks]
+            peaks = peaks[:most]
         jobs.append((int(parent), peaks))
     results = _run_jobs(frame, footprints, psf, jobs, threads)
     done, parts = [], []
@@ -214,6 +223,11 @@ def deblend_symmetric(
             done.append(parent)
             parts.append(answer)
     return collect(len(footprints), done, parts, reasons, several, CHILD_VALUES)
+
+
+def _is_big(area: int, rules: SymmetricRules) -> bool:
+    """Tell whether a parent is deblended with small templates."""
+    return bool(rules.big_parent_radius and rules.max_area and area > rules.max_area)
 
 
 def _run_jobs(
@@ -278,6 +292,24 @@ def _ramp_psfs(psfs: NDArray[np.float64], margin: int) -> NDArray[np.float64]:
     return np.ascontiguousarray(psfs[:, cut, cut])
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Where the templates of a parent lie: peaks in the stamp, largest half size, places in the flat array."""
+
+    box: Box
+    y: NDArray[np.int64]
+    x: NDArray[np.int64]
+    limit: int
+    offsets: NDArray[np.int64]
+
+
+def _lay_out(box: Box, y: NDArray[np.int64], x: NDArray[np.int64], limit: int) -> _Layout:
+    halves_y = np.minimum(np.minimum(y, box.height - 1 - y), limit)
+    halves_x = np.minimum(np.minimum(x, box.width - 1 - x), limit)
+    sizes = (2 * halves_y + 1) * (2 * halves_x + 1)
+    return _Layout(box, y, x, limit, np.concatenate([[0], np.cumsum(sizes)]))
+
+
 def _deblend_parent(
     frame: _Frame, spans: NDArray[np.int32], peaks: NDArray[np.void], psfs: NDArray[np.float64]
 ) -> ParentChildren | str:
@@ -293,9 +325,9 @@ def _deblend_parent(
         return "failed"
     number = np.flatnonzero(held)
     peaks, psfs, y, x = peaks[held], psfs[held], y[held], x[held]
-    halves_y, halves_x = np.minimum(y, box.height - 1 - y), np.minimum(x, box.width - 1 - x)
-    sizes = (2 * halves_y + 1) * (2 * halves_x + 1)
-    if rules.max_work and sizes.sum() > rules.max_work:
+    big = _is_big(int((spans[:, 2] - spans[:, 1] + 1).sum()), rules)
+    layout = _lay_out(box, y, x, rules.big_parent_radius if big else max(box.shape))
+    if rules.max_work and layout.offsets[-1] > (BIG_WORK if big else 1) * rules.max_work:
         return "parent_too_big"
     n = len(peaks)
     is_psf, images = np.zeros(n, bool), np.zeros_like(psfs)
@@ -304,18 +336,16 @@ def _deblend_parent(
         stamp["pixels"], stamp["variance"], inside, y, x, psfs, frame.fwhm, np.array(rules.psf_chi2),
         is_psf, images, fluxes, centres, chi2,
     )  # fmt: skip
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    flat, ramped = np.zeros(offsets[-1], np.float32), np.zeros(n, bool)
+    flat, ramped, stray = np.zeros(layout.offsets[-1], np.float32), np.zeros(n, bool), np.zeros(n, bool)
     build_templates(
         stamp["pixels"], inside, y, x, _ramp_psfs(psfs, margin), is_psf, images, frame.sigma,
-        EDGE_RULES[rules.edge_handling], rules.median_smooth, offsets, flat, ramped,
+        EDGE_RULES[rules.edge_handling], rules.median_smooth, layout.limit, layout.offsets, flat, ramped,
     )  # fmt: skip
-    if rules.remove_degenerate:
-        _empty_degenerate(box, y, x, offsets, flat, rules.max_overlap)
-    stray = np.zeros(n, bool)
+    if rules.remove_degenerate and not big:
+        _empty_degenerate(layout, flat, rules.max_overlap)
     share_out(
-        inside, y, x, offsets, flat, is_psf, STRAY_RULES[rules.stray_rule], STRAY_TO_PSF[rules.stray_to_psf],
-        rules.clip_stray_fraction, stray,
+        inside, y, x, layout.offsets, flat, is_psf, layout.limit, 0 if big else STRAY_RULES[rules.stray_rule],
+        STRAY_TO_PSF[rules.stray_to_psf], rules.clip_stray_fraction, stray,
     )  # fmt: skip
     values = {
         "as_psf": is_psf,
@@ -327,48 +357,37 @@ def _deblend_parent(
         "has_stray_flux": stray,
         "peak": number.astype(np.int32),
     }
-    return _cut_children(box, stamp, y, x, offsets, flat, peaks, values, rules.keep_parent_variance)
+    return _cut_children(layout, stamp, flat, peaks, values, rules.keep_parent_variance)
 
 
-def _empty_degenerate(
-    box: Box,
-    y: NDArray[np.int64],
-    x: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-    flat: NDArray[Any],
-    limit: float,
-) -> None:
+def _empty_degenerate(layout: _Layout, flat: NDArray[np.float32], largest: float) -> None:
     """Empty the template of the fainter peak of every pair of like templates (peaks come brightest first)."""
+    y, x, box, offsets = layout.y, layout.x, layout.box, layout.offsets
     for j in range(1, len(y)):
         for i in range(j):
-            if largest_overlap(box.height, box.width, y, x, offsets, flat, i, j) > limit:
+            if largest_overlap(box.height, box.width, y, x, layout.limit, offsets, flat, i, j) > largest:
                 flat[offsets[j] : offsets[j + 1]] = 0
                 break
 
 
 def _cut_children(
-    box: Box,
+    layout: _Layout,
     stamp: dict[str, NDArray[Any]],
-    y: NDArray[np.int64],
-    x: NDArray[np.int64],
-    offsets: NDArray[np.int64],
     flat: NDArray[np.float32],
     peaks: NDArray[np.void],
     values: dict[str, NDArray[Any]],
     keep_variance: bool,
 ) -> ParentChildren | str:
     """Gather the pixels of the children; those without any pixel are left out."""
+    y, x, box = layout.y, layout.x, layout.box
     n_pixels, n_spans = np.zeros(len(y), np.int64), np.zeros(len(y), np.int64)
-    count_children(box.height, box.width, y, x, offsets, flat, n_pixels, n_spans)
+    count_children(box.height, box.width, y, x, layout.limit, layout.offsets, flat, n_pixels, n_spans)
     spans = np.zeros((n_spans.sum(), 3), np.int32)
     total = int(n_pixels.sum())
-    image, variance, mask = (
-        np.zeros(total, np.float32),
-        np.zeros(total, np.float32),
-        np.zeros(total, np.int32),
-    )
+    image, variance = np.zeros(total, np.float32), np.zeros(total, np.float32)
+    mask = np.zeros(total, np.int32)
     collect_children(
-        stamp["pixels"], stamp["variance"], stamp["mask"], keep_variance, y, x, offsets, flat,
+        stamp["pixels"], stamp["variance"], stamp["mask"], keep_variance, y, x, layout.limit, layout.offsets, flat,
         spans, image, variance, mask,
     )  # fmt: skip
     some = n_pixels > 0

@@ -18,7 +18,9 @@ TRIM, BY_DISTANCE_TO_PEAK, BY_DISTANCE_TO_FOOTPRINT, NEAREST_FOOTPRINT = 0, 1, 2
 
 
 @njit
-def share_out(inside, peak_y, peak_x, offsets, flat, is_psf, stray_rule, stray_to_psf, clip_fraction, stray):
+def share_out(
+    inside, peak_y, peak_x, offsets, flat, is_psf, limit, stray_rule, stray_to_psf, clip_fraction, stray
+):
     """Turn templates into shares: ``flat`` becomes T_i / sum T on the footprint.
 
     Parameters
@@ -29,6 +31,8 @@ def share_out(inside, peak_y, peak_x, offsets, flat, is_psf, stray_rule, stray_t
     flat : float32 array
         Templates as :func:`starmill.kernels.templates.build_templates` makes them; changed.
     is_psf : (n,) bool array
+    limit : int
+        Largest half size of a template.
     stray_rule : int
         0 leaves stray pixels out, 1 shares them by 1 / (1 + r^2) from the peaks, 2 from the footprints,
         3 gives them to the nearest footprint. Rules 1-3 reach only as far as the box of each template.
@@ -43,7 +47,7 @@ def share_out(inside, peak_y, peak_x, offsets, flat, is_psf, stray_rule, stray_t
     n = peak_y.shape[0]
     total = np.zeros((ny, nx), np.float64)
     for i in range(n):
-        ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i])
+        ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i], limit)
         template = flat[offsets[i] : offsets[i + 1]].reshape(2 * ry + 1, 2 * rx + 1)
         for iy in range(2 * ry + 1):
             row, sums = template[iy], total[peak_y[i] - ry + iy, peak_x[i] - rx : peak_x[i] + rx + 1]
@@ -60,10 +64,21 @@ def share_out(inside, peak_y, peak_x, offsets, flat, is_psf, stray_rule, stray_t
                 takes[:] = True
         covered = total > 0
         _share_stray(
-            inside, covered, peak_y, peak_x, offsets, flat, takes, stray_rule, clip_fraction, total, stray
+            inside,
+            covered,
+            peak_y,
+            peak_x,
+            offsets,
+            flat,
+            takes,
+            limit,
+            stray_rule,
+            clip_fraction,
+            total,
+            stray,
         )
     for i in range(n):
-        ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i])
+        ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i], limit)
         template = flat[offsets[i] : offsets[i + 1]].reshape(2 * ry + 1, 2 * rx + 1)
         for iy in range(2 * ry + 1):
             row, sums = template[iy], total[peak_y[i] - ry + iy, peak_x[i] - rx : peak_x[i] + rx + 1]
@@ -89,7 +104,9 @@ def _footprint_distance(template, peak_y, peak_x, y, x):
 
 
 @njit
-def _share_stray(inside, covered, peak_y, peak_x, offsets, flat, takes, rule, clip_fraction, total, stray):
+def _share_stray(
+    inside, covered, peak_y, peak_x, offsets, flat, takes, limit, rule, clip_fraction, total, stray
+):
     """Give every pixel without a template to children by distance."""
     ny, nx = inside.shape
     n = peak_y.shape[0]
@@ -103,7 +120,7 @@ def _share_stray(inside, covered, peak_y, peak_x, offsets, flat, takes, rule, cl
             summed = 0.0
             for i in range(n):
                 part[i] = 0.0
-                ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i])
+                ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i], limit)
                 if not takes[i] or abs(y - peak_y[i]) > ry or abs(x - peak_x[i]) > rx:
                     continue
                 if rule == BY_DISTANCE_TO_PEAK:
@@ -125,7 +142,7 @@ def _share_stray(inside, covered, peak_y, peak_x, offsets, flat, takes, rule, cl
                 kept += part[i]
             for i in range(n):
                 if part[i] > 0.0:
-                    ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i])
+                    ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i], limit)
                     k = offsets[i] + (y - peak_y[i] + ry) * (2 * rx + 1) + x - peak_x[i] + rx
                     flat[k] = np.float32(part[i])
                     stray[i] = True
@@ -133,10 +150,10 @@ def _share_stray(inside, covered, peak_y, peak_x, offsets, flat, takes, rule, cl
 
 
 @njit
-def count_children(shape_y, shape_x, peak_y, peak_x, offsets, flat, n_pixels, n_spans):
+def count_children(shape_y, shape_x, peak_y, peak_x, limit, offsets, flat, n_pixels, n_spans):
     """Count pixels and spans of every child (share above zero)."""
     for i in range(peak_y.shape[0]):
-        ry, rx = template_halves(shape_y, shape_x, peak_y[i], peak_x[i])
+        ry, rx = template_halves(shape_y, shape_x, peak_y[i], peak_x[i], limit)
         share = flat[offsets[i] : offsets[i + 1]].reshape(2 * ry + 1, 2 * rx + 1)
         n_pixels[i] = 0
         n_spans[i] = 0
@@ -159,6 +176,7 @@ def collect_children(
     keep_variance,
     peak_y,
     peak_x,
+    limit,
     offsets,
     flat,
     spans,
@@ -174,7 +192,7 @@ def collect_children(
         Stamp of the parent.
     keep_variance : bool
         Children get the whole variance of a pixel instead of their share of it.
-    peak_y, peak_x, offsets, flat
+    peak_y, peak_x, limit, offsets, flat
         Shares as made by :func:`share_out`.
     spans : (n_spans, 3) int32 array
         Written: y, x0, x1 in the stamp.
@@ -187,7 +205,7 @@ def collect_children(
     owner = np.full((ny, nx), -1, np.int64)
     n = peak_y.shape[0]
     for i in range(n):
-        ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i])
+        ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i], limit)
         share = flat[offsets[i] : offsets[i + 1]].reshape(2 * ry + 1, 2 * rx + 1)
         for iy in range(2 * ry + 1):
             y = peak_y[i] - ry + iy
@@ -197,7 +215,7 @@ def collect_children(
                     largest[y, x] = share[iy, ix]
                     owner[y, x] = i
     for i in range(n):
-        ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i])
+        ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i], limit)
         share = flat[offsets[i] : offsets[i + 1]].reshape(2 * ry + 1, 2 * rx + 1)
         for iy in range(2 * ry + 1):
             y = peak_y[i] - ry + iy
@@ -207,7 +225,7 @@ def collect_children(
                     given[y, x] += np.float64(np.float32(pixels[y, x] * share[iy, ix]))
     n_span = n_pixel = 0
     for i in range(n):
-        ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i])
+        ry, rx = template_halves(ny, nx, peak_y[i], peak_x[i], limit)
         share = flat[offsets[i] : offsets[i + 1]].reshape(2 * ry + 1, 2 * rx + 1)
         for iy in range(2 * ry + 1):
             y = peak_y[i] - ry + iy
@@ -233,10 +251,10 @@ def collect_children(
 
 
 @njit
-def largest_overlap(shape_y, shape_x, peak_y, peak_x, offsets, flat, i, j):
+def largest_overlap(shape_y, shape_x, peak_y, peak_x, limit, offsets, flat, i, j):
     """Cosine between two templates: their normalised inner product."""
-    ry, rx = template_halves(shape_y, shape_x, peak_y[i], peak_x[i])
-    sy, sx = template_halves(shape_y, shape_x, peak_y[j], peak_x[j])
+    ry, rx = template_halves(shape_y, shape_x, peak_y[i], peak_x[i], limit)
+    sy, sx = template_halves(shape_y, shape_x, peak_y[j], peak_x[j], limit)
     a = flat[offsets[i] : offsets[i + 1]].reshape(2 * ry + 1, 2 * rx + 1)
     b = flat[offsets[j] : offsets[j + 1]].reshape(2 * sy + 1, 2 * sx + 1)
     aa = bb = ab = 0.0

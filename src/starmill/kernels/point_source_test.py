@@ -130,6 +130,8 @@ def _neighbours(i, peak_y, peak_x, reach, near):
     for j in range(peak_y.shape[0]):
         if j == i:
             continue
+        if abs(peak_y[j] - peak_y[i]) >= reach or abs(peak_x[j] - peak_x[i]) >= reach:
+            continue
         d = math.hypot(peak_y[j] - peak_y[i], peak_x[j] - peak_x[i])
         if d >= reach or (n == near.shape[0] and d >= distance[n - 1]):
             continue

@@ -230,14 +230,27 @@ def make_monotonic(template, shadow):
 
 
 @njit
-def template_halves(shape_y, shape_x, cy, cx):
-    """Half sizes of the largest box centred on a peak inside a stamp."""
-    return min(cy, shape_y - 1 - cy), min(cx, shape_x - 1 - cx)
+def template_halves(shape_y, shape_x, cy, cx, limit):
+    """Half sizes of the largest box centred on a peak inside a stamp, at most ``limit``."""
+    return min(cy, shape_y - 1 - cy, limit), min(cx, shape_x - 1 - cx, limit)
 
 
 @njit
 def build_templates(
-    pixels, inside, peak_y, peak_x, psfs, is_psf, psf_images, sigma, edge_rule, median, offsets, flat, ramped
+    pixels,
+    inside,
+    peak_y,
+    peak_x,
+    psfs,
+    is_psf,
+    psf_images,
+    sigma,
+    edge_rule,
+    median,
+    limit,
+    offsets,
+    flat,
+    ramped,
 ):
     """Templates of all peaks of a parent.
 
@@ -262,6 +275,8 @@ def build_templates(
         2 a pixel whose mirror image is outside keeps its own value.
     median : bool
         Smooth with a 5 x 5 median.
+    limit : int
+        Largest half size of a template.
     offsets : (n + 1,) int64 array
         Template i is ``flat[offsets[i]:offsets[i + 1]]``.
     flat : float32 array
@@ -273,7 +288,7 @@ def build_templates(
     padded, allowed = np.empty_like(pixels), np.empty_like(inside)
     for i in range(peak_y.shape[0]):
         cy, cx = peak_y[i], peak_x[i]
-        ry, rx = template_halves(ny, nx, cy, cx)
+        ry, rx = template_halves(ny, nx, cy, cx, limit)
         template = flat[offsets[i] : offsets[i + 1]].reshape(2 * ry + 1, 2 * rx + 1)
         if is_psf[i]:
             _psf_template(psf_images[i], inside, cy, cx, template)

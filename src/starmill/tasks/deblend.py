@@ -93,6 +93,12 @@ class SourceDeblendConfig(Config):
     max_work: int = field(
         20_000_000, "Parents with more template pixels in all are skipped; 0 for no limit.", ge=0
     )
+    big_parent_radius: int = field(
+        0,
+        "Deblend parents beyond max_area with templates of this half size; 0 skips them.",
+        ge=0,
+        unit="pixel",
+    )
     max_masked_fraction: float = field(0.25, "Parents with more pixels without data are skipped.", ge=0, le=1)
     noise_planes: list[str] = field(
         lambda: ["SAT", "INTRP", "NO_DATA"], "Pixels of these planes do not count for the noise of the image."
@@ -115,6 +121,7 @@ class SourceDeblendConfig(Config):
             max_width=self.max_width,
             max_peaks=self.max_peaks,
             max_work=self.max_work,
+            big_parent_radius=self.big_parent_radius,
             min_axis_ratio=self.min_axis_ratio,
             max_masked=self.max_masked_fraction,
         )
