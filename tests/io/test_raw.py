@@ -43,6 +43,14 @@ def test_generic_reads_sections_noise_and_date(tmp_path):
     assert raw.wcs is None
 
 
+def test_header_wins_over_general_and_loses_to_particular_values(tmp_path):
+    camera = tmp_path / "mine.yaml"
+    text = 'name: mine\ngeometry: header\namplifiers:\n  "*": {saturation: 50000, suspect_level: 40000}\n'
+    camera.write_text(text + "  A: {gain: 2.5}\n")
+    amplifier = read_raw(write(tmp_path / "a.fits", SATURATE=60000), camera).detector.amplifiers[0]
+    assert (amplifier.saturation, amplifier.suspect_level, amplifier.gain) == (60000, 40000, 2.5)
+
+
 @pytest.mark.parametrize(
     ("word", "kind"),
     [

@@ -313,7 +313,8 @@ class Camera:
     header : mapping of str to str
         Quantity to header card, where it differs from the usual ones.
     amplifiers : mapping of str to mapping
-        For ``geometry`` "header": what the headers do not say, by amplifier name, "*" for all.
+        For ``geometry`` "header": values by amplifier name, which win over the header, and for "*",
+        which hold where the header says nothing.
     config : mapping of str to mapping
         Default configuration of tasks for this camera, by task: ``{"isr": {"dark": False}}``.
     """

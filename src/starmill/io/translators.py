@@ -181,12 +181,12 @@ class Translator:
         self, header: Mapping[str, Any], extension: int | str, shape: tuple[int, int], y0: int, several: bool
     ) -> Amplifier:  # fmt: skip
         name = str(header.get("EXTNAME", extension)).strip() if several else "A"
-        given = dict(self.camera.amplifiers.get("*", {})) | dict(self.camera.amplifiers.get(name, {}))
+        defaults, given = (dict(self.camera.amplifiers.get(key, {})) for key in ("*", name))
         values: dict[str, Any] = {"name": name, "raw": format_section(Box(0, y0, shape[1], shape[0]))}
         if several:
             values["extension"] = extension
         trim, overscan = self.text(header, "trim"), self.text(header, "overscan")
-        if not trim and "data" not in given:
+        if not trim and "data" not in given and "data" not in defaults:
             cards = " nor ".join(self.cards("trim"))
             raise InputError(f"no imaging section: the header has neither {cards}", hdu=extension)
         frame = Box.from_shape(shape)
@@ -209,11 +209,11 @@ class Translator:
             number = self.number(header, key)
             if np.isfinite(number):
                 values[key] = number
-            elif key in ("gain", "read_noise") and key not in given:
+            elif key in ("gain", "read_noise") and key not in given and key not in defaults:
                 cards = " nor ".join(self.cards(key))
                 raise InputError(f"no {key.replace('_', ' ')}: the header has neither {cards}", hdu=extension)
         try:
-            return Amplifier.from_dict(values | given)
+            return Amplifier.from_dict(defaults | values | given)
         except InputError as error:
             raise InputError(error.message, hdu=extension) from error
 
