@@ -106,20 +106,20 @@ def dataset_at(repository: Repository, path: str) -> StoredDataset:
 def datasets_where(repository: Repository, condition: Any) -> list[StoredDataset]:
     """Return all data sets, of any type, whose rows fulfil an SQL condition."""
     columns = [column for column in schema.dataset.columns if column.name != "data_key"]
+    columns.append(schema.collection.c.name.label("run_name"))
     statement = (
-        sa.select(
-            *columns,
-            schema.collection.c.name.label("run_name"),
-            schema.dataset_type.c.name.label("type_name"),
-        )
+        sa.select(*columns, schema.dataset_type.c.name.label("type_name"))
         .join(schema.collection, schema.collection.c.id == schema.dataset.c.run_id)
         .join(schema.dataset_type, schema.dataset_type.c.id == schema.dataset.c.type_id)
         .where(condition)
     )
-    found = []
+    by_type: dict[str, list[Any]] = {}
     for row in repository.registry.fetch(statement):
-        kind = repository.dataset_type(row.type_name)
-        found.append(StoredDataset.from_row(row, kind.dimensions, kind.name, kind.storage, row.run_name))
+        by_type.setdefault(row.type_name, []).append(row)
+    fields = [column.name for column in columns]
+    found: list[StoredDataset] = []
+    for name, rows in by_type.items():
+        found += StoredDataset.from_rows(rows, fields, repository.dataset_type(name))
     return found
 
 

@@ -527,6 +527,8 @@ class Runner:
         """Count a quantum as settled and release those that waited for it."""
         counts = self.summary.counts[quantum.node.label]
         counts[state] = counts.get(state, 0) + 1
+        if state in {"cached", "blocked", "failed_earlier"}:
+            self.emit("quantum_settled", label=quantum.node.label, data_id=quantum.data_key, status=state)
         for child in self._children[quantum.index]:
             self._waiting[child] -= 1
             if self._waiting[child] == 0:

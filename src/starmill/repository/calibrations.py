@@ -139,30 +139,16 @@ def load_calibrations(
         if info.kind != CALIBRATION:
             continue
         columns = [column for column in schema.dataset.columns if column.name != "data_key"]
+        columns.append(schema.collection.c.name.label("run_name"))
         statement = (
-            sa.select(
-                *columns,
-                schema.collection.c.name.label("run_name"),
-                schema.validity.c.begin_mjd,
-                schema.validity.c.end_mjd,
-            )
+            sa.select(*columns, schema.validity.c.begin_mjd, schema.validity.c.end_mjd)
             .join(schema.validity, schema.validity.c.dataset_id == schema.dataset.c.id)
             .join(schema.collection, schema.collection.c.id == schema.dataset.c.run_id)
             .join(schema.dataset_type, schema.dataset_type.c.id == schema.dataset.c.type_id)
-            .where(
-                schema.validity.c.collection_id == info.number,
-                schema.dataset_type.c.name == dataset_type.name,
-            )
+            .where(schema.validity.c.collection_id == info.number, schema.dataset_type.c.name == dataset_type.name)
         )
-        kind = dataset_type
-        groups.append(
-            [
-                CertifiedDataset(
-                    StoredDataset.from_row(row, kind.dimensions, kind.name, kind.storage, row.run_name),
-                    row.begin_mjd,
-                    row.end_mjd,
-                )
-                for row in registry.fetch(statement)
-            ]
-        )
+        rows = registry.fetch(statement)
+        refs = StoredDataset.from_rows(rows, [column.name for column in columns], dataset_type)
+        pairs = zip(refs, rows, strict=True)
+        groups.append([CertifiedDataset(ref, row.begin_mjd, row.end_mjd) for ref, row in pairs])
     return CalibrationTable(dataset_type, groups)

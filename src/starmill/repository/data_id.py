@@ -139,7 +139,7 @@ class DataId(Mapping[str, Value]):
         The same as keywords.
     """
 
-    __slots__ = ("_hash", "_items", "_values")
+    __slots__ = ("_items", "_values")
 
     def __init__(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         merged = {**dict(values or {}), **more}
@@ -147,7 +147,6 @@ class DataId(Mapping[str, Value]):
             name: validate_value(name, merged[name]) for name in sort_dimensions(merged)
         }
         self._items = tuple(self._values.items())
-        self._hash = hash(self._items)
 
     @classmethod
     def trusted(cls, items: tuple[tuple[str, Value], ...]) -> DataId:
@@ -155,7 +154,6 @@ class DataId(Mapping[str, Value]):
         new = cls.__new__(cls)
         new._values = dict(items)
         new._items = items
-        new._hash = hash(items)
         return new
 
     @classmethod
@@ -204,7 +202,7 @@ class DataId(Mapping[str, Value]):
         return len(self._values)
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self._items)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, DataId):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starmill.repository.data_id import DIMENSIONS, DataId, Value
 
 if TYPE_CHECKING:
+    from starmill.repository.dataset_types import DatasetType
     from starmill.repository.repository import Repository
 
 
@@ -68,28 +70,36 @@ class StoredDataset:
         }
 
     @classmethod
-    def from_row(
-        cls, row: Any, dimensions: tuple[str, ...], dataset_type: str, storage: str, run: str
-    ) -> StoredDataset:
-        """Make a reference from a row that holds all columns of the dataset table."""
-        values = row._mapping
-        data_id = DataId.trusted(tuple((name, values[name]) for name in dimensions))
-        implied = tuple(
-            (name, values[name]) for name in DIMENSIONS if values[name] is not None and name not in dimensions
-        )
-        return cls(
-            row.id,
-            dataset_type,
-            storage,
-            run,
-            data_id,
-            row.path,
-            row.checksum,
-            row.size,
-            row.link,
-            implied,
-            row.quantum_id,
-        )
+    def from_rows(cls, rows: Sequence[Any], fields: Sequence[str], kind: DatasetType) -> list[StoredDataset]:
+        """Make references from rows.
+
+        Parameters
+        ----------
+        rows : sequence of row
+            Values in the order of `fields`.
+        fields : sequence of str
+            All columns of the dataset table but the key, and ``run_name``.
+        kind : DatasetType
+            Of all rows.
+
+        Returns
+        -------
+        refs : list of StoredDataset
+            In the same order.
+        """
+        at = {name: place for place, name in enumerate(fields)}
+        own = [(name, at[name]) for name in kind.dimensions]
+        others = [(name, at[name]) for name in DIMENSIONS if name not in kind.dimensions]
+        plain = [at[name] for name in ("id", "run_name", "path", "checksum", "size", "link", "quantum_id")]
+        trusted = DataId.trusted
+        refs = []
+        for row in rows:
+            identifier, run, path, checksum, size, link, quantum = [row[place] for place in plain]
+            data_id = trusted(tuple([(name, row[place]) for name, place in own]))
+            implied = tuple([(name, row[place]) for name, place in others if row[place] is not None])
+            ref = cls(identifier, kind.name, kind.storage, run, data_id, path, checksum, size, link, implied, quantum)
+            refs.append(ref)
+        return refs
 
 
 class DataRef:

@@ -121,7 +121,10 @@ def search(
     found: list[tuple[int, StoredDataset]] = []
     rank = {info.name: position for position, info in enumerate(collections)}
     if runs:
-        condition = schema.dataset.c.run_id.in_([info.number for info in runs])
+        column: Any = schema.dataset.c.run_id
+        if expression is not None or values or sky is not None:
+            column = column + 0  # keeps SQLite from taking the index of runs, which restricts least
+        condition = column.in_([info.number for info in runs])
         rows = _rows(registry, dataset_type, condition, expression, values, sky, limit)
         found += [(rank[ref.run], ref) for ref in rows]
     for info in collections:
@@ -175,9 +178,7 @@ def _rows(
     rows = registry.fetch(statement)
     if sky is not None:
         rows = [row for row in rows if sky.matches(_region(row))]
-    make = StoredDataset.from_row
-    kind = dataset_type
-    return [make(row, kind.dimensions, kind.name, kind.storage, row.run_name) for row in rows]
+    return StoredDataset.from_rows(rows, [column.name for column in columns], dataset_type)
 
 
 def _query_columns() -> dict[str, Any]:

@@ -109,7 +109,7 @@ dataset = Table(
     UniqueConstraint("type_id", "run_id", "data_key", name="dataset_once_per_run"),
     Index("dataset_by_exposure", "type_id", "exposure", "detector"),
     Index("dataset_by_night", "type_id", "night", "band"),
-    Index("dataset_by_filter", "type_id", "filter"),
+    Index("dataset_by_filter", "type_id", "filter", "night"),
     Index("dataset_by_patch", "type_id", "tract", "patch"),
     Index("dataset_by_run", "run_id", "type_id"),
     Index("dataset_by_map", "type_id", "map", "channel"),

@@ -112,7 +112,7 @@ def _make_datasets() -> None:
     )
     op.create_index("dataset_by_exposure", "dataset", ["type_id", "exposure", "detector"])
     op.create_index("dataset_by_night", "dataset", ["type_id", "night", "band"])
-    op.create_index("dataset_by_filter", "dataset", ["type_id", "filter"])
+    op.create_index("dataset_by_filter", "dataset", ["type_id", "filter", "night"])
     op.create_index("dataset_by_patch", "dataset", ["type_id", "tract", "patch"])
     op.create_index("dataset_by_run", "dataset", ["run_id", "type_id"])
     op.create_index("dataset_by_map", "dataset", ["type_id", "map", "channel"])
