@@ -363,3 +363,100 @@ def gaussian_sums(pixels, x, y, shape):
         variance[i] = 4.0 * sums[0]
         hide_source(pixels, i, saved)
     return flux, variance
+
+
+@njit
+def centred_moments(images, x, y, start, max_iterations):
+    """Adaptive moments with a free centre and the fourth moment, of a stack of stamps.
+
+    Parameters
+    ----------
+    images : (n, size, size) array
+    x, y : (n,) float64 array
+        Starting centres, stamp index.
+    start : (n, 3) float64 array
+        Starting weight xx, yy, xy, pixels**2.
+    max_iterations : int
+
+    Returns
+    -------
+    out : (n, 7) float64 array
+        xx, yy, xy (pixels**2), flux ``2 sum(w I)``, x, y (stamp index), and the weighted mean of
+        rho**4, which is 2 for a Gaussian.
+    failed : (n,) bool array
+    """
+    n = images.shape[0]
+    out = np.full((n, 7), np.nan)
+    failed = np.ones(n, np.bool_)
+    sums = np.empty(7)
+    for i in range(n):
+        wxx, wyy, wxy = start[i, 0], start[i, 1], start[i, 2]
+        cx = x[i]
+        cy = y[i]
+        limit = (0.25 * images.shape[1]) ** 2
+        if not (wxx > 0.0 and wyy > 0.0 and wxx * wyy > wxy * wxy and np.isfinite(cx + cy)):
+            continue
+        for _ in range(max_iterations):
+            weighted_sums(images[i], cx, cy, wxx, wyy, wxy, sums)
+            if not sums[0] > 0.0:
+                break
+            sx = sums[1] / sums[0]
+            sy = sums[2] / sums[0]
+            mxx = sums[3] / sums[0] - sx * sx
+            myy = sums[4] / sums[0] - sy * sy
+            mxy = sums[5] / sums[0] - sx * sy
+            det = mxx * myy - mxy * mxy
+            if not (mxx > 0.0 and myy > 0.0 and det > 0.0):
+                break
+            wdet = wxx * wyy - wxy * wxy
+            ixx = myy / det - wyy / wdet
+            iyy = mxx / det - wxx / wdet
+            ixy = -mxy / det + wxy / wdet
+            idet = ixx * iyy - ixy * ixy
+            if not (ixx > 0.0 and iyy > 0.0 and idet > 0.0) or max(ixx, iyy) > limit * idet:
+                break
+            change = abs(iyy / idet - wxx) + abs(ixx / idet - wyy) + abs(-ixy / idet - wxy)
+            scale = wxx + wyy
+            wxx = iyy / idet
+            wyy = ixx / idet
+            wxy = -ixy / idet
+            cx += 2.0 * sx
+            cy += 2.0 * sy
+            if abs(cx - x[i]) + abs(cy - y[i]) > 0.25 * images.shape[1]:
+                break
+            if change < 1e-5 * scale and abs(sx) + abs(sy) < 1e-5:
+                failed[i] = False
+                break
+        if failed[i]:
+            continue
+        weighted_sums(images[i], cx, cy, wxx, wyy, wxy, sums)
+        out[i, 0] = wxx
+        out[i, 1] = wyy
+        out[i, 2] = wxy
+        out[i, 3] = 2.0 * sums[0]
+        out[i, 4] = cx
+        out[i, 5] = cy
+        out[i, 6] = _mean_fourth(images[i], cx, cy, wxx, wyy, wxy)
+    return out, failed
+
+
+@njit
+def _mean_fourth(image, cx, cy, wxx, wyy, wxy):
+    """Weighted mean of rho**4."""
+    det = wxx * wyy - wxy * wxy
+    a = wyy / det
+    b = -wxy / det
+    c = wxx / det
+    x0, y0, x1, y1 = _limits(image.shape, cx, cy, wxx, wyy)
+    total = 0.0
+    fourth = 0.0
+    for y in range(y0, y1 + 1):
+        dy = y - cy
+        for x in range(x0, x1 + 1):
+            dx = x - cx
+            rho2 = a * dx * dx + 2.0 * b * dx * dy + c * dy * dy
+            if rho2 <= EXPONENT_LIMIT:
+                w = np.exp(-0.5 * rho2) * image[y, x]
+                total += w
+                fourth += w * rho2 * rho2
+    return fourth / total if total > 0.0 else np.nan

@@ -14,6 +14,7 @@ from starmill.measurement.kron import EllipticalApertureFlux, HalfLightRadius, K
 from starmill.measurement.local_background import LocalBackground, LocalVariance
 from starmill.measurement.pixel_flags import PixelFlags
 from starmill.measurement.psf_flux import PsfFlux, WeightedPsfFlux
+from starmill.measurement.regauss import RegaussShape
 from starmill.measurement.shape import AdaptiveShape
 from starmill.measurement.sky_coordinate import FootprintArea, InputCount, SkyCoordinate
 
@@ -39,6 +40,7 @@ __all__ = [
     "PetrosianFlux",
     "PixelFlags",
     "PsfFlux",
+    "RegaussShape",
     "SizeExtendedness",
     "SkyCoordinate",
     "SmoothedCentroid",
