@@ -10,8 +10,11 @@ from scipy.spatial import cKDTree
 
 from starmill.datamodel.catalog import Catalog, Schema
 from starmill.datamodel.exposure import Exposure
-from starmill.datamodel.field import Field
+from starmill.datamodel.field import ConstantField, Field
+from starmill.datamodel.geometry import Box
 from starmill.errors import AlgorithmError, NoDataError
+from starmill.measurement.aperture_correction import ApertureCorrection
+from starmill.tasks.aperture_correction import ApertureCorrectionConfig
 from starmill.tasks.base import Config, Result, Task, field, subtask
 from starmill.tasks.config import SubtaskConfig
 from starmill.tasks.deblend import SourceDeblendConfig
@@ -37,6 +40,9 @@ class CharacterizeImageConfig(Config):
     )
     deblend_bright: bool = field(False, "Deblend the bright sources, for stars in crowded fields.")
     deblend_deep: bool = field(True, "Deblend the sources of the final catalogue.")
+    correct_apertures: bool = field(
+        False, "Bring the fluxes of the final catalogue to the scale of the calibration aperture."
+    )
     install_psf: SubtaskConfig = subtask(InstallGaussianPsfConfig, "First guess of the PSF.")
     background: SubtaskConfig = subtask(SubtractBackgroundConfig, "Background of the whole image.")
     repair: SubtaskConfig = subtask(RepairConfig, "Cosmic rays and defects.")
@@ -50,6 +56,9 @@ class CharacterizeImageConfig(Config):
         SourceDetectionConfig, "Sources of the final catalogue.", threshold=5.0
     )
     measure_deep: SubtaskConfig = subtask(SingleFrameMeasurementConfig, "Measurement of the final catalogue.")
+    aperture_correction: SubtaskConfig = subtask(
+        ApertureCorrectionConfig, "Corrections of the fluxes of the final catalogue.", allow_failure=["*"]
+    )
 
 
 class CharacterizeImageTask(Task):
@@ -70,7 +79,7 @@ class CharacterizeImageTask(Task):
         super().__init__(config, **keywords)
         for name in (
             "install_psf", "background", "repair", "detect", "deblend", "measure", "measure_psf", "detect_deep",
-            "measure_deep",
+            "measure_deep", "aperture_correction",
         ):  # fmt: skip
             self.make_subtask(name)
 
@@ -82,7 +91,8 @@ class CharacterizeImageTask(Task):
         before = self.subtasks[detect].schema
         if self.config.deblend_deep if deep else self.config.deblend_bright:
             before = self.subtasks["deblend"].output_schema(before)
-        return self.subtasks[measure].output_schema(Schema([*before.values(), *PSF_COLUMNS]))
+        schema = self.subtasks[measure].output_schema(Schema([*before.values(), *PSF_COLUMNS]))
+        return self._corrected_schema(schema) if self.config.correct_apertures else schema
 
     def empty_catalog(self) -> Catalog:
         """Return a catalogue without sources that has the columns of the result."""
@@ -136,6 +146,8 @@ class CharacterizeImageTask(Task):
                 exposure=work, catalog=bright.catalog, exposure_id=exposure_id
             )
             final.exposure, final.background = work, bright.background
+        if self.config.correct_apertures:
+            final = self.correct_apertures(final)
         self.debug_hook("measure", exposure=final.exposure, catalog=final.catalog)
         self.metadata.update(n_sources=len(final.catalog), n_bright=len(bright.catalog))
         return Result(
@@ -209,6 +221,25 @@ class CharacterizeImageTask(Task):
         catalog = carry_flags(bright.catalog, sources)
         measured = self.subtasks["measure_deep"].run(exposure=work, catalog=catalog, exposure_id=exposure_id)
         return Result(exposure=work, background=found.background, catalog=measured.catalog)
+
+
+    def correct_apertures(self, before: Result) -> Result:
+        """Correct the fluxes; those whose correction failed keep their values and are flagged."""
+        result = self.subtasks["aperture_correction"].run(exposure=before.exposure, catalog=before.catalog)
+        catalog = result.catalog
+        missing = [c for c in self._corrected_schema(before.catalog.schema).values() if c.name not in catalog]
+        blank = {c: np.ones(len(catalog), bool) if c.name.endswith("_flag_correction") else c.blank(len(catalog))
+                 for c in missing}  # fmt: skip
+        return Result(exposure=result.exposure, background=before.background, catalog=catalog.with_columns(blank))
+
+    def _corrected_schema(self, schema: Schema) -> Schema:
+        """Return a schema with the columns of the aperture corrections."""
+        task, empty, box = self.subtasks["aperture_correction"], Catalog(schema), Box(0, 0, 1, 1)
+        unit = ApertureCorrection(ConstantField(box, 1.0), ConstantField(box, 0.0), np.zeros(0, dtype=bool), 0.0)
+        names = task.flux_names(empty)  # type: ignore[attr-defined]
+        fields = dict.fromkeys(names, (unit.field, unit.error))
+        corrected: Catalog = task.apply(empty, fields, stars=dict.fromkeys(names, unit))  # type: ignore[attr-defined]
+        return corrected.schema
 
 
 def carry_flags(source: Catalog, target: Catalog, radius: float = 2.0) -> Catalog:
