@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from starmill.errors import AlgorithmError
 from starmill.numerics.statistics import median_and_sigma
+from starmill.numerics.tiles import row_bands
 
 __all__ = ["bright_defects", "dark_defects", "fill_bad_columns"]
 
@@ -34,9 +35,9 @@ def bright_defects(
     -------
     bad : (ny, nx) bool array
     """
-    valid = np.isfinite(dark) if mask is None else np.isfinite(dark) & ~mask
-    centre, sigma = _centre_and_sigma(dark, valid)
-    return valid & (dark - centre > max(n_sigma * sigma, minimum_rate))
+    centre, sigma = _centre_and_sigma(dark, mask)
+    bad = dark > np.float32(centre + max(n_sigma * sigma, minimum_rate))
+    return bad if mask is None else bad & ~mask
 
 
 def dark_defects(
@@ -66,14 +67,22 @@ def dark_defects(
     -------
     bad : (ny, nx) bool array
     """
-    valid = np.isfinite(flat) if mask is None else np.isfinite(flat) & ~mask
-    weight = valid.astype(np.float64)
-    smooth = ndimage.uniform_filter(np.where(valid, flat, 0.0).astype(np.float64), smoothing, mode="nearest")
-    area = ndimage.uniform_filter(weight, smoothing, mode="nearest")
-    usable = valid & (area > 0) & (smooth > 0)
-    ratio = np.divide(flat * area, smooth, out=np.ones(flat.shape), where=usable)
-    sigma = _centre_and_sigma(ratio, usable)[1]
-    return usable & (ratio < min(minimum, 1 - n_sigma * sigma))
+    ny, nx = flat.shape
+    ratio = np.ones((ny, nx), np.float32)
+    margin = smoothing // 2 + 1
+    for y0, y1 in row_bands(ny, 512):  # in bands, so that one image more is held in memory, not six
+        first, last = max(0, y0 - margin), min(ny, y1 + margin)
+        part = flat[first:last]
+        valid = np.isfinite(part) if mask is None else np.isfinite(part) & ~mask[first:last]
+        smooth = ndimage.uniform_filter(
+            np.where(valid, part, 0.0).astype(np.float64), smoothing, mode="nearest"
+        )
+        area = ndimage.uniform_filter(valid.astype(np.float64), smoothing, mode="nearest")
+        usable = valid & (area > 0) & (smooth > 0)
+        found = np.divide(part * area, smooth, out=np.ones(part.shape), where=usable)
+        ratio[y0:y1] = found[y0 - first : y1 - first]
+    sigma = _centre_and_sigma(ratio, mask)[1]
+    return np.asarray(ratio < min(minimum, 1 - n_sigma * sigma))
 
 
 def fill_bad_columns(bad: NDArray[Any], *, minimum_pixels: int = 50, bridge: int = 30) -> NDArray[np.bool_]:
@@ -101,10 +110,13 @@ def fill_bad_columns(bad: NDArray[Any], *, minimum_pixels: int = 50, bridge: int
     return filled
 
 
-def _centre_and_sigma(image, valid):
-    values = image[valid]
-    if values.size < 100:
+def _centre_and_sigma(image: NDArray[Any], mask: NDArray[Any] | None) -> tuple[float, float]:
+    """Return median and scatter of about a million valid pixels."""
+    every = max(1, int(np.sqrt(image.size / 1e6)))
+    values = image[::every, ::every]
+    valid = np.isfinite(values) if mask is None else np.isfinite(values) & ~mask[::every, ::every]
+    if np.count_nonzero(valid) < 100:
         raise AlgorithmError(
-            "too few valid pixels to find defects", numbers={"pixels": values.size, "needed": 100}
+            "too few valid pixels to find defects", numbers={"pixels": int(valid.sum()), "needed": 100}
         )
-    return median_and_sigma(values)
+    return median_and_sigma(values[valid])
