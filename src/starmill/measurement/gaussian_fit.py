@@ -211,9 +211,9 @@ def fit_gaussians(
         return out
     start = np.ascontiguousarray(sources, np.float64)
     usable = np.isfinite(weight) & np.isfinite(image) & (weight > 0)
-    clean = np.where(usable, image, 0.0)
-    weight = np.where(usable, weight, 0.0).astype(np.float64)
-    model = draw_sources(image.shape, start)
+    clean = np.ascontiguousarray(np.where(usable, image, 0.0), np.float32)
+    weight = np.ascontiguousarray(np.where(usable, weight, 0.0), np.float32)
+    model = draw_sources(image.shape, start, out=np.zeros(image.shape, np.float32))
     mode = 0 if correlation is None else 1 if generalised else 2
     table = np.zeros((1, 1)) if correlation is None else np.ascontiguousarray(correlation, np.float64)
     prior = (0.0, 0.0) if size_prior is None else (size_prior[0], 1.0 / size_prior[1])

@@ -161,7 +161,8 @@ class CompactSourcesTask(Task):
             raise InputError(
                 f"the beam is {sigma * FWHM_PER_SIGMA:.2f} pixels wide (FWHM); Gaussians need at least 1.2"
             )
-        image = np.where(valid, (sky_map.image - zero) / scale, 0.0).astype(np.float32)
+        image = np.ascontiguousarray(np.where(valid, (sky_map.image - zero) / scale, 0.0), np.float32)
+        valid = np.ascontiguousarray(valid)
         weight = valid.astype(np.float32)
         if sky_map.rms is not None:
             weight = np.where(valid, scale / np.where(valid, sky_map.rms, 1.0), 0.0).astype(np.float32)

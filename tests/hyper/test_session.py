@@ -1,0 +1,284 @@
+"""Whole runs: outputs, failures, formats, cubes, fixed sources, the command line."""
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from starmill.cli.main import cli
+from starmill.cli.runtime import exit_code_of
+from starmill.errors import InputError, StarmillWarning
+from starmill.hyper import run_hyper, start_hyper
+from starmill.hyper.options import options_from
+from starmill.hyper.session import run_maps
+from starmill.hyper.tables import COLUMNS, frame_name
+from starmill.io.cubes import cube_writer, open_cube, read_sky_map, stem_of
+from tests.compact_sources.scene import PIXEL, matched, scene
+
+BEAM = 3.4 * PIXEL / 3600
+
+
+def header(wcs, **cards):
+    out = wcs.to_header()
+    out.update({"BMAJ": BEAM, "BMIN": BEAM, "BPA": 0.0, "BUNIT": "Jy/beam"})
+    for name, value in cards.items():
+        if value is None:
+            out.remove(name, ignore_missing=True)
+        else:
+            out[name] = value
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("maps")
+    for name, seed in (("one", 3), ("two", 4)):
+        sky_map, sources = scene(seed=seed, n=12, shape=(100, 110))
+        fits.writeto(path / f"{name}.fits", sky_map.image.astype("f4"), header(sky_map.wcs))
+        np.save(path / f"{name}.npy", sources)
+    (path / "maps_list.txt").write_text("one.fits\ntwo.fits\n")
+    (path / "config.yaml").write_text(
+        "paths: {input: {dir_maps: .}, output: {dir_root: out}}\n"
+        "control: {parallel_maps: true, n_cores: 2}\nunits: {convert_mJy: true}\ndetection: {sigma_thres: 5}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(folder):
+    table = run_hyper(folder / "config.yaml")
+    return folder, table
+
+
+def test_the_outputs_are_the_documented_ones(done):
+    folder, table = done
+    names = {str(p.relative_to(folder / "out")) for p in (folder / "out").rglob("*") if p.is_file()}
+    assert names == {
+        "params/params_one.txt", "params/params_one.csv", "params/params_two.txt", "params/params_two.csv",
+        "params/params_ALL.txt", "params/params_ALL.csv", "logs/hyper_py.log", "logs/Hyper_log_one.log",
+        "logs/Hyper_log_two.log", "regions/region_files_one_centroids.reg", "regions/region_files_one_ellipses.reg",
+        "regions/region_files_two_centroids.reg", "regions/region_files_two_ellipses.reg",
+    }  # fmt: skip
+    assert list(table.colnames) == list(COLUMNS)
+    assert "sources" in (folder / "out/logs/hyper_py.log").read_text()
+
+
+def test_tables_hold_positions_and_fluxes_to_full_precision(done):
+    folder, table = done
+    ipac = Table.read(folder / "out/params/params_one.txt", format="ipac")
+    ecsv = Table.read(folder / "out/params/params_one.csv", format="ascii.ecsv")
+    plain = Table.read(folder / "out/params/params_ALL.csv", format="ascii.csv")
+    np.testing.assert_allclose(ipac["RA"], ecsv["RA"], atol=1e-8)
+    np.testing.assert_allclose(ipac["FLUX"], ecsv["FLUX"], rtol=1e-6)
+    assert len(plain) == len(table)
+    assert str(ipac["FLUX"].unit) == "mJy"
+    sources = np.load(folder / "one.npy")
+    rows = table[table["MAP_ID"] == "one"]
+    i, j = matched({"x": rows["X"], "y": rows["Y"]}, sources) if len(rows) else ([], [])
+    assert len(i) == 12
+    ratio = np.asarray(rows["FLUX_PEAK"])[j] / 1e3 / sources[i, 0]
+    assert 0.9 < np.median(ratio) < 1.1
+
+
+def test_regions_are_in_the_frame_of_the_map(done):
+    folder, table = done
+    text = (folder / "out/regions/region_files_one_ellipses.reg").read_text().splitlines()
+    assert text[0] == "# Region file format: DS9 version 4.1"
+    assert text[2] in {"icrs", "fk5"}
+    ellipse = [line for line in text if line.startswith("ellipse")]
+    assert len(ellipse) == (table["MAP_ID"] == "one").sum()
+    angle = float(ellipse[0].split(",")[-1].rstrip(")"))
+    assert angle == pytest.approx(float(table["PA"][0]) + 90, abs=0.01)
+
+
+def test_start_hyper_is_a_synonym():
+    assert start_hyper is run_hyper
+
+
+def test_one_bad_map_does_not_stop_the_others(folder, tmp_path):
+    sky_map, _ = scene(n=1, shape=(60, 60))
+    image = sky_map.image.astype("f4")
+    bad = {
+        "no_unit": header(sky_map.wcs, BUNIT=None), "odd_unit": header(sky_map.wcs, BUNIT="counts"),
+        "no_beam": header(sky_map.wcs, BMAJ=None), "negative_beam": header(sky_map.wcs, BMAJ=-0.1),
+        "no_wcs": fits.Header({"BUNIT": "Jy/beam", "BMAJ": BEAM, "BMIN": BEAM}),
+    }  # fmt: skip
+    paths = []
+    for name, cards in bad.items():
+        fits.writeto(tmp_path / f"{name}.fits", image, cards)
+        paths.append(tmp_path / f"{name}.fits")
+    fits.writeto(tmp_path / "all_nan.fits", np.full((40, 40), np.nan, "f4"), header(sky_map.wcs))
+    fits.writeto(tmp_path / "real_4d.fits", np.zeros((2, 3, 40, 40), "f4"), header(sky_map.wcs))
+    (tmp_path / "text.fits").write_text("not a FITS file")
+    paths += [tmp_path / f"{name}.fits" for name in ("all_nan", "real_4d", "text", "absent")]
+    run = run_maps(options_from({}, {"dir_root": str(tmp_path / "out")}), [*paths, folder / "one.fits"])
+    assert run.exit_code == 1
+    assert len(run.failed) == len(paths)
+    assert all(outcome.error and "internal" not in outcome.error for outcome in run.failed)
+    assert set(run.table["MAP_ID"]) == {"one"}
+    with pytest.raises(InputError, match="no map could be photometered"):
+        run_hyper(maps=paths[:2], dir_root=str(tmp_path / "out2"))
+    with pytest.warns(StarmillWarning, match="odd_unit"):
+        run_hyper(maps=[paths[1], folder / "one.fits"], dir_root=str(tmp_path / "out3"))
+
+
+def test_a_degenerate_fourth_axis_is_accepted(folder, tmp_path):
+    with fits.open(folder / "one.fits") as hdus:
+        fits.writeto(tmp_path / "axes.fits", hdus[0].data[None, None], hdus[0].header)
+    assert read_sky_map(tmp_path / "axes.fits").image.shape == (100, 110)
+
+
+def test_an_empty_table_has_all_columns_in_every_format(folder, tmp_path):
+    table = run_hyper(
+        maps=[folder / "one.fits"], sigma_thres=1e4, dir_root=str(tmp_path),
+        table_formats=["ipac", "ecsv", "fits", "votable", "csv"],
+    )  # fmt: skip
+    assert len(table) == 0
+    assert list(table.colnames) == list(COLUMNS)
+    assert len(Table.read(tmp_path / "params/params_one.fits")) == 0
+
+
+def test_fits_products(folder, tmp_path):
+    run_hyper(
+        maps=[folder / "one.fits"], dir_root=str(tmp_path), fits_fitting=True, fits_bg_separate=True, sigma_thres=8
+    )
+    cut = fits.getdata(tmp_path / "fits/fitting/HYPER_MAP_one_ID_1_cutout.fits")
+    model = fits.getdata(tmp_path / "fits/fitting/HYPER_MAP_one_ID_1_model.fits")
+    residual = fits.getdata(tmp_path / "fits/fitting/HYPER_MAP_one_ID_1_residual.fits")
+    np.testing.assert_allclose(cut - model, residual, atol=1e-5 * np.abs(cut).max())
+    assert fits.getheader(tmp_path / "fits/bg_separate/HYPER_MAP_one_background.fits")["BUNIT"] == "Jy/pixel"
+
+
+def test_a_folder_that_cannot_be_written(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError):
+        run_hyper(maps=[folder / "one.fits"], dir_root=str(tmp_path / "file" / "out"))
+
+
+def test_detection_only_and_fixed_sources(folder, tmp_path):
+    found = run_hyper(maps=[folder / "one.fits"], dir_root=str(tmp_path), detection_only=True, sigma_thres=6)
+    assert len(found) >= 10
+    assert np.isfinite(found["RA"]).all()
+    given = Table({"ID": [1, 2], "RA": found["RA"][:2], "DEC": found["DEC"][:2], "FWHM_1": [8.0, 8.0],
+                   "FWHM_2": [7.0, 7.0], "PA": [10.0, 20.0]})  # fmt: skip
+    given.write(tmp_path / "source_table.txt", format="ascii.ipac")
+    table = run_hyper(maps=[folder / "one.fits"], dir_root=str(tmp_path), use_fixed_source_table=True)
+    np.testing.assert_allclose(table["RA"], found["RA"][:2], atol=1e-8)
+    np.testing.assert_allclose(table["FWHM_1"], 8.0, rtol=1e-4)
+    fixed = run_hyper(
+        maps=[folder / "one.fits"], dir_root=str(tmp_path), fixed_peaks=True, xcen_fix=list(found["RA"][:3]),
+        ycen_fix=list(found["DEC"][:3]), fixed_radius=True, fwhm_1=[9.0], fwhm_2=[9.0],
+    )  # fmt: skip
+    assert len(fixed) == 3
+    assert (fixed["FLUX_ERR"] > 0).all()
+
+
+def test_galactic_maps_have_galactic_regions(tmp_path):
+    sky_map, _ = scene(n=5, shape=(80, 80))
+    cards = header(sky_map.wcs, CTYPE1="GLON-CAR", CTYPE2="GLAT-CAR", CRVAL1=10.0, CRVAL2=0.0, RADESYS=None, LATPOLE=None,
+                   LONPOLE=None)  # fmt: skip
+    fits.writeto(tmp_path / "gal.fits", sky_map.image, cards)
+    loaded = read_sky_map(tmp_path / "gal.fits")
+    assert frame_name(loaded) == "galactic"
+    table = run_hyper(maps=[tmp_path / "gal.fits"], dir_root=str(tmp_path / "out"))
+    lines = (tmp_path / "out/regions/region_files_gal_centroids.reg").read_text().splitlines()
+    lon, lat = (float(v) for v in lines[3].split("(")[1].split(")")[0].split(","))
+    assert lon == pytest.approx(float(table["GLON"][0]), abs=1e-7)
+    assert lat == pytest.approx(float(table["GLAT"][0]), abs=1e-7)
+
+
+@pytest.fixture(scope="module")
+def cube_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cube") / "cube.fits"
+    planes = []
+    sky_map, sources = scene(seed=6, n=8, shape=(90, 95), snr=(20, 30))
+    for channel in range(3):
+        noise = scene(seed=20 + channel, n=0, shape=(90, 95))[0].image
+        bright = scene(seed=6, n=8, shape=(90, 95), snr=(20, 30))[0].image
+        planes.append((bright + 0.3 * (noise - noise.mean())).astype("f4"))
+    data = np.array(planes)
+    data[:, :5] = np.nan
+    data[2] = np.nan
+    cards = header(sky_map.wcs, CTYPE3="VRAD", CRVAL3=1.0, CDELT3=0.5, CRPIX3=1.0, CUNIT3="km/s")
+    fits.writeto(path, data, cards)
+    return path
+
+
+def test_cubes_channel_by_channel(cube_path, tmp_path):
+    run = run_maps(options_from({}, {"dir_root": str(tmp_path), "datacube": True, "sigma_thres": 6}), [cube_path])
+    assert [bool(o.error) for o in run.outcomes] == [False, False, True]
+    assert run.exit_code == 1
+    assert set(run.table["CHANNEL"]) == {1, 2}
+    np.testing.assert_allclose(np.unique(run.table["SPECTRAL"]), [1.0, 1.5])
+    first, second = (set(run.table["SOURCE"][run.table["CHANNEL"] == c]) for c in (1, 2))
+    assert len(first & second) >= 7
+    with fits.open(cube_path) as hdus:
+        background = fits.getdata(tmp_path / "cube_background_cube_fullsize.fits")
+        flat = fits.getdata(tmp_path / "cube_background_subtracted.fits")
+        np.testing.assert_allclose((background + flat)[:2], hdus[0].data[:2], atol=1e-4)
+    assert fits.getdata(tmp_path / "cube_background_cube_cut.fits").shape == (3, 85, 95)
+    assert (tmp_path / "maps/cube_slice_002.fits").exists()
+    assert (tmp_path / "params/params_cube_ALL.csv").exists()
+
+
+def test_cube_files(cube_path, tmp_path):
+    cube = open_cube(cube_path)
+    assert len(cube) == 3
+    assert cube.spectral_type == "VRAD"
+    with pytest.raises(InputError, match="three axes"):
+        fits.writeto(tmp_path / "four.fits", np.zeros((2, 2, 9, 9)))
+        open_cube(tmp_path / "four.fits")
+    with pytest.raises(InputError, match="1 of 3"), cube_writer(tmp_path / "x.fits", cube, "Jy") as write:
+        write(np.zeros((90, 95)))
+    assert not (tmp_path / "x.fits").exists()
+    table = fits.BinTableHDU.from_columns([
+        fits.Column("BMAJ", "E", "arcsec", array=[7.0, 8.0, 9.0]), fits.Column("BMIN", "E", "arcsec", array=[6.0, 7.0, 8.0]),
+        fits.Column("BPA", "E", "deg", array=[0.0, 10.0, 20.0]), fits.Column("CHAN", "J", array=[0, 1, 2]),
+    ], name="BEAMS")  # fmt: skip
+    with fits.open(cube_path) as hdus:
+        head = hdus[0].header.copy()
+        for name in ("BMAJ", "BMIN", "BPA"):
+            del head[name]
+        fits.HDUList([fits.PrimaryHDU(hdus[0].data, head), table]).writeto(tmp_path / "beams.fits")
+    beams = [sky_map.beam for sky_map in open_cube(tmp_path / "beams.fits")]
+    assert [b.major for b in beams] == [7.0, 8.0, 9.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("a.fits", "a"), ("a.b.fits.gz", "a.b"), ("map.FITS", "map"), ("x", "x")]
+)
+def test_stems(name, stem):
+    assert stem_of(name) == stem
+
+
+def command(*words):
+    return exit_code_of(lambda: cli.main(args=list(words), prog_name="starmill", standalone_mode=False), list(words))
+
+
+def test_command_line(folder, tmp_path, capsys):
+    assert command("hyper", str(folder / "one.fits"), "-o", str(tmp_path), "--threshold", "6", "--json") == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["maps"][0]["sources"] >= 10
+    assert command("hyper", str(folder / "one.fits"), str(tmp_path / "no.fits"), "-o", str(tmp_path), "-q") == 1
+    assert command("hyper", "no.yaml") == 3
+    assert command("hyper", str(folder / "one.fits"), "--set", "detection.sigma_tres=4") == 2
+    assert command("hyper", "--write-config", str(tmp_path / "c.yaml")) == 0
+    assert command("hyper", "--write-config", str(tmp_path / "c.yaml")) != 0
+    assert command("hyper", str(folder / "one.fits"), "--config-dump", "--set", "accurate.fit.radius=1.7") == 0
+    assert '"radius": 1.7' in capsys.readouterr().out
+
+
+def test_report_is_one_page_that_needs_nothing_else(folder, tmp_path):
+    run_hyper(maps=[folder / "two.fits"], dir_root=str(tmp_path), report=True, sigma_thres=25)
+    text = (tmp_path / "params_two.html").read_text()
+    assert "http" not in text
+    assert text.count("data:image/png") >= 3
+
+
+def test_figures_of_cutouts(folder, tmp_path):
+    run_hyper(maps=[folder / "two.fits"], dir_root=str(tmp_path), visualize_fitting=True, sigma_thres=38)
+    pictures = list((tmp_path / "plots/fitting").glob("*.png"))
+    assert pictures
+    assert len(pictures) % 2 == 0
