@@ -50,7 +50,7 @@ class KernelNodes:
     def tabulate(cls, kernel, box, *, tolerance=INTERPOLATION_ERROR):
         """Tabulate a SpatialKernel on the coarsest grid on which linear interpolation is accurate."""
         spacing = 512
-        while spacing > 16 and _interpolation_error(kernel, box, spacing) > tolerance:
+        while spacing > 2 and _interpolation_error(kernel, box, spacing) > tolerance:
             spacing //= 2
         if _is_constant(kernel, box, tolerance):
             images = kernel.kernels_at(*box.center)[None, None]

@@ -100,7 +100,7 @@ def psf_fwhm(psf_image):
     half = psf_image.shape[0] // 2
     keep = min(half, 12)
     fine = zoom(psf_image[half - keep : half + keep + 1, half - keep : half + keep + 1], 4, order=3)
-    return float(2 * np.sqrt((fine > fine.max() / 2).sum() / np.pi) / 4)
+    return float(max(2 * np.sqrt((fine > fine.max() / 2).sum() / np.pi) / 4, 1.0))
 
 
 def peak_offset(patch):

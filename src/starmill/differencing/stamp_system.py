@@ -104,8 +104,8 @@ def build_stamp_system(
         weight = np.where(good, 1 / np.where(good, variance, 1), 0)
         design = np.empty((len(basis) + 2, side * side))
         design[:-2] = convolve_with_basis(cut, basis).reshape(len(basis), -1)
-        data = np.where(good, target[inner], 0)
-        design[-2], design[-1] = (data - (np.median(data[good]) if good.any() else 0)).ravel(), 1
+        level = np.median(target[inner][good]) if good.any() else 0.0
+        design[-2], design[-1] = np.where(good, target[inner] - level, 0).ravel(), 1
         root = np.sqrt(weight).ravel()
         design *= root
         products = design @ design.T

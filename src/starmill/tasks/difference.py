@@ -13,7 +13,7 @@ from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import ConstantField
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.mask import Mask
-from starmill.datamodel.psf import PixelBasisPsf
+from starmill.datamodel.psf import GaussianPsf, PixelBasisPsf
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import DifferentialBackground, fit_differential_background
 from starmill.differencing.convolve import repair_bad
@@ -25,11 +25,12 @@ from starmill.differencing.score import matched_filter
 from starmill.differencing.seeing import Seeing, measure_seeing
 from starmill.differencing.selection import fit_selected_kernel
 from starmill.differencing.spatial_terms import SpatialTerms
-from starmill.differencing.stamp_system import build_stamp_system
+from starmill.differencing.stamp_system import StampSystem, build_stamp_system
 from starmill.differencing.stamps import StampSet, choose_stamps, stamps_at
 from starmill.differencing.subtract import convolve_image, subtract_convolved
 from starmill.differencing.wings import KernelWings, fit_wings
 from starmill.errors import AlgorithmError, InputError
+from starmill.kernels.kernel_convolution import mark_squares
 from starmill.tasks.base import Config, Result, Task, field
 
 __all__ = ["DifferenceConfig", "DifferenceTask"]
@@ -65,6 +66,7 @@ class DifferenceConfig(Config):
     bad_planes: list[str] = field(
         lambda: ["BAD", "SAT", "CR", "NO_DATA", "EDGE"], "Pixels of these mask planes are not used."
     )
+    psf_fwhm: float | None = field(None, "FWHM of an image without a measurable star, and of the pixels kept out of the fit.", gt=0, unit="pixel")
     strict: bool = field(False, "Raise an error when the quality verdict is a failure.")
 
 
@@ -76,6 +78,12 @@ class Side:
     variance: Array
     bad: Array
     seeing: Seeing
+    hidden: Array | None = None
+
+    @property
+    def unfit(self) -> Array:
+        """Pixels that the kernel fit must not see."""
+        return self.bad if self.hidden is None else self.bad | self.hidden
 
 
 class DifferenceTask(Task):
@@ -89,7 +97,10 @@ class DifferenceTask(Task):
     reads = {"template": "template", "science": "calibrated"}
     writes = {"difference": "difference", "score": "difference_score", "kernel": "matching_kernel"}
 
-    def run(self, *, template: Exposure, science: Exposure, positions: tuple[Array, Array] | None = None) -> Result:
+    def run(
+        self, *, template: Exposure, science: Exposure, positions: tuple[Array, Array] | None = None,
+        exclude: tuple[Array, Array] | None = None,
+    ) -> Result:  # fmt: skip
         """Match and subtract.
 
         Parameters
@@ -98,6 +109,8 @@ class DifferenceTask(Task):
             Same box, with variance. Not changed.
         positions : (x, y), optional
             Centres of the stamps, parent frame; found automatically when not given.
+        exclude : (x, y), optional
+            Parent positions of known transients: pixels within two FWHM are kept out of the kernel fit.
 
         Returns
         -------
@@ -109,7 +122,7 @@ class DifferenceTask(Task):
         """
         self._check_inputs(template, science)
         with self.timer("seeing"):
-            sides = {"template": self._side(template), "science": self._side(science)}
+            sides = {"template": self._side(template, exclude), "science": self._side(science, exclude)}
         direction = self._direction(sides)
         reference, target = (sides[name] for name in _order(direction))
         box = science.box
@@ -142,7 +155,7 @@ class DifferenceTask(Task):
                 f"template and science are on different pixels: {template.box} and {science.box}; align them first"
             )
 
-    def _side(self, exposure: Exposure) -> Side:
+    def _side(self, exposure: Exposure, exclude: tuple[Array, Array] | None = None) -> Side:
         """Return usable arrays of one exposure and its seeing."""
         known = [name for name in self.config.bad_planes if name in exposure.mask.planes]
         bad = exposure.mask.any(*known) | ~np.isfinite(exposure.image) | ~np.isfinite(exposure.variance)
@@ -160,7 +173,23 @@ class DifferenceTask(Task):
         fill = np.float32(np.median(exposure.image[::3, ::3][~bad[::3, ::3]]))
         image[bad] = fill
         variance = np.where(bad, np.float32(np.median(exposure.variance[~bad][::7])), exposure.variance)
-        return Side(image, variance, bad, measure_seeing(image, variance, bad))
+        seeing = self._seeing(image, variance, bad)
+        hidden = None
+        if exclude is not None:
+            hidden = np.zeros(bad.shape, bool)
+            x = np.rint(np.atleast_1d(exclude[0])).astype(np.int64) - exposure.origin[0]
+            y = np.rint(np.atleast_1d(exclude[1])).astype(np.int64) - exposure.origin[1]
+            mark_squares(x, y, int(np.ceil(2 * (self.config.psf_fwhm or 2.355 * seeing.sigma))), hidden)
+        return Side(image, variance, bad, seeing, hidden)
+
+    def _seeing(self, image: Array, variance: Array, bad: Array) -> Seeing:
+        try:
+            return measure_seeing(image, variance, bad)
+        except AlgorithmError:
+            if self.config.psf_fwhm is None:
+                raise
+        sigma = self.config.psf_fwhm / 2.355
+        return Seeing(sigma, GaussianPsf(sigma, 51).kernel_at(0.0, 0.0), 0)
 
     def _direction(self, sides: dict[str, Side]) -> str:
         if self.config.direction != "auto":
@@ -177,7 +206,7 @@ class DifferenceTask(Task):
         config = self.config
         sharp, broad = reference.seeing.sigma, target.seeing.sigma
         half = config.kernel_half_width or int(np.clip(np.ceil(2.4 * 2.355 * max(sharp, broad)), 7, 15))
-        half = min(half, (min(reference.image.shape) - 12) // 5)
+        half = min(half, (min(reference.image.shape) - 12) // 4)
         if half < 2:
             raise AlgorithmError(
                 "the image is too small for a matching kernel",
@@ -196,9 +225,13 @@ class DifferenceTask(Task):
         config, white = self.config, stamps is not None
         basis = self._basis(reference, target)
         half = config.stamp_half_width or int(1.5 * basis.half_width)
-        bad = reference.bad | target.bad
+        bad = reference.unfit | target.unfit
         if stamps is not None:
             pass
+        elif positions is None and min(bad.shape) < 2 * (2 * half + 2 * basis.half_width + 1):
+            # a cutout around one object: all of it is one stamp
+            half = (min(bad.shape) - 1) // 2 - basis.half_width
+            stamps = stamps_at([bad.shape[1] // 2], [bad.shape[0] // 2], bad.shape, half_width=half, margin=basis.half_width)
         elif positions is None:
             stamps = choose_stamps(
                 reference.image, target.image, bad, target.variance, half_width=half,
@@ -210,20 +243,38 @@ class DifferenceTask(Task):
             stamps = stamps_at(x, y, reference.image.shape, half_width=half, margin=basis.half_width)
         match = None if white else float(np.sqrt(max(target.seeing.sigma**2 - reference.seeing.sigma**2, 0.5)))
         scale = _flux_ratio(reference, target)
-        system = build_stamp_system(
-            reference.image, target.image, reference.variance, target.variance, reference.bad, target.bad,
-            stamps, basis, match_sigma=match, scale=scale, origin=(box.x0, box.y0), prefilter=prefilter,
-        )  # fmt: skip
-        keywords = {"clip": config.clip, "minimum": config.minimum_stamps}
+        keywords = {"clip": config.clip, "minimum": min(config.minimum_stamps, max(len(stamps), 1))}
+        if len(stamps) < config.minimum_stamps and len(stamps) != 1:
+            raise AlgorithmError(
+                "too few stamps for a kernel fit", numbers={"stamps": len(stamps), "needed": config.minimum_stamps}
+            )
+
+        def fit(noise_correction: float) -> KernelFit:
+            system = build_stamp_system(
+                reference.image, target.image, reference.variance, target.variance, reference.bad, target.unfit,
+                stamps, basis, match_sigma=match, scale=scale, origin=(box.x0, box.y0), prefilter=prefilter,
+                noise_correction=noise_correction,
+            )  # fmt: skip
+            return self._solve(system, basis, box, keywords)
+
+        try:
+            return stamps, fit(0.9)
+        except AlgorithmError:
+            # with few faint stamps the matrix without its noise part is not positive
+            return stamps, fit(0.0)
+
+    def _solve(self, system: StampSystem, basis: KernelBasis, box: Box, keywords: dict[str, Any]) -> KernelFit:
+        """Fit a model of given orders, or choose the orders."""
+        config = self.config
         if config.kernel_order is not None and config.sum_order is not None:
             model = KernelModel(
                 basis, SpatialTerms(box, config.kernel_order, config.family),
                 SpatialTerms(box, config.sum_order, config.family), np.arange(len(basis)),
             )  # fmt: skip
-            return stamps, fit_kernel(system, model, **keywords)
+            return fit_kernel(system, model, **keywords)
         orders = range(5) if config.kernel_order is None else (config.kernel_order,)
         sums = (0, 1, 2) if config.sum_order is None else (config.sum_order,)
-        return stamps, fit_selected_kernel(
+        return fit_selected_kernel(
             system, basis, box, orders=orders, sum_orders=sums, family=config.family, **keywords
         )
 
