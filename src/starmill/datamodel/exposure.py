@@ -102,7 +102,7 @@ class Exposure:
     image : (ny, nx) array or MaskedImage
         In ``unit``; kept as float32.
     mask : Mask or (ny, nx) int array, optional
-    variance : (ny, nx) array, unit\\ **2, optional
+    variance : (ny, nx) array, unit², optional
         Zero means unknown.
     origin : (x0, y0)
         Parent-frame index of the first pixel.
@@ -166,7 +166,7 @@ class Exposure:
 
     @property
     def variance(self) -> NDArray[np.float32]:
-        r"""Variance of the pixels, unit\\ **2, ``[y, x]``; assign to change it."""
+        """Variance of the pixels, unit², ``[y, x]``; assign to change it."""
         return self.masked_image.variance
 
     @variance.setter

@@ -24,7 +24,7 @@ class MaskedImage:
         flagged NO_DATA when no mask is given, and set to zero so that they cannot spread.
     mask : Mask or (ny, nx) int array, optional
         No bit set when not given.
-    variance : (ny, nx) array, in ``unit``\\ **2, optional
+    variance : (ny, nx) array, in the square of ``unit``, optional
         Zero when not given; zero means *unknown*.
     origin : (x0, y0)
         Parent-frame index of the first pixel.
