@@ -81,9 +81,9 @@ def adaptive_moments(images: NDArray[Any], max_iterations: int = 100) -> Float:
 
     Returns
     -------
-    moments : (n, 3) array, pixel\\ **2
+    moments : (n, 3) array, pixel²
         ``xx, yy, xy``; NaN where the iteration does not converge. Images narrower than about 1.6 pixels (FWHM)
-        are integrated over the area of the pixels, which adds 1/12 pixel\\ **2.
+        are integrated over the area of the pixels, which adds 1/12 pixel².
     """
     images = np.asarray(images, np.float64)
     size = images.shape[1]
@@ -193,11 +193,11 @@ class Psf(ABC):
         return images[0], (int(x0[0]), int(y0[0]))
 
     def shapes_at(self, x: Any, y: Any) -> Float:
-        """Return the adaptive moments ``xx, yy, xy`` at positions: (n, 3), pixel\\ **2."""
+        """Return the adaptive moments ``xx, yy, xy`` at positions: (n, 3), pixel²."""
         return adaptive_moments(self.kernels_at(np.atleast_1d(x), np.atleast_1d(y)))
 
     def shape_at(self, x: float | None = None, y: float | None = None) -> tuple[float, float, float]:
-        """Return the adaptive moments ``xx, yy, xy`` at a position, pixel\\ **2."""
+        """Return the adaptive moments ``xx, yy, xy`` at a position, pixel²."""
         x, y = self._position(x, y)
         xx, yy, xy = self.shapes_at(x, y)[0]
         return float(xx), float(yy), float(xy)
