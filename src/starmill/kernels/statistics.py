@@ -18,7 +18,7 @@ N_GOOD, MEDIAN, IQR, N_CLIPPED_SAMPLE, CLIPPED_MEAN, CLIPPED_VARIANCE, MEAN, VAR
 N_SUMMARY = 8
 
 IQR_TO_SIGMA = 0.741301109  # 1 / (2 * 0.674489750), sigma of a Gaussian from its interquartile range
-_SMALL_SAMPLE = 2048  # below this a plain quickselect is as fast as a histogram
+_SMALL_SAMPLE = 512  # below this a plain quickselect is as fast as a histogram
 _RANGE_SAMPLE = 64
 _BINS = 1024
 _QUARTILES = np.array([0.25, 0.5, 0.75])
