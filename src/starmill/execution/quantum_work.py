@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from starmill.errors import NoDataError, StarmillError
+from starmill.execution.blas_threads import one_blas_thread
 from starmill.repository.data_id import DataId
 from starmill.repository.formatters import formatter, read_dataset
 from starmill.repository.store import file_checksum, open_store
@@ -92,7 +93,8 @@ def _work(message: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 continue
             values = [_read(store, file, stack) for file in files]
             inputs[keyword] = values if keyword in message["many"] else values[0]
-        result = task.run(**inputs)  # inside the block: lazy inputs are read while it runs
+        with one_blas_thread():
+            result = task.run(**inputs)  # inside the block: lazy inputs are read while it runs
     outputs: dict[str, Any] = {}
     try:
         for keyword, storage, optional in message["outputs"]:
