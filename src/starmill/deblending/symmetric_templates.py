@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from starmill.cosmic_rays.laplacian import selection_network
 from starmill.datamodel.footprint import FootprintSet
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.psf import Psf
@@ -336,10 +337,11 @@ def _deblend_parent(
         stamp["pixels"], stamp["variance"], inside, y, x, psfs, frame.fwhm, np.array(rules.psf_chi2),
         is_psf, images, fluxes, centres, chi2,
     )  # fmt: skip
+    network = selection_network(25) if rules.median_smooth else np.zeros((0, 2), np.int64)
     flat, ramped, stray = np.zeros(layout.offsets[-1], np.float32), np.zeros(n, bool), np.zeros(n, bool)
     build_templates(
         stamp["pixels"], inside, y, x, _ramp_psfs(psfs, margin), is_psf, images, frame.sigma,
-        EDGE_RULES[rules.edge_handling], rules.median_smooth, layout.limit, layout.offsets, flat, ramped,
+        EDGE_RULES[rules.edge_handling], network, layout.limit, layout.offsets, flat, ramped,
     )  # fmt: skip
     if rules.remove_degenerate and not big:
         _empty_degenerate(layout, flat, rules.max_overlap)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from starmill.kernels._jit import njit
+from starmill.kernels.medians import window_median
 
 MAX_RING_STEP = 5  # pixels that the shadow of a pixel reaches outwards
 SHADOW_SLOPE = 0.3  # half opening of the shadow, tangent
@@ -68,18 +69,18 @@ def add_edge_ramps(pixels, inside, template, cy, cx, psf, threshold, padded, all
     threshold : float
         A rim pixel above it makes a ramp.
     padded : (ny, nx) float32 array, allowed : (ny, nx) bool array
-        Written: pixels and footprint with the ramps.
+        Written in the box of the template: pixels and footprint with the ramps.
 
     Returns
     -------
     ramped : bool
         Whether there was any ramp.
     """
-    ny, nx = pixels.shape
-    copy_image(pixels, padded)
-    copy_image(inside, allowed)
     height, width = template.shape
     y0, x0 = cy - height // 2, cx - width // 2
+    y1, x1 = y0 + height, x0 + width
+    copy_image(pixels[y0:y1, x0:x1], padded[y0:y1, x0:x1])
+    copy_image(inside[y0:y1, x0:x1], allowed[y0:y1, x0:x1])
     half = psf.shape[0] // 2
     top = psf[half, half]
     ramped = False
@@ -92,8 +93,8 @@ def add_edge_ramps(pixels, inside, template, cy, cx, psf, threshold, padded, all
             mirror_y, mirror_x = 2 * cy - y, 2 * cx - x
             if _surrounded(inside, y, x) and _surrounded(inside, mirror_y, mirror_x):
                 continue
-            for qy in range(max(0, y - half), min(ny, y + half + 1)):
-                for qx in range(max(0, x - half), min(nx, x + half + 1)):
+            for qy in range(max(y0, y - half), min(y1, y + half + 1)):
+                for qx in range(max(x0, x - half), min(x1, x + half + 1)):
                     if inside[qy, qx]:
                         continue
                     ramp = np.float32(value * psf[qy - y + half, qx - x + half] / top)
@@ -115,56 +116,6 @@ def _surrounded(inside, y, x):
 
 
 @njit
-def _median_25(values):
-    """Median of 25 numbers by quick selection; the array is changed."""
-    low, high, k = 0, 24, 12
-    while low < high:
-        pivot = values[k]
-        i, j = low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while pivot < values[j]:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if j < k:
-            low = i
-        if k < i:
-            high = j
-    return values[k]
-
-
-@njit
-def median_smooth(template, out):
-    """Median of 5 x 5 pixels; two pixels along the edge are copied.
-
-    Parameters
-    ----------
-    template : (ny, nx) float32 array
-        Not negative.
-    out : (ny, nx) float32 array
-        Written.
-    """
-    ny, nx = template.shape
-    copy_image(template, out)
-    window = np.empty(25, np.float32)
-    for y in range(2, ny - 2):
-        for x in range(2, nx - 2):
-            empty = 0
-            k = 0
-            for dy in range(-2, 3):
-                row = template[y + dy, x - 2 : x + 3]
-                for dx in range(5):
-                    window[k] = row[dx]
-                    empty += 1 if row[dx] <= 0 else 0
-                    k += 1
-            out[y, x] = np.float32(0.0) if empty > 12 else _median_25(window)
-
-
-@njit
 def _any_positive(image):
     """Tell whether any pixel is above zero."""
     for y in range(image.shape[0]):
@@ -177,27 +128,32 @@ def _any_positive(image):
 @njit
 def _round_away(value):
     """Round to the nearest integer, halves away from zero, so that mirror images round alike."""
-    return int(np.floor(value + 0.5)) if value >= 0 else -int(np.floor(0.5 - value))
+    return int(value + 0.5) if value >= 0 else -int(0.5 - value)
 
 
 @njit
-def _cast_shadow(template, height, ry, rx, major, minor, along_x):
-    """Limit the pixels behind one pixel to its height."""
-    sign = 1 if major > 0 else -1
-    slope = minor / abs(major)
-    for step in range(1, MAX_RING_STEP + 1):
-        first = minor + _round_away(step * (slope - SHADOW_SLOPE))
-        last = minor + _round_away(step * (slope + SHADOW_SLOPE))
-        reach = major + sign * step
-        if abs(reach) > (rx if along_x else ry):
-            return
-        side = ry if along_x else rx
-        for other in range(max(first, -side), min(last, side) + 1):
+def _cast_shadows(template, light, ry, rx, ring, minor, along_x):
+    """Limit the pixels behind one pixel, and behind the one opposite to it, to their heights."""
+    if along_x:
+        here, there = light[ry + minor, rx + ring], light[ry - minor, rx - ring]
+        outside, side = rx, ry
+    else:
+        here, there = light[ry + ring, rx + minor], light[ry - ring, rx - minor]
+        outside, side = ry, rx
+    slope = minor / ring
+    for step in range(1, min(MAX_RING_STEP, outside - ring) + 1):
+        reach = ring + step
+        first = max(minor + _round_away(step * (slope - SHADOW_SLOPE)), -side)
+        last = min(minor + _round_away(step * (slope + SHADOW_SLOPE)), side)
+        for other in range(first, last + 1):
             if along_x:
-                if template[ry + other, rx + reach] > height:
-                    template[ry + other, rx + reach] = height
-            elif template[ry + reach, rx + other] > height:
-                template[ry + reach, rx + other] = height
+                y, x = other, reach
+            else:
+                y, x = reach, other
+            if template[ry + y, rx + x] > here:
+                template[ry + y, rx + x] = here
+            if template[ry - y, rx - x] > there:
+                template[ry - y, rx - x] = there
 
 
 @njit
@@ -221,12 +177,10 @@ def make_monotonic(template, shadow):
         for ring in range(first, first + MAX_RING_STEP):
             if ring <= rx:
                 for minor in range(-min(ring, ry), min(ring, ry) + 1):
-                    _cast_shadow(template, shadow[ry + minor, rx + ring], ry, rx, ring, minor, True)
-                    _cast_shadow(template, shadow[ry + minor, rx - ring], ry, rx, -ring, minor, True)
+                    _cast_shadows(template, shadow, ry, rx, ring, minor, True)
             if ring <= ry:
                 for minor in range(-min(ring, rx), min(ring, rx) + 1):
-                    _cast_shadow(template, shadow[ry + ring, rx + minor], ry, rx, ring, minor, False)
-                    _cast_shadow(template, shadow[ry - ring, rx + minor], ry, rx, -ring, minor, False)
+                    _cast_shadows(template, shadow, ry, rx, ring, minor, False)
 
 
 @njit
@@ -246,7 +200,7 @@ def build_templates(
     psf_images,
     sigma,
     edge_rule,
-    median,
+    network,
     limit,
     offsets,
     flat,
@@ -273,8 +227,8 @@ def build_templates(
     edge_rule : int
         0 symmetric templates end where the mirror image leaves the footprint; 1 ramps continue them;
         2 a pixel whose mirror image is outside keeps its own value.
-    median : bool
-        Smooth with a 5 x 5 median.
+    network : (n, 2) int64 array
+        Selection network of 25 values: templates are smoothed with a 5 x 5 median; not when it is empty.
     limit : int
         Largest half size of a template.
     offsets : (n + 1,) int64 array
@@ -303,8 +257,8 @@ def build_templates(
         elif edge_rule == 2:
             _keep_unpaired(pixels, inside, cy, cx, template)
         work = np.empty_like(template)
-        if median:
-            median_smooth(template, work)
+        if network.shape[0] > 0:
+            window_median(template, 2, network, work)
             if _any_positive(work):  # a narrow source on noise may have nothing left
                 copy_image(work, template)
         make_monotonic(template, work)
