@@ -207,6 +207,11 @@ def test_errors_name_the_cause_and_both_values(model, masters):
         task.run(raw=raw, defects=Defects((Box(0, 0, 192, 160),)), **masters)
     with pytest.raises(AlgorithmError, match="every amplifier"):
         IsrTask(PLAIN.override({"maximum_read_noise": 0.1})).run(raw=raw, **masters)
+    blind = RawFrame(
+        np.full(raw.array.shape, np.nan, np.float32), model.detector, raw.info, path="blind.fits"
+    )
+    with pytest.raises(AlgorithmError, match=r"blind\.fits: no overscan pixel is usable"):
+        task.run(raw=blind, **masters)
     with pytest.raises(ConfigError, match="crosstalk"):
         IsrConfig().override({"crostalk": False})
 

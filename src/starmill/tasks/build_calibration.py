@@ -21,7 +21,7 @@ from starmill.isr.defects import bright_defects, dark_defects, fill_bad_columns
 from starmill.isr.photon_transfer import fit_photon_transfer, flat_pair_points, read_noise_from_pairs
 from starmill.tasks.base import Config, Result, Task, field
 from starmill.tasks.config import SubtaskConfig, subtask
-from starmill.tasks.isr import IsrConfig
+from starmill.tasks.isr import IsrConfig, frame_named
 
 __all__ = ["BuildCalibrationConfig", "BuildCalibrationTask", "MemoryStore"]
 
@@ -150,9 +150,11 @@ class BuildCalibrationTask(Task):
             self._check(raw, kept)
             with self.timer("correct"):
                 exposure = self.isr.run(raw=raw, bias=bias, dark=dark).exposure
-            scale = self._scale(raw, exposure)
-            del raw
-            kept.add(exposure, scale, self.config.reject_planes)
+            name = raw.path
+            with frame_named(name):
+                scale = self._scale(raw, exposure)
+                del raw
+                kept.add(exposure, scale, self.config.reject_planes)
             self.log.info("frame %d: level %.1f electron", number + 1, kept.levels[-1])
             del exposure
         with self.timer("combine"):
@@ -193,7 +195,7 @@ class BuildCalibrationTask(Task):
         level = frame_level(exposure.image, exposure.mask.any(*self.config.reject_planes))
         if level <= max(self.config.minimum_level, 0.0):
             raise AlgorithmError(
-                f"the flat {raw.path} is too faint",
+                "the flat is too faint",
                 numbers={"level": round(level, 1), "minimum": self.config.minimum_level},
             )
         return 1.0 / level

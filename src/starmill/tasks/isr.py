@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from starmill.isr.overscan import OverscanLevel, fit_overscan
 from starmill.isr.saturation import fill_flagged, grow_flag, widen_saturation_trails
 from starmill.tasks.base import Config, Result, Task, field
 
-__all__ = ["IsrConfig", "IsrTask", "OverscanConfig"]
+__all__ = ["IsrConfig", "IsrTask", "OverscanConfig", "frame_named"]
 
 Image = NDArray[np.float32]
 
@@ -140,7 +141,7 @@ class IsrTask(Task):
         """
         config, detector = self.config, raw.detector
         masters = self._masters(raw, bias, dark, flat)
-        with self.timer("overscan"):
+        with self.timer("overscan"), frame_named(raw.path):
             levels, rows, columns = self._overscan(raw)
         with self.timer("assemble"):
             mask = Mask(np.empty((0, 0), np.int32))
@@ -151,7 +152,8 @@ class IsrTask(Task):
             )  # fmt: skip
         with self.timer("signal"):
             self._correct_signal(image, mask, detector, crosstalk)
-        bad = self._bad_amplifiers(detector, levels, defects)
+        with frame_named(raw.path):
+            bad = self._bad_amplifiers(detector, levels, defects)
         with self.timer("masters"):
             variance = self._apply_masters(raw, image, mask, levels, masters, brighter_fatter_kernel)
         if config.fringe and (not config.fringe_filters or raw.info.filter in config.fringe_filters):
@@ -353,6 +355,17 @@ class IsrTask(Task):
                 set_bits=mask.bits("INTRP"),
                 fallback=_typical_value(image, mask),
             )
+
+
+@contextmanager
+def frame_named(path: str) -> Iterator[None]:
+    """Put the name of the frame before the message of an error in the block."""
+    try:
+        yield
+    except AlgorithmError as error:
+        if not path or path in error.message:
+            raise
+        raise AlgorithmError(f"{path}: {error.message}", numbers=error.numbers) from error
 
 
 def _check_master(master: MasterFrame, kind: str, raw: RawFrame) -> None:
