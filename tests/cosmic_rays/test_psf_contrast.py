@@ -8,7 +8,7 @@ from tests.reference import cosmic_rays as slow
 
 from starmill.cosmic_rays.events import join_touching, pixels_of, replacement, spans_of
 from starmill.cosmic_rays.interpolate import prediction_weights
-from starmill.cosmic_rays.psf_contrast import contrast_limits, find_cosmic_rays
+from starmill.cosmic_rays.psf_contrast import contrast_limits, find_cosmic_rays, star_contrast
 from starmill.errors import InputError, TooManyCosmicRaysError
 from starmill.kernels import cosmic_rays as kernel
 
@@ -189,3 +189,16 @@ def test_spans_and_events():
     assert_array_equal(owners, [0, 0, 0, 1])
     assert_array_equal(pixels_of(spans)[0], [[5, 3], [5, 4], [5, 6], [6, 5], [9, 9]])
     assert_array_equal(spans_of(pixels[:2], np.array([1, 0]))[0], [[5, 4, 4], [5, 3, 3]])
+
+
+def test_contrast_of_stars_ignores_cosmic_rays():
+    for fwhm in (2.4, 3.6):
+        frame = make_frame(fwhm=fwhm, seed=2)
+        mask = np.zeros(frame.image.shape, np.int32)
+        seen = star_contrast(frame.image, frame.variance, mask)
+        without = star_contrast(frame.without_tracks, frame.variance, mask)
+        assert_allclose(seen, without, rtol=0.15)
+        # Safe enough not to get in the way of the right PSF.
+        assert (0.7 * seen > contrast_limits(gaussian_psf(fwhm / 2.3548), 0.35)).all()
+    empty = star_contrast(np.zeros((50, 60), np.float32), np.ones((50, 60)), np.zeros((50, 60), np.int32))
+    assert np.isinf(empty).all()

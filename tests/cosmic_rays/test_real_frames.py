@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 from tests.cosmic_rays.sky import gaussian_psf
 
 from starmill.background.mesh import estimate_background
-from starmill.cosmic_rays.psf_contrast import find_cosmic_rays
+from starmill.cosmic_rays.psf_contrast import find_cosmic_rays, star_contrast
 
 GAIN, READ_NOISE = 3.65, 4.3  # electron/ADU and electron, README of the data set
 SIGMA = 2.3 / 2.3548  # the sharpest FWHM of the night
@@ -109,3 +109,18 @@ def test_tracks_injected_into_a_real_frame_are_found(frames):
             found += flag[pixels].any()
     assert total > 250
     assert found >= 0.99 * total
+
+
+def test_a_psf_that_is_too_wide_does_not_eat_stars(frames):
+    """A first guess of 3.5 pixels where stars have 2: the contrast of the stars themselves sets the limit."""
+    image, variance, mask = frames[1]
+    seen = star_contrast(image, variance, mask, reject_bits=3)
+    places = stars(image, variance, mask)
+
+    def eaten(**options):
+        flag = find_cosmic_rays(image, variance, mask, psf_image=gaussian_psf(1.5), reject_bits=3, **options)
+        flag = flag.flag(image.shape)
+        return sum(flag[y - 1 : y + 2, x - 1 : x + 2].any() for y, x in places)
+
+    assert eaten() > 0.2 * len(places)
+    assert eaten(contrast_limit=0.7 * seen) <= 0.01 * len(places)  # a few are really hit

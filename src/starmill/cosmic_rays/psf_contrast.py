@@ -23,6 +23,7 @@ from starmill.cosmic_rays.events import (
 )
 from starmill.errors import InputError, TooManyCosmicRaysError
 from starmill.kernels import cosmic_rays as kernel
+from starmill.numerics.tiles import row_bands
 
 REMOVALS = ("predict", "noise")
 
@@ -50,6 +51,56 @@ def contrast_limits(psf_image: NDArray[np.floating], factor: float) -> NDArray[n
     return factor * np.array([along_y, along_x, diagonal]) / box[1, 1]
 
 
+def star_contrast(
+    image: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    mask: NDArray[np.integer],
+    *,
+    reject_bits: int = 0,
+    background: float = 0.0,
+    least_snr: float = 30.0,
+    least_ratio: float = 0.1,
+    fraction: float = 0.05,
+    least_peaks: int = 30,
+) -> NDArray[np.float64]:
+    """Ratio of neighbours to centre that nearly all stars of an image exceed: along y, along x, diagonally.
+
+    Of the bright peaks those are left out that have a pair of opposite neighbours near the background, as cosmic
+    rays do; of the others a low quantile is taken. It does not need the point-spread function, so it shows when
+    the one in use is wider than the stars.
+
+    Parameters
+    ----------
+    image, variance, mask, reject_bits, background
+        As for :func:`find_cosmic_rays`.
+    least_snr : float
+        Least height of a peak in sigma of its pixel.
+    least_ratio : float
+        Least ratio of the faintest pair of a star to the peak.
+    fraction : float
+        The quantile.
+    least_peaks : int
+        With fewer peaks the result is infinite: nothing is known.
+
+    Returns
+    -------
+    ratios : (3,) array
+    """
+    y, x = _bright_pixels(image, variance, background, least_snr).T
+    around = np.array([image[y + j, x + i] for j in (-1, 0, 1) for i in (-1, 0, 1)], np.float64) - background
+    flags = np.bitwise_or.reduce([mask[y + j, x + i] for j in (-1, 0, 1) for i in (-1, 0, 1)])
+    peak = (around[4] >= around.max(axis=0)) & (flags & reject_bits == 0) & (variance[y, x] > 0)
+    around = around[:, peak]
+    ratios = (
+        np.array([around[[1, 7]], around[[3, 5]], around[[0, 8]], around[[2, 6]]]).mean(axis=1) / around[4]
+    )
+    stars = ratios[:, ratios.min(axis=0) > least_ratio] if ratios.size else ratios
+    if stars.shape[1] < least_peaks:
+        return np.full(3, np.inf)
+    along_y, along_x = np.quantile(stars[:2], fraction, axis=1)
+    return np.array([along_y, along_x, np.quantile(stars[2:].min(axis=0), fraction)])
+
+
 def find_cosmic_rays(
     image: NDArray[np.floating],
     variance: NDArray[np.floating],
@@ -63,6 +114,7 @@ def find_cosmic_rays(
     min_counts: float = 150.0,
     noise_factor: float = 2.0,
     contrast_factor: float = 0.35,
+    contrast_limit: NDArray[np.float64] | None = None,
     n_iterations: int = 6,
     max_pixels: int = 1_000_000,
     removal: str = "predict",
@@ -95,6 +147,9 @@ def find_cosmic_rays(
         Allowance for noise in the contrast test, sigma.
     contrast_factor : float
         Allowed neighbour-to-centre ratio in units of that of the point-spread function.
+    contrast_limit : (3,) array, optional
+        Largest ratios along y, along x, and diagonally, whatever the point-spread function says; a safe part of
+        :func:`star_contrast`.
     n_iterations : int
         Largest number of passes that let events grow.
     max_pixels : int
@@ -125,6 +180,8 @@ def find_cosmic_rays(
         raise InputError(f"unknown removal {removal!r} (known: {', '.join(REMOVALS)})")
     _check_shapes(image, variance, mask)
     contrast = contrast_limits(psf_image, contrast_factor)
+    if contrast_limit is not None:
+        contrast = np.minimum(contrast, contrast_limit)
     work = np.array(image, dtype=np.float32)
     noise = np.ascontiguousarray(variance, dtype=np.float32)
     planes = np.zeros(work.shape, np.int32) if mask is None else np.asarray(mask, dtype=np.int32)
@@ -170,6 +227,18 @@ def find_cosmic_rays(
             np.concatenate([pixels, extra]), np.concatenate([owners[from_span], owners[found_from]])
         )
     return collect(work, noise, bad, spans, owners, background=background, origin=origin, random=random)
+
+
+def _bright_pixels(image, variance, background, least_snr):
+    """Pixels (y, x) that are not on the edge and exceed the background by so many sigma; in bands of rows."""
+    found = [np.empty((0, 2), np.int64)]
+    for first, last in row_bands(image.shape[0], 64):
+        height = image[first:last] - np.float32(background)
+        bright = (height > 0) & (height * height > np.float32(least_snr**2) * variance[first:last])
+        bright[:, [0, -1]] = False
+        found.append(np.argwhere(bright) + np.array([first, 0]))
+    pixels = np.concatenate(found)
+    return pixels[(pixels[:, 0] > 0) & (pixels[:, 0] < image.shape[0] - 1)]
 
 
 def _strong_events(pixels, counts, min_counts):

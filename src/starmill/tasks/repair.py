@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from starmill.cosmic_rays.events import CosmicRays, no_cosmic_rays
 from starmill.cosmic_rays.interpolate import interpolate_flagged
 from starmill.cosmic_rays.laplacian import find_cosmic_rays_laplacian
-from starmill.cosmic_rays.psf_contrast import find_cosmic_rays
+from starmill.cosmic_rays.psf_contrast import find_cosmic_rays, star_contrast
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.geometry import Box
 from starmill.errors import AlgorithmError, InputError
@@ -33,6 +33,12 @@ class PsfContrastConfig(Config):
     noise_factor: float = field(2.0, "allowance for noise in the contrast test", unit="sigma", ge=0)
     contrast_factor: float = field(
         0.35, "allowed ratio of neighbour to pixel, in units of that of the point-spread function", gt=0, le=1
+    )
+    star_safety: float = field(
+        0.7,
+        "largest allowed ratio in units of that of the sharpest stars seen; 0 to trust the PSF alone",
+        ge=0,
+        le=1,
     )
     n_iterations: int = field(6, "largest number of passes in which events grow", ge=0)
     removal: Literal["predict", "noise"] = field(
@@ -157,6 +163,12 @@ class RepairTask(Task):
                 "cosmic rays by psf_contrast need a PSF: install one first, or choose the method laplacian"
             )
         settings = config.psf_contrast
+        limit = None
+        if settings.star_safety > 0 and min(exposure.shape) > 2:
+            seen = star_contrast(
+                exposure.image, exposure.variance, exposure.mask.array, reject_bits=avoided, background=level
+            )
+            limit = settings.star_safety * seen
         return find_cosmic_rays(
             exposure.image,
             exposure.variance,
@@ -169,6 +181,7 @@ class RepairTask(Task):
             min_counts=settings.min_counts,
             noise_factor=settings.noise_factor,
             contrast_factor=settings.contrast_factor,
+            contrast_limit=limit,
             n_iterations=settings.n_iterations,
             max_pixels=config.max_pixels,
             removal=settings.removal,
