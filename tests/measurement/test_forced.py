@@ -71,4 +71,6 @@ def test_disks_are_cut_at_the_box():
 def test_reference_without_positions():
     exposure, _, _ = star_field(20000.0, side=2)
     with pytest.raises(InputError, match="needs the columns"):
-        ForcedMeasurementTask().run(exposure=exposure, reference=Catalog(Schema([Column("id", "i8")]), {"id": [1]}))
+        ForcedMeasurementTask().run(
+            exposure=exposure, reference=Catalog(Schema([Column("id", "i8")]), {"id": [1]})
+        )

@@ -33,7 +33,9 @@ def test_ellipse_overlap_is_circle_overlap_for_equal_axes():
     rng = np.random.default_rng(3)
     for dx, dy in rng.uniform(-4, 4, (200, 2)):
         expected = overlap.circle_overlap(dx, dy, 3.0)
-        assert overlap.ellipse_overlap(dx, dy, 3.0, 3.0, 0.6, 0.8) == pytest.approx(expected, abs=1e-9)  # series of the segment
+        assert overlap.ellipse_overlap(dx, dy, 3.0, 3.0, 0.6, 0.8) == pytest.approx(
+            expected, abs=1e-9
+        )  # series of the segment
 
 
 def test_ellipse_overlap():

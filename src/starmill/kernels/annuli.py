@@ -117,7 +117,9 @@ def annulus_statistics(pixels, x, y, inner, outer, bad_bits, n_sigma, n_iteratio
         k = 0
         low = inner[i] * inner[i]
         high = outer[i] * outer[i]
-        for yy in range(max(int(np.ceil(y[i] - outer[i])), 0), min(int(np.floor(y[i] + outer[i])), ny - 1) + 1):
+        for yy in range(
+            max(int(np.ceil(y[i] - outer[i])), 0), min(int(np.floor(y[i] + outer[i])), ny - 1) + 1
+        ):
             dy2 = (yy - y[i]) ** 2
             row = pixels.image[yy]
             flags = pixels.mask[yy]

@@ -92,7 +92,9 @@ def fit_aperture_correction(
             break
         used = keep
     if fitted is None:
-        raise AlgorithmError("no round of the aperture correction was allowed", numbers={"n_iterations": n_iterations})
+        raise AlgorithmError(
+            "no round of the aperture correction was allowed", numbers={"n_iterations": n_iterations}
+        )
     residual = (ratio - fitted(x, y))[used]
     middle = float(np.median(residual))
     fitted = ChebyshevField(box, _shifted(fitted.coefficients, middle))

@@ -57,7 +57,9 @@ class SizeExtendedness(Plugin):
 
     def columns(self) -> list[Column]:
         return [
-            Column("size_extendedness", "f8", "", "0 for a point source, near 1 for an extended one, by size"),
+            Column(
+                "size_extendedness", "f8", "", "0 for a point source, near 1 for an extended one, by size"
+            ),
             Column("size_extendedness_flag", "bool", "", "a shape is missing"),
         ]
 

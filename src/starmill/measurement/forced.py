@@ -60,11 +60,13 @@ def transform_shapes(moments: Float, x: Float, y: Float, source_wcs: Any, target
     jxx, jxy = (u[0] - u[1]) / (2 * STEP), (u[2] - u[3]) / (2 * STEP)
     jyx, jyy = (v[0] - v[1]) / (2 * STEP), (v[2] - v[3]) / (2 * STEP)
     xx, yy, xy = moments.T
-    return np.column_stack([
-        jxx**2 * xx + 2 * jxx * jxy * xy + jxy**2 * yy,
-        jyx**2 * xx + 2 * jyx * jyy * xy + jyy**2 * yy,
-        jxx * jyx * xx + (jxx * jyy + jxy * jyx) * xy + jxy * jyy * yy,
-    ])
+    return np.column_stack(
+        [
+            jxx**2 * xx + 2 * jxx * jxy * xy + jxy**2 * yy,
+            jyx**2 * xx + 2 * jyx * jyy * xy + jyy**2 * yy,
+            jxx * jyx * xx + (jxx * jyy + jxy * jyx) * xy + jxy * jyy * yy,
+        ]
+    )
 
 
 def disk_footprints(x: Float, y: Float, radius: float, box: Box) -> FootprintSet:
@@ -129,10 +131,17 @@ class ForcedShape(Plugin):
     needs_psf: ClassVar[bool] = True
 
     def columns(self) -> list[Column]:
-        moments = [Column(f"forced_shape_{p}", "f8", "pixel2", f"given second moment {p}") for p in ("xx", "yy", "xy")]
+        moments = [
+            Column(f"forced_shape_{p}", "f8", "pixel2", f"given second moment {p}")
+            for p in ("xx", "yy", "xy")
+        ]
         psf = [Column(f"psf_shape_{p}", "f8", "pixel2", f"adaptive second moment {p} of the PSF here")
                for p in ("xx", "yy", "xy")]  # fmt: skip
-        return [*moments, *psf, Column("forced_shape_flag", "bool", "", "no shape was given, it is that of the PSF")]
+        return [
+            *moments,
+            *psf,
+            Column("forced_shape_flag", "bool", "", "no shape was given, it is that of the PSF"),
+        ]
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
         given = [context.columns.get(f"reference_shape_{p}") for p in ("xx", "yy", "xy")]

@@ -122,7 +122,14 @@ def _weighted_pixels(
     image, variance, weight = (np.empty(exposure.shape, np.float32) for _ in range(3))
     bits = exposure.mask.planes.bits_present(*bad_planes)
     kernel.weigh_pixels(
-        exposure.image, exposure.variance, exposure.mask.array, bits, inverse_variance, image, variance, weight
+        exposure.image,
+        exposure.variance,
+        exposure.mask.array,
+        bits,
+        inverse_variance,
+        image,
+        variance,
+        weight,
     )
     return image, variance, weight
 
@@ -206,7 +213,9 @@ class JointPsfFlux(Plugin):
             Column("joint_psf_flux_overlap", "f4", "", "cosine with the PSF image of the closest neighbour"),
             Column("joint_psf_flux_flag", "bool", "", "no joint PSF flux"),
             Column("joint_psf_flux_flag_parent", "bool", "", "not fitted: its children are"),
-            Column("joint_psf_flux_flag_degenerate", "bool", "", "cannot be told from a neighbour at this place"),
+            Column(
+                "joint_psf_flux_flag_degenerate", "bool", "", "cannot be told from a neighbour at this place"
+            ),
         ]
 
     def corrected_fluxes(self) -> tuple[str, ...]:

@@ -46,8 +46,18 @@ class KronFlux(Plugin):
             Column("kron_radius", "f4", "pixel", "Kron radius, geometric mean of the axes"),
             Column("kron_psf_radius", "f4", "pixel", "Kron radius of the PSF, the smallest allowed"),
             Column("kron_flux_flag", "bool", "", "no Kron flux"),
-            Column("kron_flux_flag_bad_radius", "bool", "", "no radius could be measured, that of the PSF is used"),
-            Column("kron_flux_flag_small_radius", "bool", "", "the radius is that of the PSF, the source was smaller"),
+            Column(
+                "kron_flux_flag_bad_radius",
+                "bool",
+                "",
+                "no radius could be measured, that of the PSF is used",
+            ),
+            Column(
+                "kron_flux_flag_small_radius",
+                "bool",
+                "",
+                "the radius is that of the PSF, the source was smaller",
+            ),
             Column("kron_flux_flag_bad_shape", "bool", "", "no shape, the ellipse is that of the PSF"),
             Column("kron_flux_flag_edge", "bool", "", "the ellipse leaves the image"),
         ]
@@ -69,7 +79,12 @@ class KronFlux(Plugin):
             small = ~bad_radius & (rho * size < smallest)
             rho = np.where(small, smallest / size, rho)
         flux, variance, _, cut = ellipse_sums(
-            context.pixels, context.array_x, context.array_y, self.factor * rho * a, self.factor * rho * b, theta
+            context.pixels,
+            context.array_x,
+            context.array_y,
+            self.factor * rho * a,
+            self.factor * rho * b,
+            theta,
         )
         lost = ~np.isfinite(flux) | ~context.on_image
         return {
@@ -225,7 +240,12 @@ class PetrosianFlux(Plugin):
             Column("petrosian_flux_err", "f8", "electron", "error of petrosian_flux, radius held fixed"),
             Column("petrosian_radius", "f4", "pixel", "Petrosian radius"),
             Column("petrosian_flux_flag", "bool", "", "no Petrosian flux"),
-            Column("petrosian_flux_flag_no_radius", "bool", "", "the profile does not fall to the ratio in the image"),
+            Column(
+                "petrosian_flux_flag_no_radius",
+                "bool",
+                "",
+                "the profile does not fall to the ratio in the image",
+            ),
         ]
 
     def corrected_fluxes(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from starmill.measurement.centroid import PeakCentroid, SmoothedCentroid, Window
 from starmill.measurement.compensated import CompensatedGaussianFlux, CompensatedTophatFlux
 from starmill.measurement.extendedness import Extendedness, SizeExtendedness, StarProbability
 from starmill.measurement.forced import ForcedCentroid, ForcedShape
+from starmill.measurement.galaxy_models import CModelFlux, SersicFlux
 from starmill.measurement.gaussian_flux import GaussianFlux
 from starmill.measurement.joint_psf import JointPsfFlux
 from starmill.measurement.kron import EllipticalApertureFlux, HalfLightRadius, KronFlux, PetrosianFlux
@@ -21,6 +22,7 @@ from starmill.measurement.sky_coordinate import FootprintArea, InputCount, SkyCo
 __all__ = [
     "AdaptiveShape",
     "Blendedness",
+    "CModelFlux",
     "CircularApertureFlux",
     "CompensatedGaussianFlux",
     "CompensatedTophatFlux",
@@ -41,6 +43,7 @@ __all__ = [
     "PixelFlags",
     "PsfFlux",
     "RegaussShape",
+    "SersicFlux",
     "SizeExtendedness",
     "SkyCoordinate",
     "SmoothedCentroid",

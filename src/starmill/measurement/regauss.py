@@ -68,7 +68,9 @@ class RegaussShape(Plugin):
             cx, cy = x[rows] - stamps.x0, y[rows] - stamps.y0
             found, bad = centred_moments(stamps.image, cx, cy, shape[rows], self.max_iterations)
             corrected = self._subtract_residual(stamps.image, kernels, psf, found, bad)
-            again, bad_again = centred_moments(corrected, found[:, 4], found[:, 5], found[:, :3], self.max_iterations)
+            again, bad_again = centred_moments(
+                corrected, found[:, 4], found[:, 5], found[:, :3], self.max_iterations
+            )
             e1, e2, resolution = correct_for_gaussian_psf(again, psf)
             size = np.maximum(again[:, 0] * again[:, 1] - again[:, 2] ** 2, 0) ** 0.25
             with np.errstate(all="ignore"):
@@ -171,7 +173,7 @@ def correct_for_gaussian_psf(source: Float, psf: Float) -> tuple[Float, Float, F
         area_ratio = size_p / size_o * cosh_o / cosh_p
         reduced = _add_distortions(eo, -ep)
         cosh_r = 1 / np.sqrt(1 - (reduced**2).sum(0))
-        resolution = 1 - area_ratio * (1 - a4) / (1 + a4) / cosh_r
+        resolution = 1 - area_ratio * (1 + a4) / (1 - a4) / cosh_r
         e = _add_distortions(reduced / resolution, ep)
     return e[0], e[1], resolution
 
@@ -182,7 +184,9 @@ def _add_distortions(a: Float, b: Float) -> Float:
     dot = (a * b).sum(0)
     factor = np.where(b2 > 0, (1 - np.sqrt(np.maximum(1 - b2, 0))) / np.where(b2 > 0, b2, 1), 0.5)
     cross = np.array([a[1] * b[0] - a[0] * b[1]])[0]
-    return np.array([
-        (a[0] + b[0] - b[1] * factor * cross) / (1 + dot),
-        (a[1] + b[1] + b[0] * factor * cross) / (1 + dot),
-    ])
+    return np.array(
+        [
+            (a[0] + b[0] - b[1] * factor * cross) / (1 + dot),
+            (a[1] + b[1] + b[0] * factor * cross) / (1 + dot),
+        ]
+    )

@@ -52,7 +52,9 @@ class ApertureCorrectionConfig(Config):
     n_sigma: float = field(4.0, "Stars beyond this many robust standard deviations are left out.", gt=0)
     n_iterations: int = field(4, "Rounds of fitting and leaving out.", ge=1)
     min_degrees_of_freedom: int = field(1, "Stars less terms; the order is lowered to reach it.", ge=1)
-    allow_failure: list[str] = field(list, "Fluxes (or *) that may stay uncorrected when the stars are too few.")
+    allow_failure: list[str] = field(
+        list, "Fluxes (or *) that may stay uncorrected when the stars are too few."
+    )
 
 
 class ApertureCorrectionTask(Task):
@@ -65,7 +67,11 @@ class ApertureCorrectionTask(Task):
 
     Config = ApertureCorrectionConfig
     reads: ClassVar[dict[str, str]] = {"exposure": "exposure", "catalog": "catalog"}
-    writes: ClassVar[dict[str, str]] = {"exposure": "exposure", "catalog": "catalog", "corrections": "aperture_corrections"}
+    writes: ClassVar[dict[str, str]] = {
+        "exposure": "exposure",
+        "catalog": "catalog",
+        "corrections": "aperture_corrections",
+    }
 
     def run(self, *, exposure: Exposure, catalog: Catalog) -> Result:
         """Measure and apply.
@@ -120,7 +126,9 @@ class ApertureCorrectionTask(Task):
         for name in self.flux_names(catalog):
             flux = self.uncorrected(catalog, name)[star]
             with np.errstate(all="ignore"):
-                ratio = np.where((flux > 0) & ~catalog_flag(catalog, name)[star], reference[star] / flux, np.nan)
+                ratio = np.where(
+                    (flux > 0) & ~catalog_flag(catalog, name)[star], reference[star] / flux, np.nan
+                )
             try:
                 one = fit_aperture_correction(
                     x, y, ratio, box=exposure.box, order=self.config.order, n_sigma=self.config.n_sigma,

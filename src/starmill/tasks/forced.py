@@ -19,9 +19,15 @@ __all__ = ["ForcedMeasurementConfig", "ForcedMeasurementTask"]
 REFERENCE_COLUMNS: tuple[Column, ...] = (
     Column("reference_id", "i8", "", "id of the source in the reference catalogue"),
     Column("reference_parent", "i8", "", "parent of the source in the reference catalogue"),
-    Column("reference_shape_xx", "f8", "pixel2", "second moment xx of the reference, pixels of this exposure"),
-    Column("reference_shape_yy", "f8", "pixel2", "second moment yy of the reference, pixels of this exposure"),
-    Column("reference_shape_xy", "f8", "pixel2", "second moment xy of the reference, pixels of this exposure"),
+    Column(
+        "reference_shape_xx", "f8", "pixel2", "second moment xx of the reference, pixels of this exposure"
+    ),
+    Column(
+        "reference_shape_yy", "f8", "pixel2", "second moment yy of the reference, pixels of this exposure"
+    ),
+    Column(
+        "reference_shape_xy", "f8", "pixel2", "second moment xy of the reference, pixels of this exposure"
+    ),
 )
 
 
@@ -29,7 +35,15 @@ class ForcedMeasurementConfig(SingleFrameMeasurementConfig):
     """What is measured at the given positions."""
 
     plugins: list[str] = field(
-        lambda: ["forced_centroid", "forced_shape", "sky", "pixel", "psf_flux", "gaussian_flux", "aperture_flux"],
+        lambda: [
+            "forced_centroid",
+            "forced_shape",
+            "sky",
+            "pixel",
+            "psf_flux",
+            "gaussian_flux",
+            "aperture_flux",
+        ],
         "Names of the measurements; each runs at its place in the order of execution.",
     )
     slots: dict[str, str] = field(
@@ -65,7 +79,12 @@ class ForcedMeasurementTask(SingleFrameMeasurementTask):
         return self.output_schema(Schema([*MINIMAL_COLUMNS, *REFERENCE_COLUMNS]))
 
     def run(  # type: ignore[override]
-        self, *, exposure: Exposure, reference: Catalog, reference_wcs: Any = None, exposure_id: int | None = None
+        self,
+        *,
+        exposure: Exposure,
+        reference: Catalog,
+        reference_wcs: Any = None,
+        exposure_id: int | None = None,
     ) -> Result:
         """Measure.
 

@@ -1,0 +1,246 @@
+"""Fluxes of galaxy models convolved with the PSF: composite (exponential + de Vaucouleurs) and Sersic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starmill.datamodel.catalog import Column
+from starmill.kernels import galaxy_models as kernel
+from starmill.measurement.context import MeasurementContext
+from starmill.measurement.galaxy_profiles import PSF_SCALES, fit_psf_mixtures, profile_mixtures
+from starmill.measurement.plugin import ORDER_FLUX, Plugin, error_from, register
+from starmill.measurement.shape import usable_shapes
+
+Float = NDArray[np.float64]
+PSF_GRID = 8  # the mixture of the PSF is fitted on a grid of this many positions a side
+MODEL_FLAGS = {
+    "not_converged": (kernel.FLAG_NOT_CONVERGED, "the fit did not converge"),
+    "no_pixels": (kernel.FLAG_NO_PIXELS, "too few usable pixels"),
+    "unresolved": (kernel.FLAG_SMALL, "the model shrank to a point"),
+    "bad_start": (kernel.FLAG_BAD_START, "no position, shape or flux to start from"),
+}
+
+
+@dataclass(frozen=True)
+class FittedProfiles:
+    """One profile fitted to every source.
+
+    Attributes
+    ----------
+    parameters : (n, 7) array
+        flux, x, y (array index), ln xx, ln yy, atanh of the correlation, ln of the index.
+    numbers : (n, 4) array
+        Variance of the flux, sum of squared residuals, pixels, iterations.
+    flags : (n,) int32 array
+    """
+
+    parameters: Float
+    numbers: Float
+    flags: NDArray[np.int32]
+
+    def moments(self) -> Float:
+        """Return xx, yy, xy of the half-light ellipse, (n, 3) pixel**2."""
+        xx, yy = np.exp(self.parameters[:, 3]), np.exp(self.parameters[:, 4])
+        return np.column_stack([xx, yy, np.tanh(self.parameters[:, 5]) * np.sqrt(xx * yy)])
+
+
+def psf_mixtures(context: MeasurementContext) -> Float:
+    """Return the Gaussians of the PSF at every source, from a grid of positions (once per catalogue)."""
+    if "psf_mixtures" not in context.cache:
+        side = PSF_GRID if context.psf_varies else 1
+        box = context.exposure.box
+        edges_x = box.x0 + (np.arange(side) + 0.5) * box.width / side - 0.5
+        edges_y = box.y0 + (np.arange(side) + 0.5) * box.height / side - 0.5
+        gx, gy = (g.ravel() for g in np.meshgrid(edges_x, edges_y))
+        kernels = np.ascontiguousarray(context.psf.kernels_at(gx, gy), np.float64)
+        from starmill.kernels.moments import stack_moments
+
+        grid = fit_psf_mixtures(kernels, stack_moments(kernels, 100)[0])
+        x, y = context.safe_position()
+        ix = np.clip(((x - box.x0 + 0.5) * side / box.width).astype(int), 0, side - 1)
+        iy = np.clip(((y - box.y0 + 0.5) * side / box.height).astype(int), 0, side - 1)
+        found = grid[iy * side + ix]
+        own = context.psf_shape[0]
+        good = np.isfinite(own).all(1)
+        found[good, :3] = own[good]  # the moments vary faster than the profile: take them at the source
+        context.cache["psf_mixtures"] = np.ascontiguousarray(found)
+    return context.cache["psf_mixtures"]
+
+
+def start_values(context: MeasurementContext) -> tuple[Float, NDArray[np.int64]]:
+    """Return starting parameters of a model (index 1) and the half widths of the boxes."""
+    moments, _ = usable_shapes(context)
+    psf = context.psf_shape[0]
+    with np.errstate(all="ignore"):
+        floor = 0.05 * np.maximum(psf[:, 0], psf[:, 1])
+        xx, yy = (np.fmax(moments[:, k] - psf[:, k], floor) for k in range(2))
+        correlation = np.clip((moments[:, 2] - psf[:, 2]) / np.sqrt(xx * yy), -0.9, 0.9)
+        sigma = np.sqrt(np.fmax(moments[:, 0], moments[:, 1]))
+    start = np.zeros((context.n, kernel.N_PARAMETERS))
+    flux = context["slot_gaussian_flux"] if "slot_gaussian_flux" in context else context["slot_psf_flux"]
+    start[:, 0], start[:, 1], start[:, 2] = flux, context.array_x, context.array_y
+    start[:, 3], start[:, 4], start[:, 5] = np.log(1.4 * xx), np.log(1.4 * yy), np.arctanh(correlation)
+    half = np.clip(np.nan_to_num(np.ceil(5 * sigma), nan=8), 8, 32).astype(np.int64)
+    return start, half
+
+
+def fit_sersic(
+    context: MeasurementContext,
+    start: Float,
+    half: NDArray[np.int64],
+    *,
+    free_index: bool,
+    max_iterations: int,
+) -> FittedProfiles:
+    """Fit a Sersic profile to every source from given starting values."""
+    mixtures = profile_mixtures()
+    best, numbers, flags = kernel.fit_profiles(
+        context.pixels, np.ascontiguousarray(start), half, 7 if free_index else 6, mixtures.table,
+        mixtures.log_indices, mixtures.variances, psf_mixtures(context), PSF_SCALES,
+        context.mask_bits("NO_DATA", "SAT", "BAD"), np.array([float(max_iterations), 1e-5]),
+    )  # fmt: skip
+    return FittedProfiles(best, numbers, flags)
+
+
+def _flag_columns(name: str) -> list[Column]:
+    general = Column(f"{name}_flag", "bool", "", f"no {name}")
+    return [general, *(Column(f"{name}_flag_{k}", "bool", "", text) for k, (_, text) in MODEL_FLAGS.items())]
+
+
+def _flag_values(name: str, flags: NDArray[np.int32], bad: NDArray[np.bool_]) -> dict[str, Any]:
+    failed = kernel.FLAG_NO_PIXELS | kernel.FLAG_BAD_START | kernel.FLAG_NOT_CONVERGED
+    values: dict[str, Any] = {f"{name}_flag": bad | ((flags & failed) != 0)}
+    for key, (bit, _) in MODEL_FLAGS.items():
+        values[f"{name}_flag_{key}"] = (flags & bit) != 0
+    return values
+
+
+@register
+@dataclass(frozen=True)
+class SersicFlux(Plugin):
+    """Flux of a Sersic profile with free index, convolved with the PSF.
+
+    Parameters
+    ----------
+    max_iterations : int
+    """
+
+    name: ClassVar[str] = "sersic_flux"
+    order: ClassVar[float] = ORDER_FLUX + 0.5
+    needs_psf: ClassVar[bool] = True
+
+    max_iterations: int = 40
+
+    def columns(self) -> list[Column]:
+        moments = [
+            Column(f"sersic_{p}", "f8", "pixel2", f"{p} of the half-light ellipse")
+            for p in ("xx", "yy", "xy")
+        ]
+        return [
+            Column("sersic_flux", "f8", "electron", "total flux of the Sersic profile"),
+            Column("sersic_flux_err", "f8", "electron", "error of sersic_flux, all parameters free"),
+            Column("sersic_index", "f4", "", "Sersic index"),
+            Column("sersic_radius", "f4", "pixel", "half-light radius, geometric mean of the axes"),
+            Column("sersic_x", "f8", "pixel", "centre of the profile, parent frame"),
+            Column("sersic_y", "f8", "pixel", "centre of the profile, parent frame"),
+            Column("sersic_chi2", "f4", "", "sum of squared residuals over the number of pixels"),
+            *moments,
+            *_flag_columns("sersic_flux"),
+        ]
+
+    def corrected_fluxes(self) -> tuple[str, ...]:
+        return ("sersic_flux",)
+
+    def measure(self, context: MeasurementContext) -> dict[str, Any]:
+        start, half = start_values(context)
+        start[:, 6] = np.log(1.5)
+        fit = fit_sersic(context, start, half, free_index=True, max_iterations=self.max_iterations)
+        p, moments = fit.parameters, fit.moments()
+        ox, oy = context.exposure.origin
+        with np.errstate(all="ignore"):
+            radius = (moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2) ** 0.25
+            chi2 = fit.numbers[:, 1] / fit.numbers[:, 2]
+        return {
+            "sersic_flux": p[:, 0],
+            "sersic_flux_err": error_from(fit.numbers[:, 0]),
+            "sersic_index": np.exp(p[:, 6]),
+            "sersic_radius": radius,
+            "sersic_x": p[:, 1] + ox,
+            "sersic_y": p[:, 2] + oy,
+            "sersic_chi2": chi2,
+            **{f"sersic_{part}": moments[:, k] for k, part in enumerate(("xx", "yy", "xy"))},
+            **_flag_values("sersic_flux", fit.flags, ~np.isfinite(p[:, 0])),
+        }
+
+
+@register
+@dataclass(frozen=True)
+class CModelFlux(Plugin):
+    """Flux of the best non-negative sum of an exponential and a de Vaucouleurs profile, each fitted alone.
+
+    Parameters
+    ----------
+    max_iterations : int
+
+    References
+    ----------
+    Abazajian et al. 2004, AJ 128, 502 (composite model magnitudes).
+    """
+
+    name: ClassVar[str] = "cmodel_flux"
+    order: ClassVar[float] = ORDER_FLUX + 0.5
+    needs_psf: ClassVar[bool] = True
+
+    max_iterations: int = 30
+
+    def columns(self) -> list[Column]:
+        columns = [
+            Column("cmodel_flux", "f8", "electron", "flux of the composite model"),
+            Column("cmodel_flux_err", "f8", "electron", "error of cmodel_flux, shapes free"),
+            Column("cmodel_frac_dev", "f4", "", "share of the de Vaucouleurs profile in cmodel_flux"),
+        ]
+        for part, what in (("exp", "exponential"), ("dev", "de Vaucouleurs")):
+            columns += [
+                Column(f"cmodel_{part}_flux", "f8", "electron", f"flux of the {what} profile alone"),
+                Column(f"cmodel_{part}_flux_err", "f8", "electron", f"error of cmodel_{part}_flux"),
+                Column(f"cmodel_{part}_radius", "f4", "pixel", f"half-light radius of the {what} profile"),
+            ]
+        return [*columns, *_flag_columns("cmodel_flux")]
+
+    def corrected_fluxes(self) -> tuple[str, ...]:
+        return ("cmodel_flux",)
+
+    def measure(self, context: MeasurementContext) -> dict[str, Any]:
+        start, half = start_values(context)
+        exp = fit_sersic(context, start, half, free_index=False, max_iterations=self.max_iterations)
+        second = np.where(np.isfinite(exp.parameters), exp.parameters, start)
+        second[:, 6] = np.log(4.0)
+        second[:, 3:5] += 0.3  # a de Vaucouleurs profile of the same light is larger
+        dev = fit_sersic(context, second, half, free_index=False, max_iterations=self.max_iterations)
+        mixtures = profile_mixtures()
+        sums = kernel.combine_profiles(
+            context.pixels, exp.parameters, dev.parameters, half, mixtures.table, mixtures.log_indices,
+            mixtures.variances, psf_mixtures(context), PSF_SCALES, context.mask_bits("NO_DATA", "SAT", "BAD"),
+        )  # fmt: skip
+        flux = sums[:, 0] + sums[:, 1]
+        with np.errstate(all="ignore"):
+            share = np.where(flux != 0, sums[:, 1] / flux, np.nan)
+        free = (1 - share) * exp.numbers[:, 0] + share * dev.numbers[:, 0]
+        values: dict[str, Any] = {
+            "cmodel_flux": flux,
+            "cmodel_flux_err": error_from(np.fmax(sums[:, 2], free)),
+            "cmodel_frac_dev": share,
+        }
+        for part, fit in (("exp", exp), ("dev", dev)):
+            moments = fit.moments()
+            with np.errstate(all="ignore"):
+                radius = (moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2) ** 0.25
+            values[f"cmodel_{part}_flux"] = fit.parameters[:, 0]
+            values[f"cmodel_{part}_flux_err"] = error_from(fit.numbers[:, 0])
+            values[f"cmodel_{part}_radius"] = radius
+        lost = ~np.isfinite(flux)
+        return {**values, **_flag_values("cmodel_flux", exp.flags & dev.flags, lost)}

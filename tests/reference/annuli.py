@@ -1,0 +1,34 @@
+"""Slow twins of starmill.kernels.annuli."""
+
+import numpy as np
+
+
+def rho(shape, x, y, inverse):
+    yy, xx = np.mgrid[: shape[0], : shape[1]]
+    dx, dy = xx - x, yy - y
+    return np.sqrt(inverse[0] * dx**2 + inverse[1] * dy**2 + 2 * inverse[2] * dx * dy)
+
+
+def first_moment_radius(image, x, y, inverse, limit):
+    r = rho(image.shape, x, y, inverse)
+    inside = r <= limit
+    return (r * image)[inside].sum() / image[inside].sum()
+
+
+def annulus_statistics(image, mask, x, y, inner, outer, bad_bits, n_sigma, n_iterations):
+    r = rho(image.shape, x, y, (1, 1, 0))
+    values = image[(r >= inner) & (r <= outer) & ((mask & bad_bits) == 0)].astype(float)
+    centre, sigma = np.median(values), 0.741301109 * np.subtract(*np.percentile(values, [75, 25]))
+    for _ in range(n_iterations):
+        kept = values[np.abs(values - centre) <= n_sigma * sigma]
+        centre, sigma = kept.mean(), kept.std(ddof=1)
+    return centre, sigma, len(values)
+
+
+def median_variance(variance, mask, x, y, inverse, limit, bad_bits):
+    return np.median(variance[(rho(variance.shape, x, y, inverse) <= limit) & ((mask & bad_bits) == 0)])
+
+
+def weighted_flux(image, x, y, inverse, limit):
+    r = rho(image.shape, x, y, inverse)
+    return (np.exp(-(r**2) / 2) * image)[r <= limit].sum()
