@@ -264,21 +264,28 @@ class SourceDetectionTask(Task):
         self, smoothed: Smoothed, exposure: Exposure, factor: float, negative_factor: float
     ) -> tuple[FootprintSet, FootprintSet]:
         """Return the footprints above the positive and below the negative threshold, not grown."""
-        config = self.config
-        scatter = self.scatter(smoothed, exposure) if config.threshold_type in ("stdev", "variance") else None
-        positive, negative = (
-            detect_footprints(
-                smoothed.image, config.threshold * times, variance=smoothed.variance,
-                threshold_type=config.threshold_type, scatter=scatter, sign=sign,
-                include_multiplier=config.include_multiplier, min_pixels=config.min_pixels,
-                search_box=smoothed.search_box, origin=exposure.origin, thin_plateaus=config.thin_plateaus,
-            )
-            for sign, times in ((1.0, factor), (-1.0, negative_factor))
-        )  # fmt: skip
-        return positive, negative
+        scatter = self.scatter(smoothed, exposure)
+        return (
+            self.threshold_one_sign(smoothed, exposure, scatter, 1.0, factor),
+            self.threshold_one_sign(smoothed, exposure, scatter, -1.0, negative_factor),
+        )
 
-    def scatter(self, smoothed: Smoothed, exposure: Exposure) -> float:
-        """Return the clipped standard deviation of the smoothed image outside the planes of ``stats_planes``."""
+    def threshold_one_sign(
+        self, smoothed: Smoothed, exposure: Exposure, scatter: float | None, sign: float, factor: float
+    ) -> FootprintSet:
+        """Return the footprints of one sign, not grown."""
+        config = self.config
+        return detect_footprints(
+            smoothed.image, config.threshold * factor, variance=smoothed.variance,
+            threshold_type=config.threshold_type, scatter=scatter, sign=sign,
+            include_multiplier=config.include_multiplier, min_pixels=config.min_pixels,
+            search_box=smoothed.search_box, origin=exposure.origin, thin_plateaus=config.thin_plateaus,
+        )  # fmt: skip
+
+    def scatter(self, smoothed: Smoothed, exposure: Exposure) -> float | None:
+        """Return the clipped scatter of the smoothed image outside ``stats_planes``, when the threshold needs it."""
+        if self.config.threshold_type not in ("stdev", "variance"):
+            return None
         bits = exposure.mask.planes.bits_present(*self.config.stats_planes)
         inside = smoothed.search_box.slices()
         return float(
@@ -290,18 +297,25 @@ class SourceDetectionTask(Task):
     ) -> tuple[FootprintSet, FootprintSet]:
         """Replace the peaks of complex footprints by those above a local background."""
         config = self.config
-        if not any((core.n_peaks > config.max_simple_peaks).any() for core in cores):
+        complex_ones = [bool((core.n_peaks > config.max_simple_peaks).any()) for core in cores]
+        if not any(complex_ones):
             return cores
         local = _spline_background(exposure, config.local_bin_size).image(exposure.box, np.float32)
         corrected = replace(smoothed, image=np.subtract(smoothed.image, local, out=local))
-        again = self.apply_threshold(corrected, exposure, factor, factor)
-        first, second = (
-            replace_peaks(
-                old, new, exposure.origin, exposure.shape, max_simple=config.max_simple_peaks, sign=sign
-            )
-            for old, new, sign in zip(cores, again, (1.0, -1.0), strict=True)
-        )
-        return first, second
+        scatter = self.scatter(corrected, exposure)
+        improved = list(cores)
+        for i, sign in enumerate((1.0, -1.0)):
+            if complex_ones[i]:
+                again = self.threshold_one_sign(corrected, exposure, scatter, sign, factor)
+                improved[i] = replace_peaks(
+                    cores[i],
+                    again,
+                    exposure.origin,
+                    exposure.shape,
+                    max_simple=config.max_simple_peaks,
+                    sign=sign,
+                )
+        return improved[0], improved[1]
 
     def separate_peaks(
         self, cores: tuple[FootprintSet, FootprintSet], smoothed: Smoothed, exposure: Exposure
