@@ -27,7 +27,9 @@ def make_wcs(shape, *, rotation=0.0, frame="RA---TAN", pixel=(PIXEL, PIXEL)):
     return wcs
 
 
-def scene(seed=3, shape=(150, 160), n=25, snr=(10, 40), spacing=16, background=3.0, unit="Jy/beam", rotation=0.0):
+def scene(
+    seed=3, shape=(150, 160), n=25, snr=(10, 40), spacing=16, background=3.0, unit="Jy/beam", rotation=0.0
+):
     """Return (sky map, sources (n, 6) in map unit); noise has rms 1."""
     rng = np.random.default_rng(seed)
     sigma = FWHM / PER_SIGMA

@@ -17,7 +17,9 @@ from tests.compact_sources.scene import FWHM, PIXEL, make_wcs, matched, scene
 
 
 def measure(sky_map, **changes):
-    config = CompactSourcesConfig().override({name.replace("__", "."): value for name, value in changes.items()})
+    config = CompactSourcesConfig().override(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     return CompactSourcesTask(config).run(sky_map=sky_map)
 
 
@@ -63,7 +65,9 @@ def test_background_and_model_add_up_to_the_map(plain):
 def test_units_and_scales_do_not_matter(plain):
     sky_map, _, result = plain
     huge = measure(replace(sky_map, image=sky_map.image * 1e30))
-    np.testing.assert_allclose(huge.catalog["gaussian_flux"], result.catalog["gaussian_flux"] * 1e30, rtol=1e-3)
+    np.testing.assert_allclose(
+        huge.catalog["gaussian_flux"], result.catalog["gaussian_flux"] * 1e30, rtol=1e-3
+    )
     per_sr = measure(replace(sky_map, image=sky_map.image / (sky_map.beam.solid_angle * 1e6), unit="MJy/sr"))
     np.testing.assert_allclose(per_sr.catalog["gaussian_flux"], result.catalog["gaussian_flux"], rtol=1e-3)
     shifted = measure(replace(sky_map, image=sky_map.image + 1000.0))
@@ -243,14 +247,23 @@ def test_the_published_rules_measure_isolated_sources():
     [
         {"joint_background": True, "joint_orders": (0, 1)},
         {"separate_background": True, "min_box": 0},
-        {"separate_background": True, "fitters": ("huber", "theilsen"), "huber_epsilons": (1.35,), "weights": "spatial"},
+        {
+            "separate_background": True,
+            "fitters": ("huber", "theilsen"),
+            "huber_epsilons": (1.35,),
+            "weights": "spatial",
+        },
         {"separate_background": True, "weights": "power_snr", "loss": "cauchy", "score": "bic"},
         {"separate_background": True, "fixed_axes": ((9.0, 8.0, 20.0),)},
     ],
 )
 def test_every_published_choice_runs(changes):
     sky_map, sources = scene(n=4, shape=(90, 90), snr=(20, 40), background=0.5, spacing=20)
-    catalog = PublishedPhotometryTask(PublishedConfig(threshold=5.0, max_box=3.5, **changes)).run(sky_map=sky_map).catalog
+    catalog = (
+        PublishedPhotometryTask(PublishedConfig(threshold=5.0, max_box=3.5, **changes))
+        .run(sky_map=sky_map)
+        .catalog
+    )
     i, j = matched(catalog, sources)
     assert len(i) >= 3
     assert np.isfinite(catalog["aperture_flux"][j]).all()

@@ -5,7 +5,12 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from starmill.background.map_noise import cell_rms, global_rms, local_rms, noise_correlation, smooth_map
-from starmill.background.polynomial import clip_values, fill_masked, fit_polynomial_background, score_background
+from starmill.background.polynomial import (
+    clip_values,
+    fill_masked,
+    fit_polynomial_background,
+    score_background,
+)
 from starmill.background.separate import box_sizes, separate_background
 from starmill.detection.daofind import daofind_peaks, daofind_shapes
 from starmill.detection.grouping import group_sources, link_channels

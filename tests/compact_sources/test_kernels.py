@@ -9,7 +9,9 @@ from starmill.kernels.gaussian_windows import fit_listed, fit_windows
 from starmill.kernels.gaussians import add_gaussians, derivative_rows, move_source, value_at
 from tests.reference import elliptical_apertures, gaussian_groups, gaussian_windows, gaussians
 
-SOURCES = np.array([[5.0, 12.3, 14.8, 2.2, 1.4, 0.7], [3.0, 17.6, 12.1, 1.6, 1.6, 0.0], [4.0, 2.0, 28.5, 2.5, 1.2, -1.1]])
+SOURCES = np.array(
+    [[5.0, 12.3, 14.8, 2.2, 1.4, 0.7], [3.0, 17.6, 12.1, 1.6, 1.6, 0.0], [4.0, 2.0, 28.5, 2.5, 1.2, -1.1]]
+)
 FREE = np.ones(6, bool)
 OPTIONS = np.array([100.0, 1e-13, LINEAR, 1.0, 0.0, 0.0, 0.0, 0.0])
 WIDE = np.array([[1e-3, 1e3, 0.3, 9.0, 5.0]])
@@ -18,13 +20,17 @@ WIDE = np.array([[1e-3, 1e3, 0.3, 9.0, 5.0]])
 def test_drawing_is_the_sum_of_the_sources_inside_five_sigma():
     image = np.zeros((32, 34))
     add_gaussians(image, SOURCES, 1.0, 5.0)
-    np.testing.assert_allclose(image, gaussians.image(image.shape, SOURCES), atol=5 * 4e-6)  # exp(-12.5) of a peak
+    np.testing.assert_allclose(
+        image, gaussians.image(image.shape, SOURCES), atol=5 * 4e-6
+    )  # exp(-12.5) of a peak
     add_gaussians(image, SOURCES, -1.0, 5.0)
     np.testing.assert_allclose(image, 0, atol=1e-12)
 
 
 def test_value_at_a_point():
-    assert value_at(SOURCES, 15.0, 13.0, 8.0) == pytest.approx(sum(gaussians.value(s, 15.0, 13.0) for s in SOURCES))
+    assert value_at(SOURCES, 15.0, 13.0, 8.0) == pytest.approx(
+        sum(gaussians.value(s, 15.0, 13.0) for s in SOURCES)
+    )
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -41,7 +47,9 @@ def test_a_step_stays_inside_its_bounds_and_turns_the_ellipse():
     bounds = np.array([1.0, 6.0, 1.0, 2.5, 0.5])
     move_source(SOURCES[0], np.array([9.0, 3.0, -3.0, 50.0, -50.0, 0.0]), bounds, SOURCES[0, 1:3].copy(), out)
     np.testing.assert_allclose(out, [6.0, 12.8, 14.3, 2.5, 1.0, 0.7])
-    move_source(SOURCES[0], np.array([0, 0, 0, 0, 0, 0.8]), np.array([0, 9, 0.1, 9, 1.0]), SOURCES[0, 1:3].copy(), out)
+    move_source(
+        SOURCES[0], np.array([0, 0, 0, 0, 0, 0.8]), np.array([0, 9, 0.1, 9, 1.0]), SOURCES[0, 1:3].copy(), out
+    )
     c, s = np.cos(SOURCES[0, 5]), np.sin(SOURCES[0, 5])
     turn = np.array([[c, -s], [s, c]])
     wanted = turn @ np.array([[2.2**2, 0.8], [0.8, 1.4**2]]) @ turn.T
@@ -55,7 +63,9 @@ def test_listed_pixels_give_the_parameters_back(order):
     if order >= 0:
         data = data + 0.7 + (0.02 * x - 0.01 * y + 0.001 * x * y if order == 2 else 0.0)
     start = SOURCES[:2] * [0.8, 1.0, 1.0, 1.1, 1.05, 1.0] + [0, 0.3, -0.3, 0, 0, 0.2]
-    fitted, _, status = fit_listed(x, y, data, np.ones(x.size), start, np.repeat(WIDE, 2, 0), FREE, order, OPTIONS)
+    fitted, _, status = fit_listed(
+        x, y, data, np.ones(x.size), start, np.repeat(WIDE, 2, 0), FREE, order, OPTIONS
+    )
     assert status == 0
     # noise-free data: the parameters come back to the tolerance of the descent
     np.testing.assert_allclose(fitted[:, :5], SOURCES[:2, :5], rtol=1e-4)
@@ -114,7 +124,9 @@ def test_ellipse_sums_and_their_correlated_noise():
     weights = elliptical_apertures.coverage(image.shape, ellipse[0])
     wanted = np.sum(weights * (image + gaussians.image(image.shape, own[:1])))
     assert out[0, 0] == pytest.approx(wanted, abs=0.05)  # the twin samples 41 x 41 points a pixel
-    assert out[0, 1] == pytest.approx(elliptical_apertures.correlated_variance(weights, rms, correlation), rel=2e-3)
+    assert out[0, 1] == pytest.approx(
+        elliptical_apertures.correlated_variance(weights, rms, correlation), rel=2e-3
+    )
     assert out[0, 2] == pytest.approx(np.pi * 4.1 * 2.6, rel=1e-9)
     assert out[1, 2] + out[1, 3] == pytest.approx(np.pi * 6.0, rel=1e-9)
     assert out[1, 3] > 0  # reaches over the edge

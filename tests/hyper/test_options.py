@@ -79,7 +79,11 @@ def test_an_empty_section_means_its_defaults(tmp_path):
 
 def test_overrides_by_short_and_long_names(tmp_path):
     options = options_from({}, {"sigma_thres": 6, "control__n_cores": 3, "photometry": {"aper_inf": 0.9}})
-    assert (options["detection.sigma_thres"], options["control.n_cores"], options["photometry.aper_inf"]) == (6, 3, 0.9)
+    assert (options["detection.sigma_thres"], options["control.n_cores"], options["photometry.aper_inf"]) == (
+        6,
+        3,
+        0.9,
+    )
     with pytest.raises(ConfigError, match="did you mean"):
         options_from({}, {"sigma_tres": 6})
 
@@ -95,7 +99,10 @@ def test_missing_configuration_is_an_error_and_nothing_is_written(tmp_path, monk
     (tmp_path / "xdg" / "hyper-py").mkdir(parents=True)
     wanted = write(tmp_path / "xdg" / "hyper-py", "units: {convert_mJy: true}", "hyper_config.yaml")
     assert find_configuration() == wanted
-    assert find_configuration() == write(tmp_path, "", "hyper_config.yaml") or find_configuration().parent == tmp_path
+    assert (
+        find_configuration() == write(tmp_path, "", "hyper_config.yaml")
+        or find_configuration().parent == tmp_path
+    )
 
 
 def test_maps_from_a_list_a_name_and_several_names(tmp_path):
@@ -106,7 +113,9 @@ def test_maps_from_a_list_a_name_and_several_names(tmp_path):
     options = options_from(write(tmp_path, "paths: {input: {dir_maps: Maps}}"))
     assert [p.name for p in options.maps()] == ["a.fits", "b.fits"]
     for named, count in (("a.fits", 1), (["a.fits", "b.fits"], 2)):
-        options = options_from(write(tmp_path, f"paths: {{input: {{dir_maps: Maps}}}}\nfiles: {{file_map_name: {named}}}"))
+        options = options_from(
+            write(tmp_path, f"paths: {{input: {{dir_maps: Maps}}}}\nfiles: {{file_map_name: {named}}}")
+        )
         assert len(options.maps()) == count
         assert all(p.exists() for p in options.maps())
     with pytest.raises(InputError, match="list of maps"):

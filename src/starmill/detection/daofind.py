@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter
-from scipy.signal import fftconvolve
+from scipy.ndimage import correlate, maximum_filter
 
 __all__ = ["daofind_peaks", "daofind_shapes"]
 
@@ -52,8 +51,7 @@ def daofind_peaks(
     """
     inside, _, kernel = _kernels(fwhm)
     image = np.asarray(image, np.float64)
-    half = kernel.shape[0] // 2
-    height = fftconvolve(np.pad(image, half), kernel[::-1, ::-1], mode="valid")
+    height = correlate(image, kernel, mode="constant")
     level = threshold * np.sqrt(np.sum(kernel**2))
     top = (height == maximum_filter(height, footprint=inside, mode="constant", cval=0.0)) & (height > level)
     y, x = np.nonzero(top)

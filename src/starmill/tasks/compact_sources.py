@@ -259,7 +259,8 @@ class CompactSourcesTask(Task):
             if not search or search_number == detection.residual_passes:
                 break
             residual = draw_sources(data.image.shape, fit.sources, out=data.image.copy(), sign=-1.0)
-            extra = self._detect(data, residual, filter_name, detection.residual_threshold)
+            limit = max(detection.residual_threshold, detection.threshold)
+            extra = self._detect(data, residual, filter_name, limit)
             extra = extra.select(_far_from(extra, fit.sources, 0.5 * data.fwhm))
             if len(extra) == 0:
                 break
