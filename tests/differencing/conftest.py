@@ -17,13 +17,27 @@ def add_gaussians(image, x, y, flux, sigma):
     for a, b, f in zip(x, y, flux, strict=True):
         i, j = round(a), round(b)
         top, left = max(j - reach, 0), max(i - reach, 0)
-        rows, columns = np.mgrid[top : min(j + reach + 1, image.shape[0]), left : min(i + reach + 1, image.shape[1])]
+        rows, columns = np.mgrid[
+            top : min(j + reach + 1, image.shape[0]), left : min(i + reach + 1, image.shape[1])
+        ]
         if rows.size:
-            profile = np.exp(-((columns - a) ** 2 + (rows - b) ** 2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+            profile = np.exp(-((columns - a) ** 2 + (rows - b) ** 2) / (2 * sigma**2)) / (
+                2 * np.pi * sigma**2
+            )
             image[top : top + rows.shape[0], left : left + rows.shape[1]] += f * profile
 
 
-def make_pair(n=320, *, sigma_template=1.3, sigma_science=1.8, ratio=0.8, seed=3, n_stars=150, gain=(8.0, 1.5), sky=(200.0, 300.0)):
+def make_pair(
+    n=320,
+    *,
+    sigma_template=1.3,
+    sigma_science=1.8,
+    ratio=0.8,
+    seed=3,
+    n_stars=150,
+    gain=(8.0, 1.5),
+    sky=(200.0, 300.0),
+):
     """Return template and science exposures and the truth."""
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(0, n, (2, n_stars))
@@ -40,9 +54,19 @@ def make_pair(n=320, *, sigma_template=1.3, sigma_science=1.8, ratio=0.8, seed=3
     for image, g in zip((template, science), gain, strict=True):
         variance = image / g + 4.0
         noisy = image + rng.normal(size=image.shape) * np.sqrt(variance)
-        exposures.append(Exposure(noisy.astype("f4"), Mask(np.zeros((n, n), np.int32)), variance.astype("f4"), unit="adu"))
+        exposures.append(
+            Exposure(noisy.astype("f4"), Mask(np.zeros((n, n), np.int32)), variance.astype("f4"), unit="adu")
+        )
     return SimpleNamespace(
-        template=exposures[0], science=exposures[1], ratio=ratio, x=x, y=y, flux=flux, new_x=new_x, new_y=new_y, new_flux=new_flux
+        template=exposures[0],
+        science=exposures[1],
+        ratio=ratio,
+        x=x,
+        y=y,
+        flux=flux,
+        new_x=new_x,
+        new_y=new_y,
+        new_flux=new_flux,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.reference import kernel_convolution as reference
 
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.spatial_kernel import SpatialKernel
@@ -13,7 +14,6 @@ from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamps import spread_mask
 from starmill.differencing.subtract import convolve_image, subtract_convolved
 from starmill.kernels.kernel_convolution import block_peaks
-from tests.reference import kernel_convolution as reference
 
 
 def varying_kernel(box, order=2, scale=0.05, half_width=5):
@@ -21,7 +21,10 @@ def varying_kernel(box, order=2, scale=0.05, half_width=5):
     basis = gaussian_basis(half_width, [1.0, 2.0], [2, 1])
     terms = SpatialTerms(box, order)
     rng = np.random.default_rng(7)
-    fields = [terms.field(np.append(0.8 if i == 0 else 0.05, scale * rng.normal(size=len(terms) - 1))) for i in range(len(basis))]
+    fields = [
+        terms.field(np.append(0.8 if i == 0 else 0.05, scale * rng.normal(size=len(terms) - 1)))
+        for i in range(len(basis))
+    ]
     return SpatialKernel(basis.images, fields)
 
 
@@ -58,7 +61,9 @@ def test_variance_is_that_of_many_noise_draws():
     rng = np.random.default_rng(3)
     kernel = varying_kernel(Box(0, 0, 64, 64))
     sigma = np.sqrt(rng.uniform(1, 4, (64, 64)).astype("f4"))
-    draws = np.array([convolve_image((rng.normal(size=(64, 64)) * sigma).astype("f4"), kernel).image for _ in range(300)])
+    draws = np.array(
+        [convolve_image((rng.normal(size=(64, 64)) * sigma).astype("f4"), kernel).image for _ in range(300)]
+    )
     predicted = convolve_image(np.zeros((64, 64), "f4"), kernel, variance=sigma**2).variance
     ratio = draws.var(axis=0)[8:-8, 8:-8] / predicted[8:-8, 8:-8]
     assert ratio.mean() == pytest.approx(1, abs=0.02)  # 300 draws of some 1000 independent pixels
@@ -66,7 +71,9 @@ def test_variance_is_that_of_many_noise_draws():
 
 def test_variance_with_the_plain_kernel():
     kernel = varying_kernel(Box(0, 0, 64, 64), order=0)
-    out = convolve_image(np.zeros((64, 64), "f4"), kernel, variance=np.ones((64, 64), "f4"), squared=False).variance
+    out = convolve_image(
+        np.zeros((64, 64), "f4"), kernel, variance=np.ones((64, 64), "f4"), squared=False
+    ).variance
     np.testing.assert_allclose(out, kernel.sum_at(0, 0), rtol=0.01)
 
 
@@ -76,7 +83,9 @@ def test_lost_fraction_agrees_with_direct_sums():
     kernel = varying_kernel(Box(0, 0, 50, 40), scale=0.0)
     inner = np.s_[6:-6, 6:-6]  # corners are counted twice outside the image
     np.testing.assert_allclose(
-        lost_fraction(bad, kernel, Box(0, 0, 50, 40))[inner], reference.lost_fraction(bad, kernel)[inner], atol=1e-5
+        lost_fraction(bad, kernel, Box(0, 0, 50, 40))[inner],
+        reference.lost_fraction(bad, kernel)[inner],
+        atol=1e-5,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.reference.kernel_convolution import convolve_stamp
 
 from starmill.datamodel.field import field_from_dict
 from starmill.datamodel.geometry import Box
@@ -12,7 +13,6 @@ from starmill.differencing.kernel_basis import delta_basis, gaussian_basis, imag
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamp_system import convolve_with_basis
 from starmill.errors import InputError
-from tests.reference.kernel_convolution import convolve_stamp
 
 BASES = {
     "gaussian": gaussian_basis(4, [0.8, 1.5], [3, 2]),

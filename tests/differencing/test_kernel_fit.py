@@ -16,7 +16,6 @@ from starmill.differencing.selection import fit_selected_kernel
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamp_system import build_stamp_system, neighbour_mean
 from starmill.differencing.stamps import choose_stamps, stamps_at
-from starmill.differencing.subtract import convolve_image
 from starmill.differencing.wings import KernelWings, fit_wings
 from starmill.errors import AlgorithmError, InputError
 
@@ -74,7 +73,9 @@ def test_masked_stamp_is_left_out(pair):
     stamps, _ = system_of(pair, basis)
     bad[stamps.y[0] - 12 : stamps.y[0] + 13, stamps.x[0] - 12 : stamps.x[0] + 13] = True
     t, s = pair.template, pair.science
-    system = build_stamp_system(t.image, s.image, t.variance, s.variance, GOOD, bad, stamps, basis, match_sigma=1.2, scale=0.8)
+    system = build_stamp_system(
+        t.image, s.image, t.variance, s.variance, GOOD, bad, stamps, basis, match_sigma=1.2, scale=0.8
+    )
     assert fit_kernel(system, model_of(basis)).status[0] == "masked"
 
 
@@ -139,7 +140,9 @@ def test_background_is_found_under_transients(family):
     truth = 3 * u[None, :] ** 2 + 2 * u[:, None]
     image = (truth + rng.normal(0, 10, (n, n))).astype("f4")
     image[100:106, 100:106] += 500
-    found = fit_differential_background(image, np.full((n, n), 100.0), np.zeros((n, n), bool), Box(0, 0, n, n), family=family)
+    found = fit_differential_background(
+        image, np.full((n, n), 100.0), np.zeros((n, n), bool), Box(0, 0, n, n), family=family
+    )
     residual = found.field.image(Box(0, 0, n, n)) - truth
     assert np.std(residual) < 0.4  # 10 / sqrt(65536) per term, some ten terms
     assert abs(residual[103, 103]) < 1.0
@@ -147,7 +150,9 @@ def test_background_is_found_under_transients(family):
 
 def test_background_without_pixels_is_an_error():
     with pytest.raises(AlgorithmError):
-        fit_differential_background(np.zeros((64, 64)), np.ones((64, 64)), np.ones((64, 64), bool), Box(0, 0, 64, 64))
+        fit_differential_background(
+            np.zeros((64, 64)), np.ones((64, 64)), np.ones((64, 64), bool), Box(0, 0, 64, 64)
+        )
 
 
 def test_wings_are_recovered():
@@ -160,7 +165,7 @@ def test_wings_are_recovered():
     faint = truth.image(reference, np.zeros((n, n), bool))
     difference = faint + rng.normal(0, 3, (n, n)).astype("f4")
     bad = np.zeros((n, n), bool)
-    found = fit_wings(reference, difference, np.full((n, n), 9.0), bad, bad, Box(0, 0, n, n), core_half_width=10)
+    found = fit_wings(reference, difference, np.full((n, n), 9.0), bad, bad, core_half_width=10)
     assert found.total == pytest.approx(0.015, abs=5 * found.error)
     assert truth.kernel_image(60).sum() == pytest.approx(0.015, rel=0.02)
 

@@ -11,7 +11,9 @@ def convolve_varying(image, kernel, origin=(0, 0)):
     padded = np.pad(image.astype(float), half, mode="edge")
     out = np.empty(image.shape)
     for y in range(image.shape[0]):
-        kernels = kernel.kernels_at(np.arange(image.shape[1]) + origin[0], np.full(image.shape[1], y + origin[1]))
+        kernels = kernel.kernels_at(
+            np.arange(image.shape[1]) + origin[0], np.full(image.shape[1], y + origin[1])
+        )
         for x in range(image.shape[1]):
             window = padded[y : y + 2 * half + 1, x : x + 2 * half + 1]
             out[y, x] = np.sum(window * kernels[x, ::-1, ::-1])
@@ -48,11 +50,19 @@ def block_peaks(image, bad, block, border):
     ny, nx = image.shape
     for top in range(0, ny - block + 1, block):
         for left in range(0, nx - block + 1, block):
-            part = np.where(bad[top : top + block, left : left + block], -np.inf, image[top : top + block, left : left + block])
+            part = np.where(
+                bad[top : top + block, left : left + block],
+                -np.inf,
+                image[top : top + block, left : left + block],
+            )
             y, x = np.unravel_index(np.argmax(part), part.shape)
             y, x = y + top, x + left
             inside = border <= y < ny - border and border <= x < nx - border
-            if inside and np.isfinite(part).any() and image[y - 1 : y + 2, x - 1 : x + 2].max() <= image[y, x]:
+            if (
+                inside
+                and np.isfinite(part).any()
+                and image[y - 1 : y + 2, x - 1 : x + 2].max() <= image[y, x]
+            ):
                 found.append((x, y))
     return found
 

@@ -17,7 +17,7 @@ __all__ = ["command"]
 @click.argument("science", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="Difference image, FITS.")
 @click.option("--align", type=click.Choice(["auto", "wcs", "none"]), default="auto", show_default=True,
-              help="Resample the template to the pixels of the science image; auto when both have a WCS that differ.")  # fmt: skip
+              help="Resample the template to the science pixels; auto: when both have a WCS and they differ.")  # fmt: skip
 @click.option("--hdu", default="", help="Extension of both images.")
 @click.option("--gain", type=float, help="Electrons per unit, for images without a variance plane.")
 @click.option("--read-noise", type=float, default=0.0, show_default=True, help="Electrons, with --gain.")
@@ -102,7 +102,9 @@ def _facts(result: Any, catalog: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(output: Path, pair: list[Any], result: Any, catalog: Any, facts: dict[str, Any], *, report: bool) -> None:
+def _write(
+    output: Path, pair: list[Any], result: Any, catalog: Any, facts: dict[str, Any], *, report: bool
+) -> None:
     import numpy as np
 
     from starmill.io.exposure_file import write_exposure

@@ -12,7 +12,11 @@ __all__ = ["command", "main"]
 
 @click.command(
     "hotpants",
-    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"], "allow_interspersed_args": False},
+    context_settings={
+        "ignore_unknown_options": True,
+        "help_option_names": ["--help"],
+        "allow_interspersed_args": False,
+    },
     add_help_option=False,
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)

@@ -6,7 +6,6 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from starmill.datamodel.exposure import Exposure
-from starmill.datamodel.geometry import Box
 from starmill.datamodel.mask import Mask
 from starmill.errors import AlgorithmError, InputError
 from starmill.kernels.resampling import resample
@@ -49,7 +48,9 @@ def warp_exposure(exposure, wcs, box, *, kernel="lanczos3", step=10):
         raise InputError("both images need a WCS to be aligned")
     x, y = source_positions(wcs, exposure.wcs, box, step=step)
     x0, y0 = exposure.origin
-    image, variance, mask = resample_arrays(exposure.image, exposure.variance, exposure.mask, x - x0, y - y0, kernel)
+    image, variance, mask = resample_arrays(
+        exposure.image, exposure.variance, exposure.mask, x - x0, y - y0, kernel
+    )
     if not np.isfinite(image).any():
         ny, nx = exposure.shape
         raise AlgorithmError(
@@ -119,8 +120,14 @@ def source_positions(wcs, source_wcs, box, *, step=10):
 
 def relative_area(x, y):
     """Return input pixels per output pixel from backward differences of the positions, float32."""
-    dx_column, dy_column = np.diff(x, axis=1, prepend=2 * x[:, :1] - x[:, 1:2]), np.diff(y, axis=1, prepend=2 * y[:, :1] - y[:, 1:2])
-    dx_row, dy_row = np.diff(x, axis=0, prepend=2 * x[:1] - x[1:2]), np.diff(y, axis=0, prepend=2 * y[:1] - y[1:2])
+    dx_column, dy_column = (
+        np.diff(x, axis=1, prepend=2 * x[:, :1] - x[:, 1:2]),
+        np.diff(y, axis=1, prepend=2 * y[:, :1] - y[:, 1:2]),
+    )
+    dx_row, dy_row = (
+        np.diff(x, axis=0, prepend=2 * x[:1] - x[1:2]),
+        np.diff(y, axis=0, prepend=2 * y[:1] - y[1:2]),
+    )
     return np.abs(dx_column * dy_row - dx_row * dy_column).astype(np.float32)
 
 
@@ -146,7 +153,9 @@ def _transform(wcs, source_wcs, x, y):
     try:
         found = source_wcs.all_world2pix(*sky, 0, quiet=True)
     except ValueError:
-        found = np.full((2, x.size), np.nan)  # the sky of the output is on the far side of the source projection
+        found = np.full(
+            (2, x.size), np.nan
+        )  # the sky of the output is on the far side of the source projection
     return tuple(np.asarray(part, np.float64).reshape(x.shape) for part in found)
 
 
@@ -154,4 +163,6 @@ def same_grid(wcs, other, box, *, tolerance=0.01):
     """Say whether two WCS give the same pixel positions over a box, to a tolerance in pixels."""
     columns, rows = np.meshgrid(np.linspace(box.x0, box.x1 - 1, 4), np.linspace(box.y0, box.y1 - 1, 4))
     x, y = _transform(wcs, other, columns, rows)
-    return bool(np.nanmax(np.hypot(x - columns, y - rows), initial=np.inf if np.isnan(x).any() else 0) < tolerance)
+    return bool(
+        np.nanmax(np.hypot(x - columns, y - rows), initial=np.inf if np.isnan(x).any() else 0) < tolerance
+    )

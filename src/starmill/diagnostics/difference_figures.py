@@ -36,19 +36,28 @@ def show_difference(template: Any, science: Any, difference: Any, *, catalog: An
     """
     figure = Figure(figsize=(13, 4.6))
     panels = figure.subplots(1, 3)
-    for axes, image, title in zip(panels, (template, science, difference), ("template", "science", "difference"), strict=True):
+    for axes, image, title in zip(
+        panels, (template, science, difference), ("template", "science", "difference"), strict=True
+    ):
         picture, block = binned(np.nan_to_num(np.asarray(image, np.float32)), 800)
         low, high = display_range(picture) if title != "difference" else _symmetric_range(image)
         ny, nx = np.shape(image)
         axes.imshow(
-            picture, origin="lower", cmap="gray", vmin=low, vmax=high, extent=(-0.5, picture.shape[1] * block - 0.5, -0.5, picture.shape[0] * block - 0.5)
+            picture,
+            origin="lower",
+            cmap="gray",
+            vmin=low,
+            vmax=high,
+            extent=(-0.5, picture.shape[1] * block - 0.5, -0.5, picture.shape[0] * block - 0.5),
         )
         axes.set_title(title)
         axes.set_xlim(-0.5, nx - 0.5)
         axes.set_ylim(-0.5, ny - 0.5)
     if catalog is not None and len(catalog):
         color = np.where(catalog["is_negative"], "cyan", "yellow")
-        panels[2].scatter(catalog["x"], catalog["y"], s=40, facecolors="none", edgecolors=color, linewidths=0.8)
+        panels[2].scatter(
+            catalog["x"], catalog["y"], s=40, facecolors="none", edgecolors=color, linewidths=0.8
+        )
     figure.tight_layout()
     return figure
 
@@ -76,7 +85,9 @@ def kernel_figure(kernel: Any) -> Figure:
     return figure
 
 
-def stamps_figure(template: Any, science: Any, model: Any, stamps: Any, status: Any, *, limit: int = 6) -> Figure:
+def stamps_figure(
+    template: Any, science: Any, model: Any, stamps: Any, status: Any, *, limit: int = 6
+) -> Figure:
     """Draw template, science, matched template and residual of the brightest stamps.
 
     Parameters
@@ -95,7 +106,9 @@ def stamps_figure(template: Any, science: Any, model: Any, stamps: Any, status: 
     for row, k in enumerate(order):
         part = np.s_[stamps.y[k] - half : stamps.y[k] + half + 1, stamps.x[k] - half : stamps.x[k] + half + 1]
         cuts = (template[part], science[part], model[part], science[part] - model[part])
-        for axes, cut, title in zip(panels[row], cuts, ("template", "science", "model", "residual"), strict=True):
+        for axes, cut, title in zip(
+            panels[row], cuts, ("template", "science", "model", "residual"), strict=True
+        ):
             low, high = np.nanpercentile(cut, [1, 99.5])
             axes.imshow(cut, origin="lower", cmap="gray", vmin=low, vmax=high)
             axes.set_xticks([])
@@ -116,7 +129,9 @@ def residual_histogram(pulls: Any) -> Figure:
     counts, _ = np.histogram(values, edges)
     center = (edges[1:] + edges[:-1]) / 2
     axes.step(center, np.maximum(counts, 0.5), where="mid", label=f"{len(values)} pixels")
-    axes.plot(center, len(values) * 0.1 * np.exp(-(center**2) / 2) / np.sqrt(2 * np.pi) + 1e-9, label="N(0, 1)")
+    axes.plot(
+        center, len(values) * 0.1 * np.exp(-(center**2) / 2) / np.sqrt(2 * np.pi) + 1e-9, label="N(0, 1)"
+    )
     axes.set_yscale("log")
     axes.set_ylim(0.5, None)
     axes.set_xlabel("difference / error")
@@ -128,23 +143,33 @@ def residual_histogram(pulls: Any) -> Figure:
 def write_blink_pictures(stem: str | Path, template: Any, science: Any, difference: Any) -> list[Path]:
     """Write three PNGs of the same size and, for the first two, the same grey scale; return their paths."""
     low, high = display_range(np.nan_to_num(science))
-    ranges = {"template": (template, low, high), "science": (science, low, high), "difference": (difference, *_symmetric_range(difference))}
+    ranges = {
+        "template": (template, low, high),
+        "science": (science, low, high),
+        "difference": (difference, *_symmetric_range(difference)),
+    }
     paths = []
     for name, (image, bottom, top) in ranges.items():
         picture, _ = binned(np.nan_to_num(np.asarray(image, np.float32)), 1000)
         figure = Figure(figsize=(picture.shape[1] / 100, picture.shape[0] / 100))
-        figure.add_axes((0, 0, 1, 1), frameon=False).imshow(picture, origin="lower", cmap="gray", vmin=bottom, vmax=top)
+        figure.add_axes((0, 0, 1, 1), frameon=False).imshow(
+            picture, origin="lower", cmap="gray", vmin=bottom, vmax=top
+        )
         path = Path(f"{stem}.{name}.png")
         save_figure(figure, path)
         paths.append(path)
     return paths
 
 
-def write_difference_report(path: str | Path, title: str, facts: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
+def write_difference_report(
+    path: str | Path, title: str, facts: Mapping[str, Any], figures: Mapping[str, Figure]
+) -> None:
     """Write one HTML page with a table of facts and figures inside."""
     import base64
 
-    rows = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
+    rows = "".join(
+        f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items()
+    )
     body = f"<table>{rows}</table>"
     for caption, figure in figures.items():
         data = base64.b64encode(png_bytes(figure)).decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,7 +36,9 @@ class DifferentialBackground:
     error: float
 
 
-def fit_differential_background(difference, variance, bad, box, *, order=None, cell=None, family="chebyshev", maximum_order=6):
+def fit_differential_background(
+    difference, variance, bad, box, *, order=None, cell=None, family="chebyshev", maximum_order=6
+):
     """Fit a smooth function to a difference image of matched images, ignoring transients and residuals.
 
     Parameters
@@ -77,7 +80,9 @@ def fit_differential_background(difference, variance, bad, box, *, order=None, c
     for _ in range(3):
         best = min(
             (o for o in orders if _is_determined(SpatialTerms(box, o, family), keep.sum())),
-            key=lambda o: _validation_error(SpatialTerms(box, o, family), x[keep], y[keep], mean[keep], error[keep]),
+            key=lambda o: _validation_error(
+                SpatialTerms(box, o, family), x[keep], y[keep], mean[keep], error[keep]
+            ),
             default=0,
         )
         terms = SpatialTerms(box, best, family)
@@ -103,8 +108,8 @@ def cell_means(difference, variance, bad, cell):
     columns = np.linspace(0, nx, max(1, round(nx / cell)) + 1).astype(int)
     step = 2 if min(np.diff(rows).min(), np.diff(columns).min()) >= 48 else 1
     out = []
-    for top, bottom in zip(rows[:-1], rows[1:], strict=True):
-        for left, right in zip(columns[:-1], columns[1:], strict=True):
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(columns):
             part = np.s_[top:bottom:step, left:right:step]
             center = (left + right - 1) / 2, (top + bottom - 1) / 2
             weights = neighbour_mean(variance[part])

@@ -15,7 +15,14 @@ from starmill.kernels.kernel_convolution import (
     spread_bad,
 )
 
-__all__ = ["KernelNodes", "VarianceNodes", "convolve_rows", "convolve_variance_rows", "lost_fraction", "repair_bad"]
+__all__ = [
+    "KernelNodes",
+    "VarianceNodes",
+    "convolve_rows",
+    "convolve_variance_rows",
+    "lost_fraction",
+    "repair_bad",
+]
 
 INTERPOLATION_ERROR = 4e-5
 """Largest error of the kernel between nodes, relative to the sum of its absolute values.

@@ -4,8 +4,9 @@ Convolution of the reference correlates its noise. Multiplied in Fourier space b
 
 .. math:: \hat\phi = \sqrt{\frac{\sigma_t^2 + \kappa^2 \sigma_r^2}{\sigma_t^2 + \sigma_r^2 |\hat K|^2}}
 
-(:math:`\sigma_t, \sigma_r` noise of the target and of the reference, :math:`\kappa` the kernel sum) the difference has
-white noise of variance :math:`\sigma_t^2 + \kappa^2 \sigma_r^2`, and its PSF is that of the target convolved with :math:`\phi`.
+(:math:`\sigma_t, \sigma_r` noise of the target and of the reference, :math:`\kappa` the kernel sum) the
+difference has white noise of variance :math:`\sigma_t^2 + \kappa^2 \sigma_r^2`, and its PSF is that of the
+target convolved with :math:`\phi`.
 
 References
 ----------
@@ -42,7 +43,9 @@ def whitening_filter(kernel_image, variance_target, variance_reference, *, half_
     ratio = (variance_target + total * variance_reference) / (variance_target + variance_reference * power)
     image = fft.fftshift(fft.irfft2(np.sqrt(ratio), s=(side, side)))
     middle = side // 2
-    image = image[middle - half_width : middle + half_width + 1, middle - half_width : middle + half_width + 1]
+    image = image[
+        middle - half_width : middle + half_width + 1, middle - half_width : middle + half_width + 1
+    ]
     return image / image.sum()
 
 
@@ -97,7 +100,9 @@ def whiten(difference, filters, *, spacing):
             filtered = _valid_convolution(part, filters[a, b])
             weight_y = 1 - np.abs(np.arange(top, bottom) - a * spacing) / spacing
             weight_x = 1 - np.abs(np.arange(left, right) - b * spacing) / spacing
-            out[top:bottom, left:right] += filtered * (weight_y[:, None] * weight_x[None, :]).astype(np.float32)
+            out[top:bottom, left:right] += filtered * (weight_y[:, None] * weight_x[None, :]).astype(
+                np.float32
+            )
     return out
 
 

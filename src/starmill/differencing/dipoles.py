@@ -97,11 +97,15 @@ def fit_dipole(difference, variance, bad, psf_image, start, *, fwhm, significanc
     dof = max(int(good.sum()) - 6, 1)
     chi2 = float(np.sum((data - flux @ design) ** 2) / dof)
     single = min(
-        float(np.sum((data - (row @ data) / max(row @ row, 1e-30) * row) ** 2) / dof) for row in profiles(start)
+        float(np.sum((data - (row @ data) / max(row @ row, 1e-30) * row) ** 2) / dof)
+        for row in profiles(start)
     )
     ratio = abs(flux[0]) / max(abs(flux[1]), 1e-30)
     is_dipole = bool(
-        flux[0] > significance * error[0] and -flux[1] > significance * error[1] and 1 / 3 < ratio < 3 and chi2 < single
+        flux[0] > significance * error[0]
+        and -flux[1] > significance * error[1]
+        and 1 / 3 < ratio < 3
+        and chi2 < single
     )
     return Dipole(
         (float(found[0]), float(found[1])), (float(found[2]), float(found[3])), float(flux[0]), float(flux[1]), chi2,

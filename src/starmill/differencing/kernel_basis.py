@@ -125,9 +125,7 @@ def gaussian_basis(half_width, sigmas, degrees):
     minus_first[0] = False
     images = vertical[:, :, None] * horizontal[index][:, None, :]
     images[minus_first] -= images[0]
-    return KernelBasis(
-        images, horizontal, index, vertical, minus_first, np.array(order), np.array(component)
-    )
+    return KernelBasis(images, horizontal, index, vertical, minus_first, np.array(order), np.array(component))
 
 
 def _factor(profile, at, power):

@@ -117,7 +117,9 @@ class KernelFit:
         return self.status == USED
 
 
-def fit_kernel(system, model, *, clip=4.0, model_error=0.01, max_iterations=10, minimum=3, maximum_condition=1e12):
+def fit_kernel(
+    system, model, *, clip=4.0, model_error=0.01, max_iterations=10, minimum=3, maximum_condition=1e12
+):
     """Solve for the kernel, rejecting stamps that do not agree, until the set of stamps no longer changes.
 
     Parameters
@@ -288,7 +290,9 @@ def stamp_quality(system, model, coefficients):
     """
     local = local_coefficients(system, model, coefficients)
     images = model.images
-    power = np.einsum("si,sij,sj->s", local, system.matrix[:, images[:, None], images[None, :]], local, optimize=True)
+    power = np.einsum(
+        "si,sij,sj->s", local, system.matrix[:, images[:, None], images[None, :]], local, optimize=True
+    )
     product = np.einsum("si,si->s", local, system.vector[:, images])
     power = np.maximum(power, 1e-30)
     chi2 = (system.target_power - 2 * product + power) / np.maximum(system.pixels - 1, 1)
@@ -318,7 +322,9 @@ def _judge(status, quality, system, clip, model_error, *, first):
     expected = np.sqrt(2 / dof + (model_error**2 * signal / dof) ** 2)
     excess = (quality.chi2 - np.median(quality.chi2[candidate])) / expected
     robust = 1.4826 * np.median(np.abs(excess[candidate]))
-    limit = clip * max(1.0, robust) * (2.0 if first else 1.0)  # the first solution still contains the outliers
+    limit = (
+        clip * max(1.0, robust) * (2.0 if first else 1.0)
+    )  # the first solution still contains the outliers
     status[candidate & (excess > limit)] = "poor fit"
     return status
 
@@ -328,7 +334,11 @@ def _require(used, minimum, status):
         names, counts = np.unique(status, return_counts=True)
         raise AlgorithmError(
             "too few stamps survive the rejection",
-            numbers={"used": int(used.sum()), "needed": minimum, **dict(zip(names.tolist(), counts.tolist(), strict=True))},
+            numbers={
+                "used": int(used.sum()),
+                "needed": minimum,
+                **dict(zip(names.tolist(), counts.tolist(), strict=True)),
+            },
         )
 
 

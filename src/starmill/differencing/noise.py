@@ -32,7 +32,9 @@ def image_variance(image, bad, *, gain=np.nan, read_noise=0.0):
     """
     good = ~bad & np.isfinite(image)
     if good.sum() < 100:
-        raise AlgorithmError("too few pixels to measure the noise", numbers={"usable": int(good.sum()), "needed": 100})
+        raise AlgorithmError(
+            "too few pixels to measure the noise", numbers={"usable": int(good.sum()), "needed": 100}
+        )
     clean = np.where(good, image, 0).astype(np.float32)
     sky = float(np.median(clean[good]))
     spread = _pixel_scatter(clean, good)

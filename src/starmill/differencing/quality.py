@@ -108,8 +108,14 @@ def _flatness(difference, variance, good):
     medians = []
     for row in rows:
         for column in columns:
-            part = np.s_[row[0] : row[-1] + 1 : 2, column[0] : column[-1] + 1 : 2] if len(row) and len(column) else None
+            part = (
+                np.s_[row[0] : row[-1] + 1 : 2, column[0] : column[-1] + 1 : 2]
+                if len(row) and len(column)
+                else None
+            )
             if part is None or good[part].sum() < 20:
                 continue
-            medians.append(np.median(difference[part][good[part]]) / np.sqrt(np.median(variance[part][good[part]])))
+            medians.append(
+                np.median(difference[part][good[part]]) / np.sqrt(np.median(variance[part][good[part]]))
+            )
     return float(np.std(medians)) if medians else 0.0

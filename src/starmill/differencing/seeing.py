@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from starmill.datamodel.psf import adaptive_moments, shift_images
+from starmill.differencing.convolve import repair_bad
 from starmill.differencing.stamps import choose_stamps
 from starmill.errors import AlgorithmError
 
@@ -60,7 +61,7 @@ def measure_seeing(image, variance, bad, *, half_width=12, threshold=20.0):
     stamps = choose_stamps(
         image, image, bad, variance, half_width=half_width, margin=0, per_cell=5, threshold=threshold
     )
-    cuts, moments = _centred_cutouts(image, variance, bad, stamps.x, stamps.y, half_width)
+    cuts, moments = _centred_cutouts(repair_bad(image, bad), bad, stamps.x, stamps.y, half_width)
     if not len(cuts):
         raise AlgorithmError(
             "no object from which the seeing can be measured", numbers={"stamps": len(stamps), "usable": 0}
@@ -114,18 +115,28 @@ def extend_profile(stack, *, half_width=25):
     beta = float(np.clip(found[2], 1.5, 8))
     full = profile(found, r2)
     full[inner] = np.where(r2[inner] <= (0.8 * small) ** 2, stack - found[3] * stack.max(), full[inner])
-    outside = np.pi * np.exp(found[0] + found[1]) / (beta - 1) * (1 + half_width**2 / np.exp(found[1])) ** (1 - beta)
-    return full / (full.sum() + 0.8 * outside)  # about a fifth of what is outside the circle is in the corners
+    outside = (
+        np.pi
+        * np.exp(found[0] + found[1])
+        / (beta - 1)
+        * (1 + half_width**2 / np.exp(found[1])) ** (1 - beta)
+    )
+    return full / (
+        full.sum() + 0.8 * outside
+    )  # about a fifth of what is outside the circle is in the corners
 
 
-def _centred_cutouts(image, variance, bad, x, y, half_width):
+def _centred_cutouts(image, bad, x, y, half_width):
     """Return cutouts of unit core flux centred on the central pixel, and their adaptive moments."""
     side = 2 * half_width + 1
     cuts = []
     for column, row in zip(x, y, strict=True):
         part = np.s_[row - half_width : row + half_width + 1, column - half_width : column + half_width + 1]
         cut = np.asarray(image[part], np.float64)
-        if cut.shape != (side, side) or bad[part].any():
+        core = bad[row - 2 : row + 3, column - 2 : column + 3]
+        if (
+            cut.shape != (side, side) or core.any() or bad[part].mean() > 0.05
+        ):  # a few repaired pixels do no harm
             continue
         border = np.concatenate([cut[0], cut[-1], cut[:, 0], cut[:, -1]])
         cut = cut - np.median(border)
@@ -148,7 +159,9 @@ def _centroid_offset(cut):
     at = np.arange(-half, half + 1)
     dx = dy = 0.0
     for _ in range(20):
-        weight = np.exp(-0.125 * ((at[None, :] - dx) ** 2 + (at[:, None] - dy) ** 2)) * cut  # sigma of 2 pixels
+        weight = (
+            np.exp(-0.125 * ((at[None, :] - dx) ** 2 + (at[:, None] - dy) ** 2)) * cut
+        )  # sigma of 2 pixels
         total = weight.sum()
         if total <= 0:
             return None

@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from starmill.differencing.kernel_fit import KernelModel, fit_kernel, solve_summed, stamp_quality, summed_equations
+from starmill.differencing.kernel_fit import (
+    KernelModel,
+    fit_kernel,
+    solve_summed,
+    stamp_quality,
+    summed_equations,
+)
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.errors import AlgorithmError
 
@@ -53,25 +59,45 @@ def fit_selected_kernel(
     clean = system.select(start.used)
     table = {}
 
-    def score(degree, order, sum_order):
-        name = f"degree {degree}, order {order}, sum order {sum_order}"
-        if name not in table:
-            table[name] = validation_score(clean, _model(basis, box, family, degree, order, sum_order), folds)
-        return table[name]
+    scores = {}
 
+    def score(degree, order, sum_order):
+        key = (degree, order, sum_order)
+        if key not in scores:
+            model = _model(basis, box, family, degree, order, sum_order)
+            scores[key] = validation_chi2(clean, model, folds)
+            name = f"degree {degree}, order {order}, sum order {sum_order}"
+            table[name] = float(np.mean(scores[key]))
+        return scores[key]
+
+    # a gradient of the kernel sum shifts its centre value; it takes many stars to tell it from noise
+    sum_orders = [o for o in sum_orders if len(clean) >= 15 * len(SpatialTerms(box, o, family))] or [
+        min(sum_orders)
+    ]
     degrees = sorted({min(d, int(basis.order.max())) for d in degrees})
     degree, sum_order = degrees[len(degrees) // 2], min(sum_orders)
-    order = min(orders, key=lambda o: score(degree, o, sum_order))
-    degree = min(degrees, key=lambda d: score(d, order, sum_order))
-    order = min((o for o in orders if abs(o - order) <= 1), key=lambda o: score(degree, o, sum_order))
-    sum_order = min(sum_orders, key=lambda o: score(degree, order, o))
-    if not np.isfinite(score(degree, order, sum_order)):
+    order = _simplest(orders, lambda o: score(degree, o, sum_order))
+    degree = _simplest(degrees, lambda d: score(d, order, sum_order))
+    order = _simplest([o for o in orders if abs(o - order) <= 1], lambda o: score(degree, o, sum_order))
+    sum_order = _simplest(sum_orders, lambda o: score(degree, order, o))
+    if not np.isfinite(score(degree, order, sum_order)).all():
         return replace(start, selection=table)
     try:
         fit = fit_kernel(system, _model(basis, box, family, degree, order, sum_order), **keywords)
     except AlgorithmError:
         fit = start
     return replace(fit, selection=table)
+
+
+def _simplest(choices, chi2_of):
+    """Return the best choice, or a simpler one that is not worse by its standard error over the stamps."""
+    ranked = sorted(choices)
+    best = min(ranked, key=lambda c: np.mean(chi2_of(c)))
+    for choice in ranked:
+        loss = chi2_of(choice) - chi2_of(best)
+        if choice == best or (np.isfinite(loss).all() and loss.mean() < loss.std() / np.sqrt(len(loss))):
+            return choice
+    return best
 
 
 def _model(basis, box, family, degree, order, sum_order):
@@ -90,18 +116,20 @@ def _first_fit(system, basis, box, family, keywords):
             return fit_kernel(system, model, **keywords)
         except AlgorithmError as error:
             failure = error
-    raise failure or AlgorithmError("too few stamps for a kernel fit", numbers={"stamps": len(system), "needed": 3})
+    raise failure or AlgorithmError(
+        "too few stamps for a kernel fit", numbers={"stamps": len(system), "needed": 3}
+    )
 
 
-def validation_score(system, model, folds):
-    """Return the mean excess of chi2 over left-out stamps; infinity when a part cannot be solved.
+def validation_chi2(system, model, folds):
+    """Return the chi2 per pixel of every stamp when it is left out; infinite when a part cannot be solved.
 
-    Each stamp's chi2 is limited to the robust range of all, so that one odd star does not choose the model.
+    Each value is limited to the robust range of all, so that one odd star does not choose the model.
     """
     n = len(system)
     folds = min(folds, n)
     if folds < 2 or len(model.columns[0]) > 15 * n:
-        return np.inf
+        return np.full(n, np.inf)
     part = np.arange(n) % folds
     total, vector = summed_equations(system, model)
     chi2 = np.empty(n)
@@ -111,7 +139,6 @@ def validation_score(system, model, folds):
         try:
             solution = solve_summed(total - matrix, vector - right)
         except AlgorithmError:
-            return np.inf
-        chi2[part == fold] = stamp_quality(out, model, solution.coefficients).chi2 * out.pixels
-    limit = np.percentile(chi2 / system.pixels, 90) * 3
-    return float(np.mean(np.minimum(chi2 / system.pixels, limit)))
+            return np.full(n, np.inf)
+        chi2[part == fold] = stamp_quality(out, model, solution.coefficients).chi2
+    return np.minimum(chi2, 3 * np.percentile(chi2, 90))

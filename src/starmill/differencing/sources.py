@@ -10,24 +10,43 @@ from starmill.differencing.dipoles import fit_dipole
 
 __all__ = ["DIFFERENCE_SCHEMA", "find_difference_sources", "forced_fluxes"]
 
-DIFFERENCE_SCHEMA = Schema([
-    *MINIMAL_COLUMNS,
-    Column("x_err", "f4", "pixel", "standard error of x"),
-    Column("y_err", "f4", "pixel", "standard error of y"),
-    Column("psf_flux", "f8", "", "PSF flux in the difference, image unit; negative when fainter in the science image"),
-    Column("psf_flux_err", "f8", "", "standard error of psf_flux"),
-    Column("psf_chi2", "f4", "", "reduced chi2 of the PSF fit within 1.5 FWHM"),
-    Column("signal_to_noise", "f4", "", "peak of the score image"),
-    Column("is_negative", "bool", "", "fainter in the science image"),
-    Column("dipole_flag", "bool", "", "a pair of opposite sources fits, and better than one source"),
-    Column("dipole_separation", "f4", "pixel", "distance between the two poles; NaN when no dipole was fitted"),
-    Column("dipole_angle", "f4", "rad", "direction from the negative to the positive pole, counter-clockwise from +x"),
-    Column("dipole_flux", "f8", "", "mean of the absolute fluxes of the poles"),
-    Column("psf_flux_flag", "bool", "", "unusable pixels near the centre"),
-])
+DIFFERENCE_SCHEMA = Schema(
+    [
+        *MINIMAL_COLUMNS,
+        Column("x_err", "f4", "pixel", "standard error of x"),
+        Column("y_err", "f4", "pixel", "standard error of y"),
+        Column(
+            "psf_flux",
+            "f8",
+            "",
+            "PSF flux in the difference, image unit; negative when fainter in the science image",
+        ),
+        Column("psf_flux_err", "f8", "", "standard error of psf_flux"),
+        Column("psf_chi2", "f4", "", "reduced chi2 of the PSF fit within 1.5 FWHM"),
+        Column("signal_to_noise", "f4", "", "peak of the score image"),
+        Column("is_negative", "bool", "", "fainter in the science image"),
+        Column("dipole_flag", "bool", "", "a pair of opposite sources fits, and better than one source"),
+        Column(
+            "dipole_separation",
+            "f4",
+            "pixel",
+            "distance between the two poles; NaN when no dipole was fitted",
+        ),
+        Column(
+            "dipole_angle",
+            "f4",
+            "rad",
+            "direction from the negative to the positive pole, counter-clockwise from +x",
+        ),
+        Column("dipole_flux", "f8", "", "mean of the absolute fluxes of the poles"),
+        Column("psf_flux_flag", "bool", "", "unusable pixels near the centre"),
+    ]
+)
 
 
-def find_difference_sources(difference, variance, bad, score, psf_image, *, threshold=5.0, origin=(0, 0), exposure_id=0):
+def find_difference_sources(
+    difference, variance, bad, score, psf_image, *, threshold=5.0, origin=(0, 0), exposure_id=0
+):
     """Find and measure sources of both signs.
 
     Parameters
@@ -67,7 +86,9 @@ def find_difference_sources(difference, variance, bad, score, psf_image, *, thre
         values["x_err"][i] = values["y_err"][i] = position_error
         values["psf_flux"][i], values["psf_flux_err"][i], values["psf_chi2"][i] = flux, error, chi2
         values["signal_to_noise"][i], values["is_negative"][i] = score[row, column], sign < 0
-        values["psf_flux_flag"][i] = usable < 0.9  # a tenth of the core lost moves the flux by about its error
+        values["psf_flux_flag"][i] = (
+            usable < 0.9
+        )  # a tenth of the core lost moves the flux by about its error
     _add_dipoles(values, difference, variance, bad, psf_image, rows, columns, fwhm, origin)
     return Catalog(DIFFERENCE_SCHEMA, values)
 
@@ -119,7 +140,12 @@ def _psf_flux(difference, variance, bad, psf_image, x, y, reach):
     ny, nx = difference.shape
     half = psf_image.shape[0] // 2
     reach = min(reach, half)
-    top, bottom, left, right = max(row - reach, 0), min(row + reach + 1, ny), max(column - reach, 0), min(column + reach + 1, nx)
+    top, bottom, left, right = (
+        max(row - reach, 0),
+        min(row + reach + 1, ny),
+        max(column - reach, 0),
+        min(column + reach + 1, nx),
+    )
     if top >= bottom or left >= right:
         return np.nan, np.nan, np.nan, 0.0
     model = shift(psf_image, (y - row, x - column), order=3)

@@ -57,8 +57,9 @@ class SpatialTerms:
 
     def evaluate(self, x, y):
         """Return the terms at positions, ``(..., n_terms)``."""
-        along_x, along_y = self._sides(x, self.box.center[0], self.box.width), self._sides(
-            y, self.box.center[1], self.box.height
+        along_x, along_y = (
+            self._sides(x, self.box.center[0], self.box.width),
+            self._sides(y, self.box.center[1], self.box.height),
         )
         i, j = np.array(self.degrees).T
         return along_x[..., i] * along_y[..., j]

@@ -99,7 +99,10 @@ def build_stamp_system(
         cut, fill = reference[wide], np.median(reference[inner])
         cut = np.where(spoilt, 0, cut - fill).astype(np.float32)
         noise_reference = _reference_noise(np.where(spoilt, 0, variance_reference[wide]), match_sigma)
-        variance = neighbour_mean(variance_target[inner]) + scale**2 * noise_reference[border:-border, border:-border]
+        variance = (
+            neighbour_mean(variance_target[inner])
+            + scale**2 * noise_reference[border:-border, border:-border]
+        )
         good = ~bad_target[inner] & (variance > 0) & ~_reached(spoilt, reach)[border:-border, border:-border]
         weight = np.where(good, 1 / np.where(good, variance, 1), 0)
         design = np.empty((len(basis) + 2, side * side))
@@ -109,14 +112,16 @@ def build_stamp_system(
         root = np.sqrt(weight).ravel()
         design *= root
         products = design @ design.T
-        products = products[:-1, :-1] - np.outer(products[:-1, -1], products[-1, :-1]) / max(products[-1, -1], 1e-300)
-        reference_noise = np.sum(weight * (variance_reference[wide] * ~spoilt)[border:-border, border:-border])
+        products = products[:-1, :-1] - np.outer(products[:-1, -1], products[-1, :-1]) / max(
+            products[-1, -1], 1e-300
+        )
+        reference_noise = np.sum(
+            weight * (variance_reference[wide] * ~spoilt)[border:-border, border:-border]
+        )
         matrix[s] = products[:-1, :-1] - reference_noise * gram
         vector[s], power[s] = products[:-1, -1], products[-1, -1]
         pixels[s], masked[s] = good.sum(), 1 - good.mean()
-    return StampSystem(
-        stamps.x + origin[0], stamps.y + origin[1], matrix, vector, power, pixels, masked
-    )
+    return StampSystem(stamps.x + origin[0], stamps.y + origin[1], matrix, vector, power, pixels, masked)
 
 
 def convolve_with_basis(cut, basis):

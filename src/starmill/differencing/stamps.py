@@ -44,7 +44,17 @@ class StampSet:
 
 
 def choose_stamps(
-    reference, target, bad, variance, *, half_width, margin, cell_size=None, per_cell=3, threshold=20.0, minimum=1
+    reference,
+    target,
+    bad,
+    variance,
+    *,
+    half_width,
+    margin,
+    cell_size=None,
+    per_cell=3,
+    threshold=20.0,
+    minimum=1,
 ):
     """Choose the brightest usable objects of every cell of a grid.
 

@@ -72,7 +72,14 @@ def convolve_image(image, kernel, *, variance=None, bad=None, origin=(0, 0), squ
     if variance is not None:
         variance = repair_bad(np.asarray(variance, np.float32), bad)
         out_variance = np.empty(image.shape, np.float32)
-        jobs.append((variance, VarianceNodes.tabulate(kernel, box, squared=squared), convolve_variance_rows, out_variance))
+        jobs.append(
+            (
+                variance,
+                VarianceNodes.tabulate(kernel, box, squared=squared),
+                convolve_variance_rows,
+                out_variance,
+            )
+        )
 
     def work(rows):
         for source, table, function, target in jobs:

@@ -65,7 +65,7 @@ class KernelWings:
         return total
 
 
-def fit_wings(reference, difference, variance, bad, bad_reference, box, *, core_half_width, background_order=3):
+def fit_wings(reference, difference, variance, bad, bad_reference, *, core_half_width, background_order=3):
     """Fit the wings to a difference image made with the core of the kernel.
 
     Parameters
@@ -76,8 +76,6 @@ def fit_wings(reference, difference, variance, bad, bad_reference, box, *, core_
         Target minus convolved reference, and its variance.
     bad, bad_reference : (ny, nx) bool arrays
         Pixels of the difference, and of the reference, that are not usable.
-    box : Box
-        Of the images.
     core_half_width : int
         Half width of the core of the kernel; sets the scale of the rings.
     background_order : int

@@ -96,7 +96,9 @@ def _section(extra, header, nx, ny):
     elif "rkw" in extra:
         name, count = extra["rkw"]
         values = [str(header.get(f"{name}{i}", header.get(name, ""))) for i in range(int(count))]
-        boxes = [tuple(int(v) for v in text.strip("[] ").replace(":", ",").split(",")) for text in values if text]
+        boxes = [
+            tuple(int(v) for v in text.strip("[] ").replace(":", ",").split(",")) for text in values if text
+        ]
     if not boxes:
         return 0, nx, 0, ny
     x0, y0 = max(min(b[0] for b in boxes), 0), max(min(b[2] for b in boxes), 0)

@@ -52,7 +52,9 @@ def kernel_from_solution(solution, config, box: Box):
     powers = _powers(config.ko)
     n = len(powers)
     if len(solution) < 2 + (len(basis) - 1) * n:
-        raise HotpantsError(f"the kernel table has {len(solution)} rows, at least {2 + (len(basis) - 1) * n} are needed")
+        raise HotpantsError(
+            f"the kernel table has {len(solution)} rows, at least {2 + (len(basis) - 1) * n} are needed"
+        )
     place = {degree: k for k, degree in enumerate(powers)}
     fields = [SpatialTerms(box, 0, "polynomial").field([solution[1]])]
     for b, factor in enumerate(_factors(basis, config)[1:]):

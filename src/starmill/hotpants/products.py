@@ -44,7 +44,10 @@ def write_products(session, extra=None):
         return
     products = session.get_final_outputs()
     if extra.get("mous", 1.0) < 0:
-        products |= {"diff_image": session.results["diff_image"], "noise_image": session.results["noise_image"]}
+        products |= {
+            "diff_image": session.results["diff_image"],
+            "noise_image": session.results["noise_image"],
+        }
     noise = products["noise_image"]
     sigma = np.where(noise > 0, products["diff_image"] / np.where(noise > 0, noise, 1), 0).astype(np.float32)
     cards = header_cards(session, products)
@@ -73,7 +76,12 @@ def header_cards(session, products):
 
 def kernel_cards(config):
     """Return the cards of the kernel table."""
-    cards = {"NGAUSS": config.ngauss, "FWKERN": 2 * config.rkernel + 1, "CKORDER": config.ko, "BGORDER": config.bgo}
+    cards = {
+        "NGAUSS": config.ngauss,
+        "FWKERN": 2 * config.rkernel + 1,
+        "CKORDER": config.ko,
+        "BGORDER": config.bgo,
+    }
     for i, (sigma, degree) in enumerate(zip(config.sigma_gauss, config.deg_fixe, strict=True), 1):
         cards |= {f"DGAUSS{i}": degree, f"SGAUSS{i}": sigma}
     return cards
@@ -81,7 +89,9 @@ def kernel_cards(config):
 
 def _table(session):
     config = session.config
-    return solution_vector(session.fit.kernel, session._basis, config, session.background.field), kernel_cards(config)
+    return solution_vector(
+        session.fit.kernel, session._basis, config, session.background.field
+    ), kernel_cards(config)
 
 
 def _write_main(session, products, sigma, cards, extra):

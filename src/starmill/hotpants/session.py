@@ -69,12 +69,14 @@ class Hotpants:
     ):  # fmt: skip
         self.config = config or HotpantsConfig()
         self.output_header = output_header
-        template, header = _load(template_data)
+        template, _ = _load(template_data)
         image, image_header = _load(image_data)
         self.output_header = output_header if output_header is not None else image_header
         self.template_data, self.image_data = template, image
         if template.shape != image.shape:
-            raise HotpantsError(f"template and image have different shapes: {template.shape} and {image.shape}")
+            raise HotpantsError(
+                f"template and image have different shapes: {template.shape} and {image.shape}"
+            )
         self.star_catalog = _check_catalog(star_catalog)
         limits = self.config
         self._template = self._prepare(
@@ -118,10 +120,17 @@ class Hotpants:
             bits[~(variance > 0)] |= INPUT_BAD
             bad = bits != 0
         if bad.mean() > 0.98:
-            shares = {n: ((bits & b) > 0).mean() for n, b in (("not finite", NOT_A_NUMBER), ("saturated", SATURATED))}
-            shares |= {"at or below the lower limit": ((bits & LOW) > 0).mean(), "masked": ((bits & EXTERNAL) > 0).mean()}
+            shares = {
+                n: ((bits & b) > 0).mean()
+                for n, b in (("not finite", NOT_A_NUMBER), ("saturated", SATURATED))
+            }
+            shares |= {
+                "at or below the lower limit": ((bits & LOW) > 0).mean(),
+                "masked": ((bits & EXTERNAL) > 0).mean(),
+            }
             raise HotpantsError(
-                f"the {name} has no usable pixels: " + ", ".join(f"{share:.1%} {what}" for what, share in shares.items())
+                f"the {name} has no usable pixels: "
+                + ", ".join(f"{share:.1%} {what}" for what, share in shares.items())
             )
         thin = np.s_[::4, ::4] if min(data.shape) > 64 else np.s_[:, :]
         filled = np.array(data, np.float32)
@@ -166,7 +175,9 @@ class Hotpants:
             x, y = self.star_catalog.T - 1
             listed = stamps_at(x, y, shape, half_width=config.rss, margin=margin)
             if len(listed) == 0:
-                raise HotpantsError(f"none of the {len(x)} listed stars is far enough from the edges of {shape}")
+                raise HotpantsError(
+                    f"none of the {len(x)} listed stars is far enough from the edges of {shape}"
+                )
             return listed
         bad = reference["bad"] | target["bad"]
         for image, upper, pedestal in (
@@ -181,22 +192,39 @@ class Hotpants:
             "half_width": config.rss, "margin": margin, "per_cell": config.nss, "cell_size": max(cell, 2 * config.rss + 1)
         }  # fmt: skip
         noise = target["variance"]
-        stamps = choose_stamps(reference["data"], target["data"], search, noise, threshold=config.fitthresh, minimum=0, **keywords)
+        stamps = choose_stamps(
+            reference["data"],
+            target["data"],
+            search,
+            noise,
+            threshold=config.fitthresh,
+            minimum=0,
+            **keywords,
+        )
         if len(np.unique(stamps.cell)) < config.min_frac_stamps * stamps.n_cells:
             lower = config.fitthresh * config.scale_fitthresh
-            stamps = choose_stamps(reference["data"], target["data"], search, noise, threshold=lower, **keywords)
+            stamps = choose_stamps(
+                reference["data"], target["data"], search, noise, threshold=lower, **keywords
+            )
         return stamps
 
     def _substamps(self, stamps):
         out = []
         for i, (x, y) in enumerate(zip(stamps.x, stamps.y, strict=True)):
-            part = np.s_[y - stamps.half_width : y + stamps.half_width + 1, x - stamps.half_width : x + stamps.half_width + 1]
+            part = np.s_[
+                y - stamps.half_width : y + stamps.half_width + 1,
+                x - stamps.half_width : x + stamps.half_width + 1,
+            ]
             out.append(
                 Substamp(
-                    i, int(stamps.cell[i]), float(x), float(y), template_cutout=self._template["data"][part].copy(),
+                    i,
+                    int(stamps.cell[i]),
+                    float(x),
+                    float(y),
+                    template_cutout=self._template["data"][part].copy(),
                     image_cutout=self._image["data"][part].copy(),
                     noise_variance_cutout=self._template["variance"][part] + self._image["variance"][part],
-                )  # fmt: skip
+                )
             )
         return out
 
@@ -215,12 +243,14 @@ class Hotpants:
         if not self._stamps:
             raise HotpantsError("find_stamps has not been run")
         merits = {}
-        for direction, stamps in self._stamps.items():
+        for direction in self._stamps:
             system = self._system(direction)
             merits[direction] = self._check(direction, system)
         self.conv_direction = min(merits, key=lambda d: merits[d])
         if not np.isfinite(merits[self.conv_direction]):
-            raise HotpantsError(f"no substamp passes the figure-of-merit check ({ {d: len(s) for d, s in self._stamps.items()} })")
+            raise HotpantsError(
+                f"no substamp passes the figure-of-merit check ({ {d: len(s) for d, s in self._stamps.items()} })"
+            )
         return self.conv_direction
 
     def _system(self, direction):
@@ -238,7 +268,9 @@ class Hotpants:
         values = np.full(len(system), np.nan)
         reference, _ = self._pair(direction)
         for i, substamp in enumerate(self._substamps_of(direction)):
-            matrix = system.matrix[i] + 1e-8 * np.trace(system.matrix[i]) / len(system.matrix[i]) * np.eye(len(system.matrix[i]))
+            matrix = system.matrix[i] + 1e-8 * np.trace(system.matrix[i]) / len(system.matrix[i]) * np.eye(
+                len(system.matrix[i])
+            )
             local = np.linalg.solve(matrix, system.vector[i])
             chi2 = system.target_power[i] - 2 * local @ system.vector[i] + local @ system.matrix[i] @ local
             values[i] = chi2 / max(system.pixels[i] - 1, 1) / max(abs(local[0]), 1e-6)
@@ -254,9 +286,11 @@ class Hotpants:
             substamp.status = SubstampStatus.PASSED_FOM_CHECK if good else SubstampStatus.REJECTED_FOM_CHECK
             substamp.reason = "" if good else "figure of merit"
         kept = values[passed]
-        return {"v": float(np.mean(kept)), "s": float(np.std(kept)), "h": float(np.subtract(*np.percentile(kept, [75, 25])))}[
-            self.config.fom
-        ]
+        return {
+            "v": float(np.mean(kept)),
+            "s": float(np.std(kept)),
+            "h": float(np.subtract(*np.percentile(kept, [75, 25]))),
+        }[self.config.fom]
 
     def _basis_vectors(self, data, substamp):
         """Return the cutout of an image at a substamp convolved with every basis image."""
@@ -283,16 +317,24 @@ class Hotpants:
         basis = self._basis
         order = config.ko + max(config.nregx, config.nregy) - 1
         model = KernelModel(
-            basis, SpatialTerms(self.box, order, "polynomial"), SpatialTerms(self.box, 0, "polynomial"), np.arange(len(basis))
+            basis,
+            SpatialTerms(self.box, order, "polynomial"),
+            SpatialTerms(self.box, 0, "polynomial"),
+            np.arange(len(basis)),
         )
         needed = int(np.ceil(len(model.columns[0]) / 200)) + 1
         self.fit = fit_kernel(system, model, clip=max(config.ks, 1.0) * 1.5, minimum=needed)
         survivors = []
         for substamp, status, chi2 in zip(
-            (s for s, good in zip(substamps, passed, strict=True) if good), self.fit.status, self.fit.chi2, strict=True
+            (s for s, good in zip(substamps, passed, strict=True) if good),
+            self.fit.status,
+            self.fit.chi2,
+            strict=True,
         ):
             used = status == "used"
-            substamp.status = SubstampStatus.USED_IN_FINAL_FIT if used else SubstampStatus.REJECTED_ITERATIVE_FIT
+            substamp.status = (
+                SubstampStatus.USED_IN_FINAL_FIT if used else SubstampStatus.REJECTED_ITERATIVE_FIT
+            )
             substamp.reason, substamp.chi2 = ("" if used else str(status)), float(chi2)
             substamp.global_coefficients = self.fit.kernel.coefficients_at(substamp.x, substamp.y)
             survivors += [substamp] if used else []
@@ -318,12 +360,21 @@ class Hotpants:
         config, kernel = self.config, self.fit.kernel
         reference, target = self._pair(self.conv_direction)
         convolved = convolve_image(
-            reference["data"], kernel, variance=reference["variance"], bad=reference["bad"], squared=not config.conv_var
+            reference["data"],
+            kernel,
+            variance=reference["variance"],
+            bad=reference["bad"],
+            squared=not config.conv_var,
         )
         difference, variance = subtract_convolved(convolved, target["data"], target["variance"])
         unusable = target["bad"] | reference["bad"] | (convolved.lost > 1 - config.kfm)
         self.background = fit_differential_background(
-            difference, variance, unusable, self.box, order=config.bgo + max(config.nregx, config.nregy) - 1, family="polynomial"
+            difference,
+            variance,
+            unusable,
+            self.box,
+            order=config.bgo + max(config.nregx, config.nregy) - 1,
+            family="polynomial",
         )
         level = self.background.field.image(self.box, np.float32)
         mask = reference["bits"] | target["bits"]
@@ -337,7 +388,10 @@ class Hotpants:
         if config.rescale_ok:
             noise *= _touched_factor(difference / np.maximum(noise, 1e-30), mask)
         self.results = {
-            "diff_image": difference, "convolved_image": convolved.image, "noise_image": noise, "output_mask": mask
+            "diff_image": difference,
+            "convolved_image": convolved.image,
+            "noise_image": noise,
+            "output_mask": mask,
         }
         return tuple(self.results.values())
 
@@ -393,7 +447,11 @@ class Hotpants:
 
     def get_substamp_details(self):
         """Return the lists of all substamps: ``template_substamps``, ``image_substamps``, ``final_fit_locations``."""
-        used = [s for s in self.template_substamps + self.image_substamps if s.status is SubstampStatus.USED_IN_FINAL_FIT]
+        used = [
+            s
+            for s in self.template_substamps + self.image_substamps
+            if s.status is SubstampStatus.USED_IN_FINAL_FIT
+        ]
         return {
             "template_substamps": self.template_substamps, "image_substamps": self.image_substamps,
             "final_fit_locations": [(s.x, s.y) for s in used],
@@ -431,7 +489,11 @@ class Hotpants:
         """
         if self.fit is None:
             raise HotpantsError("the kernel has not been fitted")
-        if not (isinstance(at_coords, tuple) and len(at_coords) == 2 and all(isinstance(c, int | np.integer) for c in at_coords)):
+        if not (
+            isinstance(at_coords, tuple)
+            and len(at_coords) == 2
+            and all(isinstance(c, int | np.integer) for c in at_coords)
+        ):
             raise TypeError(f"at_coords must be a tuple of two integers, not {at_coords!r}")
         if not (isinstance(size_factor, int | float) and size_factor > 0):
             raise ValueError(f"size_factor must be a positive number, not {size_factor!r}")

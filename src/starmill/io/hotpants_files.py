@@ -42,7 +42,11 @@ def write_layers(
         for name, value in cards.items():
             if name not in scaled:
                 head[name] = value
-        hdu = fits.PrimaryHDU(np.asarray(array), head) if number == 0 else fits.ImageHDU(np.asarray(array), head)
+        hdu = (
+            fits.PrimaryHDU(np.asarray(array), head)
+            if number == 0
+            else fits.ImageHDU(np.asarray(array), head)
+        )
         for name, value in scaled.items():
             hdu.header[name] = value
         hdus.append(hdu)
@@ -137,6 +141,10 @@ def _copied(header: Any) -> fits.Header:
     out = fits.Header()
     if header is not None:
         for card in fits.Header(header).cards:
-            if card.keyword and not skipped.match(card.keyword) and card.keyword not in ("COMMENT", "HISTORY"):
+            if (
+                card.keyword
+                and not skipped.match(card.keyword)
+                and card.keyword not in ("COMMENT", "HISTORY")
+            ):
                 out[card.keyword] = (card.value, card.comment)
     return out

@@ -91,7 +91,15 @@ def convolve_varying(padded, nodes, node_row, row_fraction, spacing, out):
                 row = padded[y + u]
                 ka, kb = at_row[b, u], at_row[b + 1, u]
                 for v in range(0, kx, 7):
-                    a0, a1, a2, a3, a4, a5, a6 = ka[v], ka[v + 1], ka[v + 2], ka[v + 3], ka[v + 4], ka[v + 5], ka[v + 6]
+                    a0, a1, a2, a3, a4, a5, a6 = (
+                        ka[v],
+                        ka[v + 1],
+                        ka[v + 2],
+                        ka[v + 3],
+                        ka[v + 4],
+                        ka[v + 5],
+                        ka[v + 6],
+                    )
                     b0, b1, b2, b3 = kb[v] - a0, kb[v + 1] - a1, kb[v + 2] - a2, kb[v + 3] - a3
                     b4, b5, b6 = kb[v + 4] - a4, kb[v + 5] - a5, kb[v + 6] - a6
                     s = x0 + v

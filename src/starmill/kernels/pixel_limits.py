@@ -53,7 +53,9 @@ def classify_pixels(data, upper, lower, fill, gain, read_variance, codes, bits, 
 
 
 @njit
-def finish_difference(convolved, level, target, variance, lost, limit, factor, noise_factor, codes, bits, difference, noise):
+def finish_difference(
+    convolved, level, target, variance, lost, limit, factor, noise_factor, codes, bits, difference, noise
+):
     """Subtract, scale and flag in one pass.
 
     Parameters

@@ -13,7 +13,20 @@ from starmill.kernels._jit import njit
 
 
 @njit
-def resample(image, variance, mask, source_x, source_y, area, table, edge_bit, no_data_bits, out, out_variance, out_mask):
+def resample(
+    image,
+    variance,
+    mask,
+    source_x,
+    source_y,
+    area,
+    table,
+    edge_bit,
+    no_data_bits,
+    out,
+    out_variance,
+    out_mask,
+):
     """Resample an image.
 
     Parameters

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
+from scipy.signal import fftconvolve
 
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import ConstantField
@@ -15,7 +16,7 @@ from starmill.datamodel.geometry import Box
 from starmill.datamodel.mask import Mask
 from starmill.datamodel.psf import GaussianPsf, PixelBasisPsf
 from starmill.datamodel.spatial_kernel import SpatialKernel
-from starmill.differencing.background import DifferentialBackground, fit_differential_background
+from starmill.differencing.background import fit_differential_background
 from starmill.differencing.convolve import repair_bad
 from starmill.differencing.decorrelation import correlation_excess, whiten, whitening_filter
 from starmill.differencing.kernel_basis import KernelBasis, delta_basis, gaussian_basis, matching_widths
@@ -41,32 +42,56 @@ Array = NDArray[Any]
 class DifferenceConfig(Config):
     """How a template is matched to a science exposure and subtracted."""
 
-    direction: Literal["auto", "template", "science"] = field("auto", "Image that is convolved; auto takes the sharper one.")
-    basis: Literal["gaussian", "delta"] = field("gaussian", "Basis of the kernel: Gaussians times polynomials, or pixels.")
-    kernel_half_width: int | None = field(
-        None, "Half width of the kernel core; 2.4 FWHM of the broader image when not given.", ge=1, le=50, unit="pixel"
+    direction: Literal["auto", "template", "science"] = field(
+        "auto", "Image that is convolved; auto takes the sharper one."
     )
-    sigmas: list[float] | None = field(None, "Widths of the Gaussians; from the two seeings when not given.", unit="pixel")
+    basis: Literal["gaussian", "delta"] = field(
+        "gaussian", "Basis of the kernel: Gaussians times polynomials, or pixels."
+    )
+    kernel_half_width: int | None = field(
+        None,
+        "Half width of the kernel core; 2.4 FWHM of the broader image when not given.",
+        ge=1,
+        le=50,
+        unit="pixel",
+    )
+    sigmas: list[float] | None = field(
+        None, "Widths of the Gaussians; from the two seeings when not given.", unit="pixel"
+    )
     degrees: list[int] = field(lambda: [6, 4, 2], "Polynomial degree of each Gaussian.")
     family: Literal["chebyshev", "polynomial", "bspline"] = field("chebyshev", "Functions of position.")
-    kernel_order: int | None = field(None, "Spatial order of the kernel shape; chosen by cross-validation when not given.", ge=0)
-    sum_order: int | None = field(None, "Spatial order of the kernel sum; chosen by cross-validation when not given.", ge=0)
-    background_order: int | None = field(None, "Order of the background; chosen by cross-validation when not given.", ge=0)
+    kernel_order: int | None = field(
+        None, "Spatial order of the kernel shape; chosen by cross-validation when not given.", ge=0
+    )
+    sum_order: int | None = field(
+        None, "Spatial order of the kernel sum; chosen by cross-validation when not given.", ge=0
+    )
+    background_order: int | None = field(
+        None, "Order of the background; chosen by cross-validation when not given.", ge=0
+    )
     wings: bool = field(True, "Fit the light that the kernel carries beyond its core.")
-    stamp_half_width: int | None = field(None, "Half width of the stamps; 1.5 kernel half widths when not given.", ge=3, unit="pixel")
+    stamp_half_width: int | None = field(
+        None, "Half width of the stamps; 1.5 kernel half widths when not given.", ge=3, unit="pixel"
+    )
     stamps_per_cell: int = field(5, "Stamps in each cell of a 10 by 10 grid.", ge=1)
     stamp_threshold: float = field(10.0, "Signal-to-noise of the central pixel of a stamp.", gt=0)
     minimum_stamps: int = field(3, "Fewest stamps for a fit.", ge=1)
     clip: float = field(4.0, "Rejection of stamps, in robust standard deviations.", gt=0)
     lost_limit: float = field(0.01, "A pixel with more of its kernel on bad pixels is unusable.", gt=0, le=1)
     decorrelate: Literal["auto", "always", "never"] = field(
-        "auto", "Whiten the noise; auto does it when the matched filter would be off by more than decorrelate_limit."
+        "auto",
+        "Whiten the noise; auto does it when the matched filter would be off by more than decorrelate_limit.",
     )
     decorrelate_limit: float = field(0.02, "Tolerated relative error of the matched filter.", ge=0)
     bad_planes: list[str] = field(
         lambda: ["BAD", "SAT", "CR", "NO_DATA", "EDGE"], "Pixels of these mask planes are not used."
     )
-    psf_fwhm: float | None = field(None, "FWHM of an image without a measurable star, and of the pixels kept out of the fit.", gt=0, unit="pixel")
+    psf_fwhm: float | None = field(
+        None,
+        "FWHM of an image without a measurable star, and of the pixels kept out of the fit.",
+        gt=0,
+        unit="pixel",
+    )
     strict: bool = field(False, "Raise an error when the quality verdict is a failure.")
 
 
@@ -94,8 +119,12 @@ class DifferenceTask(Task):
     """
 
     Config = DifferenceConfig
-    reads = {"template": "template", "science": "calibrated"}
-    writes = {"difference": "difference", "score": "difference_score", "kernel": "matching_kernel"}
+    reads: ClassVar[dict[str, str]] = {"template": "template", "science": "calibrated"}
+    writes: ClassVar[dict[str, str]] = {
+        "difference": "difference",
+        "score": "difference_score",
+        "kernel": "matching_kernel",
+    }
 
     def run(
         self, *, template: Exposure, science: Exposure, positions: tuple[Array, Array] | None = None,
@@ -136,7 +165,13 @@ class DifferenceTask(Task):
         with self.timer("finish"):
             products = self._finish(matched, reference, target, fit, box, direction)
         quality = judge_difference(
-            products["image"], products["variance"], products["bad"], fit, stamps, products["score"], matched["wings"]
+            products["image"],
+            products["variance"],
+            products["bad"],
+            fit,
+            stamps,
+            products["score"],
+            matched["wings"],
         )
         self._record(fit, quality, direction, products)
         if self.config.strict and not quality.good:
@@ -218,8 +253,13 @@ class DifferenceTask(Task):
         return gaussian_basis(half, sigmas, config.degrees)
 
     def _fit(
-        self, reference: Side, target: Side, box: Box,
-        positions: tuple[Array, Array] | None, stamps: StampSet | None = None, prefilter: Array | None = None,
+        self,
+        reference: Side,
+        target: Side,
+        box: Box,
+        positions: tuple[Array, Array] | None,
+        stamps: StampSet | None = None,
+        prefilter: Array | None = None,
     ) -> tuple[StampSet, KernelFit]:
         """Fit the kernel; with stamps given, on images filtered so that their difference is white."""
         config, white = self.config, stamps is not None
@@ -231,7 +271,9 @@ class DifferenceTask(Task):
         elif positions is None and min(bad.shape) < 2 * (2 * half + 2 * basis.half_width + 1):
             # a cutout around one object: all of it is one stamp
             half = (min(bad.shape) - 1) // 2 - basis.half_width
-            stamps = stamps_at([bad.shape[1] // 2], [bad.shape[0] // 2], bad.shape, half_width=half, margin=basis.half_width)
+            stamps = stamps_at(
+                [bad.shape[1] // 2], [bad.shape[0] // 2], bad.shape, half_width=half, margin=basis.half_width
+            )
         elif positions is None:
             stamps = choose_stamps(
                 reference.image, target.image, bad, target.variance, half_width=half,
@@ -241,12 +283,15 @@ class DifferenceTask(Task):
         else:
             x, y = np.asarray(positions[0]) - box.x0, np.asarray(positions[1]) - box.y0
             stamps = stamps_at(x, y, reference.image.shape, half_width=half, margin=basis.half_width)
-        match = None if white else float(np.sqrt(max(target.seeing.sigma**2 - reference.seeing.sigma**2, 0.5)))
+        match = (
+            None if white else float(np.sqrt(max(target.seeing.sigma**2 - reference.seeing.sigma**2, 0.5)))
+        )
         scale = _flux_ratio(reference, target)
         keywords = {"clip": config.clip, "minimum": min(config.minimum_stamps, max(len(stamps), 1))}
         if len(stamps) < config.minimum_stamps and len(stamps) != 1:
             raise AlgorithmError(
-                "too few stamps for a kernel fit", numbers={"stamps": len(stamps), "needed": config.minimum_stamps}
+                "too few stamps for a kernel fit",
+                numbers={"stamps": len(stamps), "needed": config.minimum_stamps},
             )
 
         def fit(noise_correction: float) -> KernelFit:
@@ -263,7 +308,9 @@ class DifferenceTask(Task):
             # with few faint stamps the matrix without its noise part is not positive
             return stamps, fit(0.0)
 
-    def _solve(self, system: StampSystem, basis: KernelBasis, box: Box, keywords: dict[str, Any]) -> KernelFit:
+    def _solve(
+        self, system: StampSystem, basis: KernelBasis, box: Box, keywords: dict[str, Any]
+    ) -> KernelFit:
         """Fit a model of given orders, or choose the orders."""
         config = self.config
         if config.kernel_order is not None and config.sum_order is not None:
@@ -282,7 +329,11 @@ class DifferenceTask(Task):
         """Return target minus matched reference, its variance and unusable pixels, background and wings."""
         config = self.config
         convolved = convolve_image(
-            reference.image, fit.kernel, variance=reference.variance, bad=reference.bad, origin=(box.x0, box.y0)
+            reference.image,
+            fit.kernel,
+            variance=reference.variance,
+            bad=reference.bad,
+            origin=(box.x0, box.y0),
         )
         difference, variance = subtract_convolved(convolved, target.image, target.variance)
         bad = target.bad | reference.bad | (convolved.lost > config.lost_limit)
@@ -293,12 +344,20 @@ class DifferenceTask(Task):
         if config.wings:
             flat = difference - background.field.image(box, np.float32)
             wings = fit_wings(
-                reference.image, flat, variance, bad, reference.bad, box, core_half_width=fit.kernel.half_width
+                reference.image,
+                flat,
+                variance,
+                bad,
+                reference.bad,
+                box,
+                core_half_width=fit.kernel.half_width,
             )
         if wings is not None:
             faint = wings.image(reference.image, reference.bad)
             matched, difference = matched + faint, difference - faint
-            background = fit_differential_background(difference, variance, bad, box, order=order, family=family)
+            background = fit_differential_background(
+                difference, variance, bad, box, order=order, family=family
+            )
         difference = difference - background.field.image(box, np.float32)
         return {
             "difference": difference, "variance": variance, "bad": bad, "lost": convolved.lost,
@@ -331,7 +390,9 @@ class DifferenceTask(Task):
             "kernel_sum": float(scale), "kernel_sum_error": _sum_error(fit, wings), "score_width": width,
         }  # fmt: skip
 
-    def _record(self, fit: KernelFit, quality: DifferenceQuality, direction: str, products: dict[str, Any]) -> None:
+    def _record(
+        self, fit: KernelFit, quality: DifferenceQuality, direction: str, products: dict[str, Any]
+    ) -> None:
         self.metadata |= {
             "direction": direction, "kernel_sum": products["kernel_sum"], "decorrelated": products["decorrelated"],
             "stamps_used": int(fit.used.sum()), "stamps": len(fit.status), "condition": fit.condition,
@@ -420,17 +481,24 @@ def _whitened(
     rows = np.arange(-(-(box.height - 1) // spacing) + 1)
     half = min(24, min(difference.shape) // 4)
     images = kernel.kernels_at((box.x0 + columns * spacing)[None, :], (box.y0 + rows * spacing)[:, None])
-    filters = np.array([[whitening_filter(image, *noise, half_width=half) for image in row] for row in images])
+    filters = np.array(
+        [[whitening_filter(image, *noise, half_width=half) for image in row] for row in images]
+    )
     clean = np.where(bad, 0, difference)
-    total = sum_image(kernel, box)
-    variance = (target.variance + total**2 * reference.variance).astype(np.float32)
+    # both noises pass the filter, the reference's also the kernel: near stars this is not the sum of the variances
+    shape = filters.shape[:2]
+    both = np.array(
+        [[fftconvolve(filters[j, i], images[j, i]) for i in range(shape[1])] for j in range(shape[0])]
+    )
+    variance = whiten(target.variance, filters**2, spacing=spacing) + whiten(
+        reference.variance, both**2, spacing=spacing
+    )
+    np.maximum(variance, 1e-3 * noise[0], out=variance)
     central = whitening_filter(kernel.kernel_at(*box.center), *noise, half_width=half)
     return whiten(clean, filters, spacing=spacing), variance, _convolved_psf(psf, central)
 
 
 def _convolved_psf(psf: Array, filter_image: Array) -> Array:
-    from scipy.signal import fftconvolve
-
     half = psf.shape[0] // 2 + filter_image.shape[0] // 2
     full = fftconvolve(psf, filter_image, mode="full")
     keep = min(25, half)
@@ -453,7 +521,13 @@ def _exposures(science: Exposure, template: Exposure, products: dict[str, Any]) 
     psf = PixelBasisPsf(products["psf"][None], [ConstantField(science.box, 1.0)])
     common = {"origin": science.origin, "wcs": science.wcs, "info": science.info}
     difference = Exposure(
-        image, mask, products["variance"], unit=science.unit, psf=psf, photo_scale=science.photo_scale, **common
+        image,
+        mask,
+        products["variance"],
+        unit=science.unit,
+        psf=psf,
+        photo_scale=science.photo_scale,
+        **common,
     )
     ones = np.ones(image.shape, np.float32)
     score_mask = Mask(mask.array.copy(), mask.planes, origin=science.origin)

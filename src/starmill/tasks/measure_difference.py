@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,15 @@ class MeasureDifferenceTask(Task):
     """Find and measure the sources of a difference image."""
 
     Config = MeasureDifferenceConfig
-    reads = {"difference": "difference", "score": "difference_score"}
-    writes = {"catalog": "difference_catalog"}
+    reads: ClassVar[dict[str, str]] = {"difference": "difference", "score": "difference_score"}
+    writes: ClassVar[dict[str, str]] = {"catalog": "difference_catalog"}
 
     def run(
-        self, *, difference: Exposure, score: Exposure, positions: tuple[NDArray[Any], NDArray[Any]] | None = None
+        self,
+        *,
+        difference: Exposure,
+        score: Exposure,
+        positions: tuple[NDArray[Any], NDArray[Any]] | None = None,
     ) -> Result:
         """Find and measure.
 
@@ -57,6 +61,9 @@ class MeasureDifferenceTask(Task):
         self.metadata["sources"] = len(catalog)
         if positions is None:
             return Result(catalog=catalog)
-        x, y = np.asarray(positions[0]) - difference.origin[0], np.asarray(positions[1]) - difference.origin[1]
+        x, y = (
+            np.asarray(positions[0]) - difference.origin[0],
+            np.asarray(positions[1]) - difference.origin[1],
+        )
         flux, error = forced_fluxes(image, difference.variance, bad, psf_image, x, y)
         return Result(catalog=catalog, forced_flux=flux, forced_flux_err=error)

@@ -1,0 +1,97 @@
+"""CPU time of difference imaging against the C program on the same pair.
+
+Run by hand: ``python benchmarks/bench_differencing.py --size 1024 --hotpants PATH``. The pair is simulated here, with the
+default 49 basis images, variance and mask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+from astropy.io import fits
+
+from starmill.hotpants import Hotpants, HotpantsConfig
+from starmill.hotpants.command import run_hotpants
+
+
+def simulate(n, seed=1):
+    """Return template and science images with Gaussian stars."""
+    rng = np.random.default_rng(seed)
+    template, science = np.full((n, n), 200.0), np.full((n, n), 300.0)
+    reach = 12
+    rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    for x, y, u in rng.random((int(0.002 * n * n), 3)):
+        x, y = reach + x * (n - 2 * reach - 2), reach + y * (n - 2 * reach - 2)
+        flux, i, j = min(800 * (1 - u) ** -1.3, 3e5), round(x), round(y)
+        part = np.s_[j - reach : j + reach + 1, i - reach : i + reach + 1]
+        r2 = (columns - (x - i)) ** 2 + (rows - (y - j)) ** 2
+        for image, sigma, factor in ((template, 1.3, 1.0), (science, 1.75, 0.8)):
+            image[part] += factor * flux * np.exp(-r2 / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+    noisy = [
+        (image + rng.normal(size=image.shape) * np.sqrt(image / gain + (read / gain) ** 2)).astype("f4")
+        for image, gain, read in ((template, 15.0, 15.0), (science, 1.5, 8.0))
+    ]
+    mask = (rng.random((n, n)) < 2e-4).astype(np.int16) * 128
+    noisy[1][mask > 0] = 0
+    return noisy[0], noisy[1], mask
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--hotpants", help="the C program, built with -O3")
+    options = parser.parse_args()
+    template, science, mask = simulate(options.size)
+    config = HotpantsConfig(
+        tuthresh=49999,
+        iuthresh=49999,
+        tlthresh=5,
+        ilthresh=5,
+        tgain=15,
+        igain=1.5,
+        trdnoise=15,
+        irdnoise=8,
+        normalize="i",
+    )
+    Hotpants(template[:512, :512], science[:512, :512], config=config).run_pipeline()
+    cpu, wall = time.process_time(), time.perf_counter()
+    Hotpants(template, science, i_mask=mask, config=config).run_pipeline()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{'in memory':22s} {cpu:7.2f} CPU s {wall:7.2f} s wall {peak:7.0f} MB")
+    with tempfile.TemporaryDirectory() as folder:
+        names = {key: str(Path(folder) / f"{key}.fits") for key in ("t", "s", "m", "d", "n", "o")}
+        for key, image in (("t", template), ("s", science), ("m", mask)):
+            fits.writeto(names[key], image)
+        words = (
+            f"-inim {names['s']} -tmplim {names['t']} -imi {names['m']} -outim {names['d']} -oni {names['n']} -omi {names['o']} "
+            "-n i -tu 49999 -iu 49999 -tl 5 -il 5 -tg 15 -ig 1.5 -tr 15 -ir 8 -v 0"
+        ).split()
+        cpu, wall = time.process_time(), time.perf_counter()
+        run_hotpants(words)
+        ours = time.process_time() - cpu
+        print(f"{'command, FITS':22s} {ours:7.2f} CPU s {time.perf_counter() - wall:7.2f} s wall")
+        if options.hotpants:
+            before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            subprocess.run([options.hotpants, *words], check=True, capture_output=True)
+            after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - wall
+            theirs = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            print(
+                f"{'C program':22s} {theirs:7.2f} CPU s {wall:7.2f} s wall {after.ru_maxrss / 1024:7.0f} MB"
+            )
+            print(f"ratio of CPU: {theirs / ours:.1f} (command)")
+
+
+if __name__ == "__main__":
+    main()

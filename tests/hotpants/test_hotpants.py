@@ -1,0 +1,263 @@
+"""The HOTPANTS front door: session, options, command, files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from click.testing import CliRunner
+from tests.differencing.conftest import make_pair
+
+from starmill.cli.hotpants import main
+from starmill.cli.main import cli
+from starmill.errors import ConfigError
+from starmill.hotpants import Hotpants, HotpantsConfig, HotpantsError, Substamp, SubstampStatus
+from starmill.hotpants.command import run_hotpants
+from starmill.hotpants.options import parse_flags
+
+FILES = "-inim a -tmplim b -outim c"
+SETTINGS = {
+    "rkernel": 7,
+    "rss": 9,
+    "ko": 1,
+    "tgain": 8.0,
+    "igain": 1.5,
+    "trdnoise": 16.0,
+    "irdnoise": 3.0,
+    "fitthresh": 10.0,
+}
+
+
+@pytest.fixture(scope="module")
+def images():
+    pair = make_pair()
+    return pair.template.image, pair.science.image, pair
+
+
+@pytest.fixture(scope="module")
+def finished(images):
+    session = Hotpants(images[0], images[1], config=HotpantsConfig(**SETTINGS, normalize="i"))
+    return session, session.run_pipeline()
+
+
+def test_steps_and_their_results(images):
+    session = Hotpants(images[0], images[1], config=HotpantsConfig(**SETTINGS))
+    template_stamps, image_stamps = session.find_stamps()
+    assert all(isinstance(s, Substamp) for s in template_stamps + image_stamps)
+    assert {s.status for s in template_stamps} == {SubstampStatus.FOUND}
+    assert session.fit_and_select_direction() == "t"
+    solution, used = session.iterative_fit_and_clip()
+    assert solution.ndim == 1
+    assert all(s.status is SubstampStatus.USED_IN_FINAL_FIT for s in used)
+    assert used[0].basis_vectors.shape == (49, 19, 19)
+    noise = np.sqrt(used[0].noise_variance_cutout)
+    assert np.std((used[0].image_cutout - used[0].global_model) / noise) < 2
+    assert used[0].local_model.shape == (19, 19)
+    difference, convolved, noise, mask = session.convolve_and_difference()
+    assert difference.shape == convolved.shape == noise.shape == mask.shape
+    details = session.get_substamp_details()
+    assert len(details["final_fit_locations"]) == len(used)
+
+
+def test_result_is_calibrated(finished, images):
+    session, products = finished
+    assert set(products) >= {
+        "diff_image",
+        "convolved_image",
+        "noise_image",
+        "output_mask",
+        "stats",
+        "conv_direction",
+        "kernel_solution",
+    }
+    good = products["output_mask"] == 0
+    assert np.std(products["diff_image"][good] / products["noise_image"][good]) == pytest.approx(1, abs=0.15)
+    assert session.kernel_sum == pytest.approx(images[2].ratio, abs=0.02)
+    unusable = (products["output_mask"] & 0x8000) > 0
+    assert unusable.any()
+    assert (products["diff_image"][unusable] == np.float32(1e-30)).all()
+
+
+def test_normalisation_and_sign(images):
+    """Science minus template is positive in both directions, on the scale that was asked for."""
+    pair = images[2]
+    fluxes = {}
+    for forced, scale in (("t", "i"), ("t", "t"), ("i", "i"), ("i", "t")):
+        config = HotpantsConfig(**SETTINGS, force_convolve=forced, normalize=scale)
+        difference = Hotpants(images[0], images[1], config=config).run_pipeline()["diff_image"]
+        sums = [
+            difference[round(y) - 9 : round(y) + 10, round(x) - 9 : round(x) + 10].sum()
+            for x, y in zip(pair.new_x, pair.new_y, strict=True)
+        ]
+        fluxes[forced, scale] = np.median(sums) / 3000
+    assert fluxes["t", "i"] == pytest.approx(1, abs=0.15)
+    assert fluxes["t", "t"] == pytest.approx(fluxes["t", "i"] / 0.8, rel=0.03)
+    assert fluxes["i", "t"] == pytest.approx(1 / 0.8, abs=0.25)
+    assert fluxes["i", "i"] == pytest.approx(1, abs=0.2)
+
+
+def test_steps_out_of_order_are_errors(images):
+    session = Hotpants(images[0], images[1], config=HotpantsConfig(**SETTINGS))
+    for step in (
+        "fit_and_select_direction",
+        "iterative_fit_and_clip",
+        "convolve_and_difference",
+        "get_final_outputs",
+    ):
+        with pytest.raises(HotpantsError, match="has not been run"):
+            getattr(session, step)()
+    with pytest.raises(HotpantsError):
+        session.visualize_kernel((10, 10))
+
+
+def test_steps_can_be_repeated(images):
+    session = Hotpants(images[0], images[1], config=HotpantsConfig(**SETTINGS))
+    first = session.run_pipeline()["diff_image"]
+    np.testing.assert_array_equal(session.run_pipeline()["diff_image"], first)
+
+
+def test_kernel_picture(finished):
+    session, _ = finished
+    image = session.visualize_kernel((160, 160))
+    assert image.shape == (31, 31)
+    assert image.sum() == pytest.approx(session.kernel_sum, rel=1e-6)
+    assert not np.allclose(session.visualize_kernel((10, 10)), session.visualize_kernel((300, 300)))
+    for wrong in ([10, 10], (1.5, 2), (1, 2, 3)):
+        with pytest.raises(TypeError):
+            session.visualize_kernel(wrong)
+    with pytest.raises(ValueError, match="positive"):
+        session.visualize_kernel((10, 10), size_factor=0)
+
+
+def test_star_catalog_is_one_based(images):
+    pair = images[2]
+    bright = np.argsort(-pair.flux)[:40]
+    catalog = np.stack([pair.x[bright] + 1, pair.y[bright] + 1], axis=1)
+    session = Hotpants(images[0], images[1], star_catalog=catalog, config=HotpantsConfig(**SETTINGS))
+    stamps, _ = session.find_stamps()
+    assert np.hypot(stamps[0].x - pair.x[bright], stamps[0].y - pair.y[bright]).min() < 1
+
+
+@pytest.mark.parametrize("value", [1, 128])
+def test_any_mask_bit_is_bad(images, value):
+    mask = np.zeros(images[0].shape, int)
+    mask[100:110, 100:110] = value
+    products = Hotpants(images[0], images[1], i_mask=mask, config=HotpantsConfig(**SETTINGS)).run_pipeline()
+    assert ((products["output_mask"][100:110, 100:110] & 0x8020) == 0x8020).all()
+
+
+def test_bad_inputs_are_hotpants_errors(images):
+    template, science, _ = images
+    nan, blank = np.full_like(template, np.nan), np.full_like(template, 7.0)
+    cases = [
+        lambda: Hotpants(template, science[:100]),
+        lambda: Hotpants(template, science, t_mask=np.zeros((3, 3))),
+        lambda: Hotpants(template, science, i_error=np.zeros((3, 3))),
+        lambda: Hotpants(template, nan),
+        lambda: Hotpants(template, science, i_mask=np.ones(science.shape, int)),
+        lambda: Hotpants(template, science, config=HotpantsConfig(iuthresh=0.0)),
+        lambda: Hotpants(np.zeros(5), np.zeros(5)),
+        lambda: Hotpants(template, science, star_catalog=np.zeros((4, 3))),
+        lambda: Hotpants(template, science, star_catalog=np.zeros((4, 2))).run_pipeline(),
+        lambda: Hotpants(blank, blank).run_pipeline(),
+        lambda: Hotpants(template[:48, :48], science[:48, :48]).run_pipeline(),
+    ]
+    for case in cases:
+        with pytest.raises(HotpantsError):
+            case()
+
+
+def test_one_nan_costs_what_the_kernel_reaches(images):
+    science, template = images[1].copy(), images[0].copy()
+    template[200, 200] = np.nan
+    products = Hotpants(
+        template, science, config=HotpantsConfig(**SETTINGS, force_convolve="t")
+    ).run_pipeline()
+    touched = (products["output_mask"] & 0x40) > 0
+    touched[:8], touched[-8:], touched[:, :8], touched[:, -8:] = False, False, False, False
+    assert 1 < touched.sum() <= 15 * 15
+    assert np.isfinite(products["diff_image"]).all()
+
+
+def test_settings_are_checked():
+    for wrong in ({"normalize": "x"}, {"deg_fixe": [1]}, {"rkernel": 0}, {"tgain": 0.0}):
+        with pytest.raises(ConfigError):
+            HotpantsConfig(**wrong)
+
+
+def test_flags():
+    config, extra = parse_flags(f"{FILES} -TU 1000 -ng 1 4 1.5 -gd 1 2 3 4 -hki".split(" "))
+    assert config.tuthresh == 1000
+    assert (config.deg_fixe, config.sigma_gauss) == ([4], [1.5])
+    assert extra["gd"] == [1, 2, 3, 4]
+    assert config.iuthresh == 25000
+    for words in (
+        "-inim a -tmplim b",
+        "-inim a -tmplim b -outim c -bogus",
+        "-inim a -tmplim b -outim c -r x",
+        "-inim",
+    ):
+        with pytest.raises(ConfigError):
+            parse_flags(words.split())
+
+
+def write_inputs(folder, images):
+    for name, image in zip(("t", "s"), images[:2], strict=True):
+        header = fits.Header({"OBJECT": "test", "CRPIX1": 50.0})
+        fits.writeto(folder / f"{name}.fits", image, header)
+    return [
+        "-inim", str(folder / "s.fits"), "-tmplim", str(folder / "t.fits"), "-outim", str(folder / "d.fits"), "-tg", "8",
+        "-ig", "1.5", "-r", "7", "-rss", "9", "-ko", "1", "-ft", "10", "-tu", "1e6", "-iu", "1e6", "-v", "0",
+    ]  # fmt: skip
+
+
+def test_command_writes_every_plane(tmp_path, images):
+    words = write_inputs(tmp_path, images)
+    outputs = {flag: tmp_path / f"{flag}.fits" for flag in ("oni", "omi", "ond", "oci", "oki")}
+    for flag, path in outputs.items():
+        words += [f"-{flag}", str(path)]
+    assert run_hotpants([*words, "-hki", "-allm", "-savexy", str(tmp_path / "xy.reg"), "-c", "t"]) == 0
+    with fits.open(tmp_path / "d.fits") as hdus:
+        header = hdus[0].header
+        assert header["CONVOL00"] == "TEMPLATE"
+        assert header["OBJECT"] == "test"
+        assert float(header["KSUM00"]) == pytest.approx(0.8, abs=0.02)
+        assert len(hdus) == 5
+        assert hdus[-1].header["CKORDER"] == 1
+        assert len(hdus[-1].data) == 49 * 3 + 3 + 1
+        difference = hdus[0].data.copy()
+    assert all(path.exists() for path in outputs.values())
+    assert fits.getdata(outputs["omi"]).max() >= 0x8000
+    assert (tmp_path / "xy.reg").read_text().count("box(") > 3
+    again = [w.replace("d.fits", "again.fits") for w in words[: words.index("-oni")]]
+    run_hotpants([*again, "-ki", str(tmp_path / "d.fits")])
+    np.testing.assert_allclose(fits.getdata(tmp_path / "again.fits"), difference, atol=0.05)  # noise is 15
+
+
+def test_command_with_sub_section_and_integers(tmp_path, images):
+    words = write_inputs(tmp_path, images)
+    assert run_hotpants([*words, "-gd", "20", "299", "10", "289", "-sht", "-obs", "0.5", "-c", "t"]) == 0
+    with fits.open(tmp_path / "d.fits") as hdus:
+        assert hdus[0].data.shape == (280, 280)
+        assert hdus[0].header["CRPIX1"] == 30.0
+    with fits.open(tmp_path / "d.fits", do_not_scale_image_data=True) as hdus:
+        assert hdus[0].header["BITPIX"] == 16
+        assert hdus[0].header["BSCALE"] == 0.5
+    with pytest.raises(HotpantsError):
+        run_hotpants([*words, "-nc"])
+    with pytest.raises(HotpantsError):
+        run_hotpants([*words, "-gd", "500", "600", "500", "600"])
+
+
+def test_failures_have_an_exit_code(tmp_path, images, capsys):
+    words = write_inputs(tmp_path, images)
+    for more, code in ((["-iu", "0"], 3), (["-bogus"], 2), (["-inim", str(tmp_path / "none.fits")], 3)):
+        with pytest.raises(SystemExit) as stop:
+            main([*words, *more])
+        assert stop.value.code == code
+    assert "error" in capsys.readouterr().err.lower()
+
+
+def test_help_lists_every_flag():
+    result = CliRunner().invoke(cli, ["hotpants", "-help"])
+    assert result.exit_code == 0
