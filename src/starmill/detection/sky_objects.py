@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
-from scipy.stats import qmc
 
 from starmill.datamodel.footprint import PEAK_DTYPE, FootprintSet
 from starmill.errors import InputError
@@ -81,6 +80,8 @@ def place_sky_objects(
         disc[tuple((disc_offsets(grow_mask) + grow_mask).T)] = True
         blocked = binary_dilation(blocked, disc)
     blocked = np.pad(blocked, margin + radius, constant_values=False)
+    from scipy.stats import qmc  # takes a second to import, and few runs need it
+
     trials = qmc.Halton(d=2, scramble=True, seed=int(seed) % 2**63).random(n_trials or 5 * n_objects)
     low = np.array([origin[0] + margin, origin[1] + margin])
     high = np.array([origin[0] + nx - 1 - margin, origin[1] + ny - 1 - margin])

@@ -142,12 +142,9 @@ def draw_catalog(axes: Any, catalog: Catalog, *, scale: float = 3.0) -> None:
     """Draw an ellipse of ``scale`` times the moments around every source; a circle where there are none."""
     x, y = np.asarray(catalog["x"]), np.asarray(catalog["y"])
     names = [f"slot_shape_{part}" for part in ("xx", "yy", "xy")]
-    axes_of = np.full((len(catalog), 3), np.nan)
+    a = b = theta = np.full(len(catalog), np.nan)
     if all(name in catalog for name in names):
-        axes_of = np.array([ellipse_axes(*row) for row in np.stack([catalog[n] for n in names], 1)]).reshape(
-            -1, 3
-        )
-    a, b, theta = axes_of.T
+        a, b, theta = ellipse_axes(*(np.asarray(catalog[name], float) for name in names))
     plain = ~(np.isfinite(a * b) & (b > 0))
     a, b, theta = (np.where(plain, value, column) for value, column in ((2.0, a), (2.0, b), (0.0, theta)))
     colors = np.where(catalog["parent"] != 0, "#00bcd4", "#00a000").astype(object)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from starmill.datamodel.catalog import Catalog
 from starmill.io.atomic import atomic_write_text
@@ -53,7 +54,7 @@ def catalog_regions(catalog: Catalog, *, origin: tuple[int, int] = (0, 0), scale
         Half axes in units of the square root of the moments.
     """
     x, y = catalog["x"] - origin[0], catalog["y"] - origin[1]
-    moments = _moments(catalog)
+    a, b, theta = ellipse_axes(*_moments(catalog))
     flagged = np.zeros(len(catalog), bool)
     for name in ("psf_flux_flag", "slot_centroid_flag"):
         if name in catalog:
@@ -61,27 +62,41 @@ def catalog_regions(catalog: Catalog, *, origin: tuple[int, int] = (0, 0), scale
     lines = []
     for i in np.flatnonzero(np.isfinite(x) & np.isfinite(y)):
         color = "red" if flagged[i] else "cyan" if catalog["parent"][i] else "green"
-        a, b, theta = ellipse_axes(*moments[i])
-        if np.isfinite(a * b) and b > 0:
-            lines.append(ellipse_region(x[i], y[i], scale * a, scale * b, theta, color=color))
+        if np.isfinite(a[i] * b[i]) and b[i] > 0:
+            lines.append(ellipse_region(x[i], y[i], scale * a[i], scale * b[i], theta[i], color=color))
         else:
             lines.append(point_region(x[i], y[i], color=color))
     return lines
 
 
-def ellipse_axes(xx: float, yy: float, xy: float) -> tuple[float, float, float]:
-    """Return half axes and angle (radian, counter-clockwise from +x) of the ellipse of second moments."""
+def ellipse_axes(
+    xx: NDArray[Any], yy: NDArray[Any], xy: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return half axes and angle of the ellipses of second moments.
+
+    Parameters
+    ----------
+    xx, yy, xy : arrays, pixel²
+
+    Returns
+    -------
+    a, b : arrays, pixel
+        NaN where the moments are; 0 where they are negative.
+    theta : array, radian
+        Counter-clockwise from +x.
+    """
     mean, half = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
-    a, b = np.sqrt(max(mean + half, 0.0)), np.sqrt(max(mean - half, 0.0))
-    return float(a), float(b), float(0.5 * np.arctan2(2 * xy, xx - yy))
+    a, b = np.sqrt(np.maximum(mean + half, 0.0)), np.sqrt(np.maximum(mean - half, 0.0))
+    return a, b, 0.5 * np.arctan2(2 * xy, xx - yy)
 
 
-def _moments(catalog: Catalog) -> np.ndarray:
+def _moments(catalog: Catalog) -> NDArray[np.float64]:
+    """Return xx, yy and xy of the slot ``shape``, or of the columns of that name; NaN without any."""
     for prefix in ("slot_shape", "shape"):
         names: Sequence[str] = [f"{prefix}_{part}" for part in ("xx", "yy", "xy")]
         if all(name in catalog for name in names):
-            return np.stack([np.asarray(catalog[name], float) for name in names], axis=1)
-    return np.full((len(catalog), 3), np.nan)
+            return np.stack([np.asarray(catalog[name], float) for name in names])
+    return np.full((3, len(catalog)), np.nan)
 
 
 def write_regions(path: str | Path, regions: Iterable[str], *, frame: str = "image") -> None:

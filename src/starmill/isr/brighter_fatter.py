@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve
 
 from starmill.errors import AlgorithmError, InputError
 
@@ -72,6 +71,8 @@ def correct_brighter_fatter(
     kernel = np.asarray(kernel, np.float64)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
         raise InputError(f"a brighter-fatter kernel is square with an odd side, this one is {kernel.shape}")
+    from scipy.signal import fftconvolve  # takes a second to import, and few frames need it
+
     start = np.nan_to_num(np.asarray(image, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     border = kernel.shape[0] // 2
     if min(start.shape) <= 2 * border + 2:
