@@ -35,7 +35,7 @@ def fit_pixel_grid_psf(
     *,
     order=2,
     samples_per_pixel=1,
-    iterations=4,
+    iterations=3,
     solver_iterations=None,
     n_sigma=3.0,
     recentre=True,

@@ -188,7 +188,11 @@ class CharacterizeImageTask(Task):
             self.subtasks["measure"].run(exposure=work, catalog=sources, exposure_id=exposure_id).catalog
         )
         if self.config.measure_psf_model:
-            result = self.subtasks["measure_psf"].run(exposure=work, catalog=catalog, exposure_id=exposure_id)
+            # a Gaussian of its width takes the place of the model before the next round
+            width_only = self.config.use_simple_psf and iteration < self.config.psf_iterations - 1
+            result = self.subtasks["measure_psf"].run(
+                exposure=work, catalog=catalog, exposure_id=exposure_id, analytic_only=width_only
+            )
             self.debug_hook("psf", exposure=result.exposure, catalog=result.catalog, psf=result.psf)
         else:
             columns = {column: column.blank(len(catalog)) for column in PSF_COLUMNS}

@@ -27,6 +27,7 @@ PSF_COLUMNS: tuple[Column, ...] = (
     Column("psf_used", "bool", "", "used in the PSF model"),
     Column("psf_reserved", "bool", "", "star kept out of the PSF model to test it"),
 )
+_STARS_OF_START = 300  # the analytic start of a pixel model needs no more
 _BAD_PLANES = ("BAD", "SAT", "INTRP", "CR", "NO_DATA", "SUSPECT")
 
 
@@ -58,7 +59,7 @@ class PixelGridConfig(Config):
     samples_per_pixel: int | None = field(
         None, "Grid points per pixel; null for 2 when the FWHM is below three pixels, else 1.", ge=1, le=4
     )
-    iterations: int = field(4, "Rounds of scaling, rejection and solution.", ge=1)
+    iterations: int = field(3, "Rounds of scaling, rejection and solution.", ge=1)
 
 
 class PcaConfig(Config):
@@ -117,7 +118,9 @@ class MeasurePsfTask(Task):
         """The columns that this task adds."""
         return Schema(PSF_COLUMNS)
 
-    def run(self, *, exposure: Exposure, catalog: Catalog, exposure_id: int | None = None) -> Result:
+    def run(
+        self, *, exposure: Exposure, catalog: Catalog, exposure_id: int | None = None, analytic_only: bool = False
+    ) -> Result:
         """Measure the PSF.
 
         Parameters
@@ -128,6 +131,8 @@ class MeasurePsfTask(Task):
             Measured sources: position, shape, PSF flux, flags. Not changed.
         exposure_id : int, optional
             Seeds the choice of the reserved stars; of ``exposure.info`` when not given.
+        analytic_only : bool
+            Stop at the analytic profile that every model starts from, when only the width of the PSF is wanted.
 
         Returns
         -------
@@ -147,7 +152,7 @@ class MeasurePsfTask(Task):
                 rows, stamps, width = self.choose_candidates(exposure, catalog)
             reserved = reserve_stars(len(rows), self.config.reserve_fraction, seed)
             with self.timer("fit"):
-                psf, used = self.fit(stamps.take(~reserved), exposure, width)
+                psf, used = self.fit(stamps.take(~reserved), exposure, width, analytic_only)
         except AlgorithmError as error:
             if not self.config.allow_gaussian:
                 raise
@@ -210,14 +215,18 @@ class MeasurePsfTask(Task):
             min_stars=self.config.min_stars,
         )  # fmt: skip
 
-    def fit(self, stamps: StarStamps, exposure: Exposure, width: float) -> tuple[Psf, NDArray[np.bool_]]:
+    def fit(
+        self, stamps: StarStamps, exposure: Exposure, width: float, analytic_only: bool = False
+    ) -> tuple[Psf, NDArray[np.bool_]]:
         """Fit the configured model; returns the PSF and which of the stamps it used."""
         config, box = self.config, exposure.box
         profile = "gaussian" if config.determiner == "gaussian" else "moffat"
+        analytic_only = analytic_only or config.determiner in ("moffat", "gaussian")
+        start = stamps if analytic_only else stamps.take(_brightest(stamps, _STARS_OF_START))
         analytic, _, kept = fit_moffat_psf(
-            stamps, box, width, profile=profile, order=config.order, min_stars=config.min_stars
+            start, box, width, profile=profile, order=config.order, min_stars=config.min_stars
         )
-        if config.determiner in ("moffat", "gaussian"):
+        if analytic_only:
             return analytic, kept
         common = {
             "order": config.order, "n_sigma": config.n_sigma, "recentre": config.recentre, "min_stars": config.min_stars,
@@ -267,6 +276,13 @@ class MeasurePsfTask(Task):
             exposure=with_psf(exposure, psf), psf=psf, catalog=catalog.with_columns(columns), psf_stars=None,
             is_fallback=True, message=str(error),
         )  # fmt: skip
+
+
+def _brightest(stamps: StarStamps, number: int) -> NDArray[np.int64]:
+    """Return the indices of the stamps with the brightest cores, in their order."""
+    half = stamps.size // 2
+    core = np.where(stamps.good, stamps.images, 0)[:, half - 1 : half + 2, half - 1 : half + 2].sum(axis=(1, 2))
+    return np.sort(np.argsort(-core, kind="stable")[:number])
 
 
 def automatic_stamp_size(width: float) -> int:
