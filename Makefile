@@ -2,6 +2,7 @@
 # make test   the tests
 # make check  style, types, layers
 # make docs   the documentation
+# make soak   10,000 exposures on the pool, 1,000 on Dask with workers killed (EXPOSURES=200 DASK_EXPOSURES=20 for a quick one)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,6 +37,12 @@ check: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+EXPOSURES ?= 10000
+DASK_EXPOSURES ?= 1000
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/soak_repository.py --exposures $(EXPOSURES) --dask-exposures $(DASK_EXPOSURES) --workers $(WORKERS) --folder soak
 
 clean:
 	rm -rf $(VENV) demo-night docs/_build build dist

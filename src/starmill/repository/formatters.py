@@ -247,6 +247,8 @@ def _read_kernel(path: Path, component: str | None, box: Any) -> Any:
 def _write_map(value: Any, path: Path, _provenance: Any = None) -> None:
     from starmill.io.cubes import write_map
 
+    if value.rms is not None:
+        raise InputError("a map with a noise map is ingested as a file, not put")
     write_map(path, value, value.image, value.unit)
 
 

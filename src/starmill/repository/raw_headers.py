@@ -181,7 +181,7 @@ def camera_translator(name: str) -> Callable[[Path], list[ExposureRecord]]:
         index, detector = _find_detector(camera, first, path)
         try:
             info = translator.observation(first if len(images) == 1 else {**primary}, detector)
-            corners = _corners(translator, first, detector, images[0])
+            corners = _corners(translator, first, detector, _assembled_shape(images))
         except InputError as error:
             raise InputError(error.message, path=path, hdu=error.hdu) from error
         return [_record(info, index, corners, path)]
@@ -212,25 +212,34 @@ def _find_detector(camera: Any, header: dict[str, Any], path: Path) -> tuple[int
 
 def _with_amplifier(detector: Any) -> Any:
     """Return the detector with at least one amplifier: those of header geometry are made when pixels are read."""
-    from dataclasses import replace
-
-    from starmill.datamodel.camera import Amplifier
+    from starmill.datamodel.camera import Amplifier, Detector
     from starmill.datamodel.geometry import Box
 
     if detector.amplifiers:
         return detector
     box = Box(0, 0, 1, 1)
-    return replace(detector, amplifiers=(Amplifier("A", box, box, box),))
+    return Detector(detector.name, (Amplifier("A", box, box, box),))
 
 
-def _corners(translator: Any, header: dict[str, Any], detector: Any, image: dict[str, Any]) -> Any:
+def _assembled_shape(images: list[dict[str, Any]]) -> tuple[int, int]:
+    """Return (nx, ny) of the frame; amplifiers in extensions of their own say where they belong."""
+    from starmill.datamodel.camera import parse_section
+
+    sections = [str(image["DETSEC"]) for image in images if "DETSEC" in image]
+    if len(images) > 1 and len(sections) == len(images):
+        boxes = [parse_section(section)[0] for section in sections]
+        return max(box.x1 for box in boxes), max(box.y1 for box in boxes)
+    return int(images[0].get("NAXIS1", 0)), int(images[0].get("NAXIS2", 0))
+
+
+def _corners(translator: Any, header: dict[str, Any], detector: Any, shape: tuple[int, int]) -> Any:
     """Sky positions of the corners of the frame, or None."""
     if "CTYPE1" not in header or "CRVAL1" not in header:
         return None
     wcs = translator.wcs(header, detector)
     if wcs is None or not wcs.has_celestial:
         return None
-    nx, ny = image.get("NAXIS1", 0), image.get("NAXIS2", 0)
+    nx, ny = shape
     positions = wcs.celestial.pixel_to_world_values(
         [-0.5, nx - 0.5, nx - 0.5, -0.5], [-0.5, -0.5, ny - 0.5, ny - 0.5]
     )

@@ -1,0 +1,74 @@
+"""Tasks on loose files, and maps that enter a repository."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from starmill.errors import InputError
+from starmill.execution.loose import run_on_files
+from starmill.repository import Repository
+from starmill.repository.ingest_maps import ingest_maps, map_name
+from starmill.repository.loose_files import LooseFiles
+from starmill.repository.verify import verify
+from tests.execution.toy_tasks import AddNumberTask, SumNumbersTask
+
+
+def test_tasks_run_on_files(tmp_path):
+    for number in range(3):
+        (tmp_path / f"in{number}.json").write_text(json.dumps({"v": number}))
+    one = LooseFiles({"number": ("json", tmp_path / "in2.json")}, {"total": ("json", tmp_path / "out" / "total.json")})
+    written = run_on_files(AddNumberTask(), one)
+    assert json.loads(written["total"].read_text())["v"] == 3
+    many = LooseFiles(
+        {"totals": [("json", tmp_path / f"in{number}.json") for number in range(3)]},
+        {"sum": ("json", tmp_path / "sum.json")},
+    )
+    run_on_files(SumNumbersTask(), many)
+    assert json.loads((tmp_path / "sum.json").read_text()) == {"n": 3, "v": 3}
+    assert not list(tmp_path.glob(".*part*"))
+
+
+def test_mistakes_are_named(tmp_path):
+    files = LooseFiles({"number": ("json", tmp_path / "absent.json")}, {"total": ("json", tmp_path / "out.json")})
+    with pytest.raises(InputError, match="does not exist"):
+        files.get("number")
+    with pytest.raises(InputError, match="did you mean 'number'"):
+        files.get("numbr")
+    with pytest.raises(InputError, match="did you mean 'total'"):
+        files.put("totl", {})
+    with pytest.raises(InputError, match="must end in .json"):
+        LooseFiles({}, {"total": ("json", tmp_path / "out.fits")})
+
+
+def _header():
+    cards = {
+        "BUNIT": "Jy/beam", "BMAJ": 4 / 3600, "BMIN": 3 / 3600, "BPA": 10.0, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN",
+        "CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 8.5, "CRPIX2": 8.5, "CDELT1": -1 / 3600, "CDELT2": 1 / 3600,
+    }  # fmt: skip
+    return fits.Header(cards)
+
+
+def test_maps_and_channels_of_cubes_enter_a_repository(tmp_path):
+    rng = np.random.default_rng(2)
+    flat, cube = rng.normal(size=(16, 16)).astype("f4"), rng.normal(size=(3, 16, 16)).astype("f4")
+    fits.PrimaryHDU(flat, _header()).writeto(tmp_path / "my map.fits")
+    fits.PrimaryHDU(cube, _header()).writeto(tmp_path / "cube_1.fits")
+    with Repository.create(tmp_path / "repo") as repository:
+        for _ in range(2):  # the second time nothing changes
+            assert ingest_maps(repository, [tmp_path / "my map.fits", tmp_path / "cube_1.fits"]) == 4
+        assert [ref.data_id["channel"] for ref in repository.query("sky_map", "map like 'cube*'")] == [0, 1, 2]
+        read = repository.get("sky_map", map="cube-1", channel=2)
+        np.testing.assert_array_equal(read.image, cube[2])
+        np.testing.assert_array_equal(repository.get("sky_map", map="my-map").image, flat)
+        assert read.unit == "Jy/beam"
+        assert verify(repository).is_clean
+
+
+def test_names_of_maps_come_from_file_names(tmp_path):
+    assert map_name(tmp_path / "a b_c.fits.gz") == "a-b-c"
+    with pytest.raises(InputError, match="no letter"):
+        map_name(tmp_path / "___.fits")
