@@ -1,6 +1,6 @@
 """PSF models: CPU seconds and quality on stars of one simulated frame, beside PSFEx when it is installed.
 
-    python benchmarks/bench_psf.py --frame DIR        # written by frame_sim.py: sci.fits, sci_mask.fits, sci_var.fits, truth.fits
+    python benchmarks/bench_psf.py --frame DIR        # written by frame_sim.py: sci*.fits, truth.fits
 
 The stars are the isolated true stars with S/N above 50; a fifth of them is kept out of the fit. `size` and `e` are the
 mean errors of the model against the true PSF on a grid over the frame, `scatter` their rms over the grid; `reserved` is
@@ -59,6 +59,7 @@ def true_kernels(x, y, width, size=41):
 
 
 def shapes(kernels):
+    """Return size, e1 and e2 of kernels."""
     xx, yy, xy = adaptive_moments(kernels).T
     return np.sqrt(xx + yy), (xx - yy) / (xx + yy), 2 * xy / (xx + yy)
 
@@ -83,6 +84,7 @@ def choose_stars(truth, width):
 
 
 def report(name, seconds, psf, n, stars, width):
+    """Print one line of the table."""
     row = errors(psf, width)
     reserved = residual_statistics(stars, which=stars.reserved) if stars is not None else None
     text = "" if reserved is None else f"{reserved.size:+.5f} +- {reserved.size_err:.5f}"
@@ -155,6 +157,7 @@ def psfex(frame, width):
 
 
 def main():
+    """Run the models and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--frame", required=True, help="folder written by frame_sim.py")
     parser.add_argument("--size", type=int, help="use the lower left part of this side, pixels")
@@ -169,7 +172,8 @@ def main():
     chosen, x, y, snr = choose_stars(truth, size)
     box = Box(0, 0, size, size)
     full = len(fits.getdata(frame / "sci.fits"))
-    print(f"{'model':28s} {'CPU s':>7s} {'stars':>5s}   {'size':>8s} scatter   {'e1':>8s} scatter   {'e2':>8s} scatter   reserved")
+    heads = "   ".join(f"{name:>8s} scatter" for name in ("size", "e1", "e2"))
+    print(f"{'model':28s} {'CPU s':>7s} {'stars':>5s}   {heads}   reserved")
     ours(image, variance.astype(np.float32), mask, box, chosen, x, y, snr, 0.05)
     print("warm:")
     for fraction in (1.0, 1 / 3, 0.1):

@@ -52,7 +52,8 @@ def compare(inputs, folder, file_name, reference_name):
         theirs = hdus["CHARACTERIZE_BACKGROUND"].data
     return SimpleNamespace(
         result=result, catalog=catalog, reference=reference, matched=distance < 1, row=row, clean=clean,
-        psf=fits.getdata(folder / f"{reference_name}_characterize_psf.fits.gz", 0), noise=np.sqrt(np.median(exposure.variance)),
+        noise=np.sqrt(np.median(exposure.variance)),
+        psf=fits.getdata(folder / f"{reference_name}_characterize_psf.fits.gz", 0),
         background=background[: theirs.shape[0], : theirs.shape[1]] - theirs,
     )  # fmt: skip
 

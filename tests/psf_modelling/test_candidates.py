@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from tests.psf_modelling.star_field import star_field
 
 from starmill.errors import AlgorithmError, InputError
 from starmill.psf_modelling.candidates import extract_star_stamps, require_usable
-from tests.psf_modelling.star_field import star_field
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,8 @@ def test_stamps_may_leave_the_image(field):
 
 
 def test_neighbours_lose_their_pixels(field):
-    stamps = field.stamps(size=41, neighbour_x=np.append(field.x, field.x[0] + 8.0), neighbour_y=np.append(field.y, field.y[0]))
+    other_x, other_y = np.append(field.x, field.x[0] + 8.0), np.append(field.y, field.y[0])
+    stamps = field.stamps(size=41, neighbour_x=other_x, neighbour_y=other_y)
     assert not stamps.good[0, 20, 20 + 6 :].any()
     assert stamps.good[0, 20, : 20 + 3].all()
     assert stamps.good[5].all()

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from tests.reference import lanczos as slow_lanczos
+from tests.reference import psf_fit as reference
 
 from starmill.kernels import lanczos
 from starmill.kernels import psf_fit as kernels
-from tests.reference import lanczos as slow_lanczos
-from tests.reference import psf_fit as reference
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.psf_modelling.star_field import moffat, star_field
 
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.psf import adaptive_moments, psf_from_dict
@@ -10,7 +11,6 @@ from starmill.errors import AlgorithmError
 from starmill.psf_modelling.moffat import fit_moffat_psf, fit_star_profiles
 from starmill.psf_modelling.pixel_grid import analytic_basis, fit_pixel_grid_psf, render, sampling_operators
 from starmill.psf_modelling.principal_components import cell_rank, fit_principal_component_psf
-from tests.psf_modelling.star_field import moffat, star_field
 
 
 def shapes(kernels):

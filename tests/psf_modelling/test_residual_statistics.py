@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
+from tests.psf_modelling.star_field import star_field
 
 from starmill.psf_modelling.moffat import fit_moffat_psf
 from starmill.psf_modelling.pixel_grid import fit_pixel_grid_psf
 from starmill.psf_modelling.psf_stars import compare_stars_to_psf
-from starmill.psf_modelling.residual_statistics import measure_star_shapes, residual_statistics, rho_statistics
+from starmill.psf_modelling.residual_statistics import (
+    measure_star_shapes,
+    residual_statistics,
+    rho_statistics,
+)
 from starmill.psf_modelling.star_selection import reserve_stars
-from tests.psf_modelling.star_field import star_field
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def kaiser_weights(fraction, order, weights):
 
 @njit
 def _bessel_i0(x):
-    """Modified Bessel function of order zero by its power series; x below about 20."""
+    """Return the modified Bessel function of order zero from its power series; x below about 20."""
     term, total, k = 1.0, 1.0, 1
     quarter = 0.25 * x * x
     while term > 1e-17 * total:

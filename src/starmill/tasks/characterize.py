@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from starmill.datamodel.catalog import Catalog, Schema
 from starmill.datamodel.exposure import Exposure
-from starmill.datamodel.field import ConstantField, Field
+from starmill.datamodel.field import ChebyshevField, Field
 from starmill.datamodel.geometry import Box
 from starmill.errors import AlgorithmError, NoDataError
 from starmill.measurement.aperture_correction import ApertureCorrection
@@ -239,10 +239,11 @@ class CharacterizeImageTask(Task):
     def _corrected_schema(self, schema: Schema) -> Schema:
         """Return a schema with the columns of the aperture corrections."""
         task, empty, box = self.subtasks["aperture_correction"], Catalog(schema), Box(0, 0, 1, 1)
-        unit = ApertureCorrection(ConstantField(box, 1.0), ConstantField(box, 0.0), np.zeros(0, dtype=bool), 0.0)
-        names = task.flux_names(empty)  # type: ignore[attr-defined]
+        one, none = ChebyshevField(box, [[1.0]]), ChebyshevField(box, [[0.0]])
+        unit = ApertureCorrection(one, none, np.zeros(0, dtype=bool), 0.0)
+        names = task.flux_names(empty)
         fields = dict.fromkeys(names, (unit.field, unit.error))
-        corrected: Catalog = task.apply(empty, fields, stars=dict.fromkeys(names, unit))  # type: ignore[attr-defined]
+        corrected: Catalog = task.apply(empty, fields, stars=dict.fromkeys(names, unit))
         return corrected.schema
 
 

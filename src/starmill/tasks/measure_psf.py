@@ -208,11 +208,11 @@ class MeasurePsfTask(Task):
         if "n_child" in catalog:
             bad |= catalog["n_child"] > 0
         flux, flux_err = _flux(catalog)
+        xx, yy, xy = (catalog[f"slot_shape_{part}"] for part in ("xx", "yy", "xy"))
         return select_stars(
-            flux, flux_err, *(catalog[f"slot_shape_{part}"] for part in ("xx", "yy", "xy")),
-            catalog["x"], catalog["y"], bad, min_snr=options.min_snr, min_width=options.min_width,
-            max_width=options.max_width, max_relative_width=options.max_relative_width, n_sigma=options.n_sigma,
-            min_stars=self.config.min_stars,
+            flux, flux_err, xx, yy, xy, catalog["x"], catalog["y"], bad, min_snr=options.min_snr,
+            min_width=options.min_width, max_width=options.max_width, max_relative_width=options.max_relative_width,
+            n_sigma=options.n_sigma, min_stars=self.config.min_stars,
         )  # fmt: skip
 
     def fit(
