@@ -91,7 +91,20 @@ def test_point_source_fit_equals_slow_twin():
     one = np.array([30])
     limits = np.array([1.5, -1, -1])
     fit_point_sources(
-        image, variance, inside, one, one, psfs, 2.3548 * SIGMA, limits, flags, images, fluxes, centres, chi2
+        image,
+        variance,
+        inside,
+        one,
+        one,
+        psfs,
+        2.3548 * SIGMA,
+        limits,
+        1,
+        flags,
+        images,
+        fluxes,
+        centres,
+        chi2,
     )
     flux, expected = slow_fit.plain_fit(image, variance, inside, 30, 30, psfs[0], 2.3548 * SIGMA)
     assert flags[0]

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.psf import GaussianPsf
-from starmill.tasks.deblend import SourceDeblendTask
+from starmill.tasks.deblend import SourceDeblendConfig, SourceDeblendTask
 from starmill.tasks.detect import SourceDetectionConfig, SourceDetectionTask
 from starmill.tasks.subtract_background import SubtractBackgroundTask
 
@@ -44,7 +44,9 @@ def processed(shared_data):
     config = SourceDetectionConfig(missing_planes=["NO_DATA"])  # the stack convolves bad pixels as they are
     sigma = record["wircam_psf_gauss"]["sigma"]
     found = SourceDetectionTask(config).run(exposure=exposure, sigma=sigma)
-    deblended = SourceDeblendTask().run(exposure=found.exposure, catalog=found.catalog)
+    deblended = SourceDeblendTask(SourceDeblendConfig(psf_sweeps=1)).run(
+        exposure=found.exposure, catalog=found.catalog
+    )
     return record, reference, found, deblended.catalog
 
 

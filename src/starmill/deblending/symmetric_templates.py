@@ -66,6 +66,8 @@ class SymmetricRules:
         Smaller parts of stray flux are dropped.
     psf_chi2 : (float, float, float)
         Largest reduced chi squared of a point source: plain, with shift, at the shifted place.
+    psf_sweeps : int
+        Rounds of these fits; from the second on, neighbours stand where they were found, not on their peak pixel.
     median_smooth : bool
         Smooth templates with a 5 x 5 median.
     remove_degenerate : bool
@@ -90,6 +92,7 @@ class SymmetricRules:
     stray_to_psf: Literal["necessary", "always", "never"] = "necessary"
     clip_stray_fraction: float = 0.001
     psf_chi2: tuple[float, float, float] = (1.5, 1.5, 1.5)
+    psf_sweeps: int = 2
     median_smooth: bool = True
     remove_degenerate: bool = False
     max_overlap: float = 0.5
@@ -207,10 +210,10 @@ def deblend_symmetric(
     frame = _Frame(
         image, variance, mask, box, image_noise(variance, mask, noise_bits), max(psf.fwhm_at(), 1.0), rules
     )
-    jobs = []
+    jobs, areas = [], footprints.areas
     for parent in chosen:
         peaks = _distinct_peaks(footprints[parent].peaks)
-        most = rules.max_big_peaks if _is_big(footprints[parent].area, rules) else rules.max_peaks
+        most = rules.max_big_peaks if _is_big(int(areas[parent]), rules) else rules.max_peaks
         if most and len(peaks) > most:
             reasons["too_many_peaks"][parent] = True
             peaks = peaks[:most]
@@ -268,8 +271,10 @@ def _masked_fraction(
 def _distinct_peaks(peaks: NDArray[np.void]) -> NDArray[np.void]:
     """Drop repeated peaks, keeping the order."""
     keys = peaks["y"].astype(np.int64) << 32 | peaks["x"].astype(np.int64) & 0xFFFFFFFF
+    if len(set(keys.tolist())) == len(keys):
+        return peaks
     _, first = np.unique(keys, return_index=True)
-    return peaks if len(first) == len(peaks) else peaks[np.sort(first)]
+    return peaks[np.sort(first)]
 
 
 def _stamp(frame: _Frame, spans: NDArray[np.int32], margin: int) -> tuple[Box, dict[str, NDArray[Any]]]:
@@ -334,7 +339,7 @@ def _deblend_parent(
     is_psf, images = np.zeros(n, bool), np.zeros_like(psfs)
     fluxes, centres, chi2 = np.zeros(n), np.zeros((n, 2)), np.zeros(n)
     fit_point_sources(
-        stamp["pixels"], stamp["variance"], inside, y, x, psfs, frame.fwhm, np.array(rules.psf_chi2),
+        stamp["pixels"], stamp["variance"], inside, y, x, psfs, frame.fwhm, np.array(rules.psf_chi2), rules.psf_sweeps,
         is_psf, images, fluxes, centres, chi2,
     )  # fmt: skip
     network = selection_network(25) if rules.median_smooth else np.zeros((0, 2), np.int64)

@@ -37,9 +37,9 @@ def _scaled(psf, flux, out):
 
 
 @njit
-def _fill_table(psfs, i, peak_y, peak_x, near, n_near, ys, xs, table):
+def _fill_table(placed, i, peak_y, peak_x, near, n_near, ys, xs, table):
     """Values of the base functions at all pixels: PSF, 1, x, y, other PSFs, slopes of the PSF."""
-    psf, cy, cx = psfs[i], peak_y[i], peak_x[i]
+    psf, cy, cx = placed[i], peak_y[i], peak_x[i]
     last = 4 + n_near
     for p in range(ys.shape[0]):
         dy, dx = ys[p] - cy, xs[p] - cx
@@ -52,7 +52,7 @@ def _fill_table(psfs, i, peak_y, peak_x, near, n_near, ys, xs, table):
         row[last + 1] = 0.5 * (_psf_value(psf, dy - 1, dx) - _psf_value(psf, dy + 1, dx))
     for k in range(n_near):
         j = near[k]
-        other, oy, ox = psfs[j], peak_y[j], peak_x[j]
+        other, oy, ox = placed[j], peak_y[j], peak_x[j]
         for p in range(ys.shape[0]):
             table[p, 4 + k] = _psf_value(other, ys[p] - oy, xs[p] - ox)
 
@@ -163,7 +163,20 @@ def _stamp_pixels(inside, variance, cy, cx, r0, r1, ys, xs, weights):
 
 @njit
 def fit_point_sources(
-    pixels, variance, inside, peak_y, peak_x, psfs, fwhm, limits, is_psf, images, fluxes, centres, chi2
+    pixels,
+    variance,
+    inside,
+    peak_y,
+    peak_x,
+    psfs,
+    fwhm,
+    limits,
+    n_sweeps,
+    is_psf,
+    images,
+    fluxes,
+    centres,
+    chi2,
 ):
     """Test every peak of a parent.
 
@@ -177,6 +190,8 @@ def fit_point_sources(
     fwhm : float, pixel
     limits : (3,) float64 array
         Largest reduced chi squared of the plain fit, the fit with shift, and the fit at the shifted place.
+    n_sweeps : int
+        Rounds over the peaks; from the second on everybody stands where the round before has moved him.
     is_psf : (n,) bool array
         Written.
     images : (n, size, size) float64 array
@@ -194,43 +209,53 @@ def fit_point_sources(
     matrix, right, solution = np.zeros((most, most)), np.zeros(most), np.zeros(most)
     near = np.empty(MAX_NEIGHBOURS, np.int64)
     shifted, step_x, step_y = np.empty((1, size, size)), np.empty(1), np.empty(1)
-    for i in range(n_peaks):
-        is_psf[i] = False
-        fluxes[i] = np.nan
-        centres[i, 0] = centres[i, 1] = 0.0
-        chi2[i] = np.nan
-        n_pix = _stamp_pixels(inside, variance, peak_y[i], peak_x[i], r0, r1, ys, xs, ramp)
-        if n_pix == 0:
-            continue
-        n_near = _neighbours(i, peak_y, peak_x, r1 + size / 2, near)
-        n = 4 + n_near
-        total_ramp = 0.0
-        for p in range(n_pix):
-            total_ramp += ramp[p]
-            weights[p] = ramp[p] / variance[ys[p], xs[p]]
-            values[p] = pixels[ys[p], xs[p]]
-        dof = total_ramp - n
-        _fill_table(psfs, i, peak_y, peak_x, near, n_near, ys[:n_pix], xs[:n_pix], table)
-        square = _accumulate(table, values[:n_pix], weights, n + 2, matrix, right)
-        chi2[i] = _solve(matrix, right, square, n, dof, solution)
-        flux = solution[0]
-        fluxes[i] = flux if dof > 0 else np.nan
-        if chi2[i] < limits[0] and flux > 0:
-            is_psf[i] = True
-            _scaled(psfs[i], flux, images[i])
-        moved = _solve(matrix, right, square, n + 2, dof - 2, solution)
-        if not (moved < limits[1] and solution[0] > 0):
-            continue
-        dx, dy = solution[n] / solution[0], solution[n + 1] / solution[0]
-        if abs(dx) >= 1 or abs(dy) >= 1:
-            continue
-        step_x[0], step_y[0] = dx, dy
-        shift_stack(psfs[i : i + 1], step_x, step_y, 5, shifted)
-        _fill_first(shifted[0], peak_y[i], peak_x[i], ys[:n_pix], xs[:n_pix], table)
-        _accumulate_first(table, values[:n_pix], weights, n, matrix, right)
-        refit = _solve(matrix, right, square, n, dof, solution)
-        if refit < limits[2] and solution[0] > 0 and not (is_psf[i] and chi2[i] <= refit):
-            is_psf[i] = True
-            fluxes[i], chi2[i] = solution[0], refit
-            centres[i, 0], centres[i, 1] = dx, dy
-            _scaled(shifted[0], solution[0], images[i])
+    placed, places = psfs.copy(), np.zeros((n_peaks, 2))
+    better, better_places = psfs.copy(), np.zeros((n_peaks, 2))
+    for sweep in range(n_sweeps):
+        for i in range(n_peaks):
+            is_psf[i] = False
+            fluxes[i] = chi2[i] = np.nan
+            centres[i, 0], centres[i, 1] = places[i, 0], places[i, 1]
+            n_pix = _stamp_pixels(inside, variance, peak_y[i], peak_x[i], r0, r1, ys, xs, ramp)
+            if n_pix == 0:
+                continue
+            n_near = _neighbours(i, peak_y, peak_x, r1 + size / 2, near)
+            n = 4 + n_near
+            total_ramp = 0.0
+            for p in range(n_pix):
+                total_ramp += ramp[p]
+                weights[p] = ramp[p] / variance[ys[p], xs[p]]
+                values[p] = pixels[ys[p], xs[p]]
+            dof = total_ramp - n
+            _fill_table(placed, i, peak_y, peak_x, near, n_near, ys[:n_pix], xs[:n_pix], table)
+            square = _accumulate(table, values[:n_pix], weights, n + 2, matrix, right)
+            chi2[i] = _solve(matrix, right, square, n, dof, solution)
+            fluxes[i] = solution[0] if dof > 0 else np.nan
+            unmoved = places[i, 0] == 0.0 and places[i, 1] == 0.0
+            if chi2[i] < (limits[0] if unmoved else limits[2]) and solution[0] > 0:
+                is_psf[i] = True
+                _scaled(placed[i], solution[0], images[i])
+            moved = _solve(matrix, right, square, n + 2, dof - 2, solution)
+            if not (moved < np.inf and solution[0] > 0):
+                continue
+            dx = places[i, 0] + solution[n] / solution[0]
+            dy = places[i, 1] + solution[n + 1] / solution[0]
+            if abs(dx) >= 1 or abs(dy) >= 1 or (moved >= limits[1] and sweep == n_sweeps - 1):
+                continue
+            step_x[0], step_y[0] = dx, dy
+            shift_stack(psfs[i : i + 1], step_x, step_y, 5, shifted)
+            _scaled(shifted[0], 1.0, better[i])
+            better_places[i, 0], better_places[i, 1] = dx, dy
+            if moved >= limits[1]:
+                continue
+            _fill_first(shifted[0], peak_y[i], peak_x[i], ys[:n_pix], xs[:n_pix], table)
+            _accumulate_first(table, values[:n_pix], weights, n, matrix, right)
+            refit = _solve(matrix, right, square, n, dof, solution)
+            if refit < limits[2] and solution[0] > 0 and not (is_psf[i] and chi2[i] <= refit):
+                is_psf[i] = True
+                fluxes[i], chi2[i] = solution[0], refit
+                centres[i, 0], centres[i, 1] = dx, dy
+                _scaled(shifted[0], solution[0], images[i])
+        for i in range(n_peaks):
+            _scaled(better[i], 1.0, placed[i])
+            places[i, 0], places[i, 1] = better_places[i, 0], better_places[i, 1]

@@ -80,6 +80,9 @@ class SourceDeblendConfig(Config):
         (1.5, 1.5, 1.5),
         "Largest reduced chi squared of a point source: plain, with shift, at the shifted place.",
     )
+    psf_sweeps: int = field(
+        2, "Rounds of the fits; after the first, neighbours stand where they were found.", ge=1
+    )
     median_smooth: bool = field(True, "Smooth templates with a 5 x 5 median.")
     remove_degenerate: bool = field(False, "Drop the fainter of two peaks whose templates are alike.")
     max_overlap: float = field(0.5, "Cosine between templates above which they are alike.", gt=0, le=1)
@@ -113,6 +116,7 @@ class SourceDeblendConfig(Config):
             stray_to_psf=self.stray_flux_to_point_sources,
             clip_stray_fraction=self.clip_stray_fraction,
             psf_chi2=self.psf_chi2,
+            psf_sweeps=self.psf_sweeps,
             median_smooth=self.median_smooth,
             remove_degenerate=self.remove_degenerate,
             max_overlap=self.max_overlap,
