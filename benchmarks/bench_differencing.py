@@ -75,8 +75,8 @@ def main():
         for key, image in (("t", template), ("s", science), ("m", mask)):
             fits.writeto(names[key], image)
         words = (
-            f"-inim {names['s']} -tmplim {names['t']} -imi {names['m']} -outim {names['d']} -oni {names['n']} -omi {names['o']} "
-            "-n i -tu 49999 -iu 49999 -tl 5 -il 5 -tg 15 -ig 1.5 -tr 15 -ir 8 -v 0"
+            f"-inim {names['s']} -tmplim {names['t']} -imi {names['m']} -outim {names['d']} "
+            f"-oni {names['n']} -omi {names['o']} -n i -tu 49999 -iu 49999 -tl 5 -il 5 -tg 15 -ig 1.5 -tr 15 -ir 8 -v 0"
         ).split()
         cpu, wall = time.process_time(), time.perf_counter()
         run_hotpants(words)

@@ -56,8 +56,8 @@ class KernelNodes:
     @classmethod
     def tabulate(cls, kernel, box, *, tolerance=INTERPOLATION_ERROR):
         """Tabulate a SpatialKernel on the coarsest grid on which linear interpolation is accurate."""
-        spacing = 512
-        while spacing > 2 and _interpolation_error(kernel, box, spacing) > tolerance:
+        spacing, finest = 512, max(2, max(box.shape) // 64)
+        while spacing > finest and _interpolation_error(kernel, box, spacing) > tolerance:
             spacing //= 2
         if _is_constant(kernel, box, tolerance):
             images = kernel.kernels_at(*box.center)[None, None]

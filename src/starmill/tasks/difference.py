@@ -349,7 +349,6 @@ class DifferenceTask(Task):
                 variance,
                 bad,
                 reference.bad,
-                box,
                 core_half_width=fit.kernel.half_width,
             )
         if wings is not None:
