@@ -366,6 +366,9 @@ def concentration_sums(pixels, models, x0, y0, sigma, first):
         show_source(pixels, first + i, saved)
         scale = 0.25 / (sigma[i] * sigma[i])
         limit = 16.0 * sigma[i] * sigma[i]
+        reach = int(4.0 * sigma[i])
+        j0, j1 = max(j0, half - reach), min(j1, half + reach + 1)
+        k0, k1 = max(k0, half - reach), min(k1, half + reach + 1)
         pp = 0.0
         wp = 0.0
         pi = 0.0

@@ -13,6 +13,7 @@ from starmill.kernels.source_pixels import inside_footprints
 from starmill.measurement.context import MeasurementContext
 from starmill.measurement.plugin import ORDER_CENTROID, Plugin, error_from, register
 
+SMOOTHING_SIGMAS = 6.0  # half width of the smoothing kernel
 SMOOTHED_FLAGS = {
     "edge": (kernel.FLAG_EDGE, "too close to the edge of the image, even for the narrow smoothing"),
     "no_second_derivative": (kernel.FLAG_NO_SECOND_DERIVATIVE, "the smoothed image has no maximum here"),
@@ -150,10 +151,20 @@ class SmoothedCentroid(Plugin):
         for rows, kernels, index in context.psf_kernels():
             m = context.keep_psf_shape(rows, kernels)
             width = np.sqrt(np.maximum(m[:, 0] * m[:, 1] - m[:, 2] ** 2, 0.0))
+            kernels = _core(kernels, width)
             found[rows], flags[rows] = kernel.smoothed_centroids(
                 context.pixels, kernels, index, px[rows], py[rows], width, self.max_bin, self.wide, rows.start
             )
         return found, flags
+
+
+def _core(kernels: np.ndarray, sigma2: np.ndarray) -> np.ndarray:
+    """Return the part of the kernels that smoothing needs: the far wings do not move a maximum."""
+    size = kernels.shape[1]
+    largest = np.nanmax(sigma2) if np.isfinite(sigma2).any() else np.inf
+    half = int(min(np.ceil(SMOOTHING_SIGMAS * np.sqrt(largest)), size // 2)) if largest > 0 else size // 2
+    cut = size // 2 - half
+    return np.ascontiguousarray(kernels[:, cut : size - cut, cut : size - cut])
 
 
 @register

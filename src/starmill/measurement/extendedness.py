@@ -10,6 +10,7 @@ import numpy as np
 from starmill.datamodel.catalog import Column
 from starmill.measurement.context import MeasurementContext
 from starmill.measurement.plugin import ORDER_CLASSIFY, Plugin, register
+from starmill.measurement.psf_flux import psf_sums
 
 
 @register
@@ -131,12 +132,8 @@ class StarProbability(Plugin):
 
     def concentration(self, context: MeasurementContext) -> tuple[np.ndarray, np.ndarray]:
         """Return the statistic and its error from the images of the PSF and the pixels of the sources."""
-        from starmill.kernels.photometry import concentration_sums
-
-        out = np.full((context.n, 5), np.nan)
-        sigma = context.psf_sigma
-        for rows, images, x0, y0 in context.psf_images():
-            out[rows] = concentration_sums(context.pixels, images, x0, y0, sigma[rows], rows.start)
+        psf_sums(context, ("NO_DATA",))
+        out = np.array(context.cache["concentration_sums"])
         out[~context.on_image] = np.nan
         narrow, wide, narrow_variance, wide_variance, covariance = out.T
         with np.errstate(all="ignore"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class FitStatus:
     MAX_ITERATIONS = kernel.MAX_ITERATIONS
     SINGULAR = kernel.SINGULAR
     TOO_FEW_PIXELS = kernel.TOO_FEW_PIXELS
-    REASONS = {
+    REASONS: ClassVar[dict[int, str]] = {
         CONVERGED: "converged", MAX_ITERATIONS: "iteration limit", SINGULAR: "parameters not determined",
         TOO_FEW_PIXELS: "too few valid pixels",
     }  # fmt: skip

@@ -26,7 +26,25 @@ POSITION_COLUMNS: tuple[Column, ...] = (
     Column("x_err", "f4", "pixel", "error of x"),
     Column("y_err", "f4", "pixel", "error of y"),
 )
-DEFAULT_PLUGINS = ["peak", "centroid", "shape", "pixel", "psf_flux", "gaussian_flux", "aperture_flux"]
+DEFAULT_PLUGINS = [
+    "peak",
+    "centroid",
+    "shape",
+    "sky",
+    "pixel",
+    "psf_flux",
+    "gaussian_flux",
+    "aperture_flux",
+    "kron_flux",
+    "compensated_tophat_flux",
+    "local_background",
+    "local_variance",
+    "blendedness",
+    "footprint_area",
+    "extendedness",
+    "size_extendedness",
+    "star_probability",
+]
 DEFAULT_SLOTS = {
     "centroid": "centroid",
     "shape": "shape",
