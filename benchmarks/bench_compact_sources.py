@@ -31,7 +31,7 @@ TOLERANCE = 0.465  # beams: 0.02 arcsec on the published maps
 
 
 def random_map(n_sources, seed=1, fwhm=3.4, spacing=15.0):
-    """A map with n sources at random places, beam-correlated noise of rms 1 and a smooth background."""
+    """Return a map with n sources at random places, beam-correlated noise of rms 1 and a smooth background."""
     rng = np.random.default_rng(seed)
     side = int(np.sqrt(n_sources) * spacing) + 40
     sigma = fwhm / 2.3548

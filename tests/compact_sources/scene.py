@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from astropy.wcs import WCS
 from scipy.ndimage import gaussian_filter
+from tests.reference.gaussians import value
 
 from starmill.datamodel.cube import Beam, SkyMap
-from tests.reference.gaussians import value
 
 PIXEL = 2.0  # arcsec
 FWHM = 3.4  # pixel

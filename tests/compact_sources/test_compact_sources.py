@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.compact_sources.scene import FWHM, PIXEL, make_wcs, matched, scene
 
 from starmill.datamodel.cube import Beam
 from starmill.errors import AlgorithmError, InputError
-from starmill.tasks.completeness import CompletenessConfig, CompletenessTask
 from starmill.tasks.compact_sources import CompactSourcesTask
 from starmill.tasks.compact_sources_config import CompactSourcesConfig
+from starmill.tasks.completeness import CompletenessConfig, CompletenessTask
 from starmill.tasks.forced_maps import ForcedMapsTask, observed_shapes
 from starmill.tasks.published_config import PublishedConfig
 from starmill.tasks.published_photometry import PublishedPhotometryTask
-from tests.compact_sources.scene import FWHM, PIXEL, make_wcs, matched, scene
 
 
 def measure(sky_map, **changes):

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from tests.reference import elliptical_apertures, gaussian_groups, gaussian_windows, gaussians
 
 from starmill.kernels.elliptical_apertures import ellipse_photometry
 from starmill.kernels.gaussian_groups import LINEAR, descend, loss_terms
 from starmill.kernels.gaussian_windows import fit_listed, fit_windows
 from starmill.kernels.gaussians import add_gaussians, derivative_rows, move_source, value_at
-from tests.reference import elliptical_apertures, gaussian_groups, gaussian_windows, gaussians
 
 SOURCES = np.array(
     [[5.0, 12.3, 14.8, 2.2, 1.4, 0.7], [3.0, 17.6, 12.1, 1.6, 1.6, 0.0], [4.0, 2.0, 28.5, 2.5, 1.2, -1.1]]

@@ -5,7 +5,12 @@ import pytest
 from astropy import units as u
 
 from starmill.errors import InputError
-from starmill.photocal.units import beam_solid_angle, jansky_per_pixel_factor, normalised_unit, planck_to_jansky
+from starmill.photocal.units import (
+    beam_solid_angle,
+    jansky_per_pixel_factor,
+    normalised_unit,
+    planck_to_jansky,
+)
 
 PIXEL = 4.0 * u.arcsec**2
 
@@ -32,7 +37,9 @@ def test_factors_agree_with_astropy():
     sr = PIXEL.to_value(u.sr)
     beam = beam_solid_angle(8.0, 6.0)
     assert beam == pytest.approx((2 * np.pi * 8 * 6 / 8 / np.log(2) * u.arcsec**2).to_value(u.sr))
-    assert jansky_per_pixel_factor("MJy/sr", pixel_sr=sr) == pytest.approx((1 * u.MJy / u.sr * PIXEL).to_value(u.Jy))
+    assert jansky_per_pixel_factor("MJy/sr", pixel_sr=sr) == pytest.approx(
+        (1 * u.MJy / u.sr * PIXEL).to_value(u.Jy)
+    )
     assert jansky_per_pixel_factor("Jy/beam", pixel_sr=sr, beam_sr=beam) == pytest.approx(sr / beam)
     assert jansky_per_pixel_factor("mJy/arcsec2", pixel_sr=sr) == pytest.approx(4e-3)
     wanted = (1 * u.K).to_value(u.Jy / u.sr, equivalencies=u.brightness_temperature(230 * u.GHz))

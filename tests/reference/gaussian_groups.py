@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import least_squares
-
 from tests.reference.gaussians import value
 
 

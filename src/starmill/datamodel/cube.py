@@ -166,7 +166,7 @@ class MapCube(Protocol):
     name: str
 
     def __len__(self) -> int:
-        """Number of channels."""
+        """Return the number of channels."""
 
     def __getitem__(self, channel: int) -> SkyMap:
         """Read one channel."""

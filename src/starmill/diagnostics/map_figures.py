@@ -21,7 +21,12 @@ __all__ = [
     "completeness_figure", "cutout_figure", "draw_cutouts", "histogram_figure", "overview_figure", "surface_figure",
 ]  # fmt: skip
 
-PANELS = (("data", "data - background"), ("masked", "sources only"), ("model", "model"), ("residual", "residual"))
+PANELS = (
+    ("data", "data - background"),
+    ("masked", "sources only"),
+    ("model", "model"),
+    ("residual", "residual"),
+)
 
 
 class CutoutLike(Protocol):
@@ -55,7 +60,13 @@ def cutout_figure(cut: CutoutLike, unit: str) -> Figure:
     axes = figure.subplots(1, 4, sharey=True)
     for ax, (plane, title) in zip(axes, PANELS, strict=True):
         picture = ax.imshow(
-            getattr(cut, plane), origin="lower", extent=extent, vmin=low, vmax=high, cmap="viridis", interpolation="nearest"
+            getattr(cut, plane),
+            origin="lower",
+            extent=extent,
+            vmin=low,
+            vmax=high,
+            cmap="viridis",
+            interpolation="nearest",
         )
         ax.set_title(title, fontsize=9)
         ax.set_xlabel("x (pixel)", fontsize=8)
@@ -73,8 +84,12 @@ def surface_figure(cut: CutoutLike, unit: str, *, background: bool = False) -> F
     yy, xx = np.indices(cut.data.shape)
     for i, (plane, title) in enumerate(panels):
         ax: Any = figure.add_subplot(1, len(panels), i + 1, projection="3d")
-        values = np.where(np.isfinite(getattr(cut, plane)), getattr(cut, plane), low)  # a surface has no holes
-        ax.plot_surface(xx + cut.corner[0], yy + cut.corner[1], values, cmap="viridis", linewidth=0, rcount=25, ccount=25)
+        values = np.where(
+            np.isfinite(getattr(cut, plane)), getattr(cut, plane), low
+        )  # a surface has no holes
+        ax.plot_surface(
+            xx + cut.corner[0], yy + cut.corner[1], values, cmap="viridis", linewidth=0, rcount=25, ccount=25
+        )
         if not background:
             ax.set_zlim(low, high)
         ax.set_title(title, fontsize=9)
@@ -128,7 +143,14 @@ def overview_figure(sky_map: SkyMap, ellipses: NDArray[np.float64], catalog: Cat
     ax = figure.subplots()
     finite = image[np.isfinite(image)]
     low, high = np.percentile(finite, [1, 99.5]) if finite.size else (0.0, 1.0)
-    ax.imshow(image, origin="lower", cmap="gray_r", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest")
+    ax.imshow(
+        image,
+        origin="lower",
+        cmap="gray_r",
+        vmin=low,
+        vmax=high if high > low else low + 1,
+        interpolation="nearest",
+    )
     for row, flagged in zip(ellipses, catalog["fit_flag"] | catalog["aperture_flux_flag"], strict=True):
         if np.isfinite(row).all():
             ax.add_patch(Ellipse(
@@ -151,7 +173,11 @@ def histogram_figure(catalog: Catalog, beam_arcsec: float) -> Figure:
     ):  # fmt: skip
         good = values[np.isfinite(values) & ((values > 0) | (not logarithmic))]
         if good.size and good.max() > good.min():
-            bins = np.geomspace(good.min(), good.max(), 25) if logarithmic else np.linspace(good.min(), good.max(), 25)
+            bins = (
+                np.geomspace(good.min(), good.max(), 25)
+                if logarithmic
+                else np.linspace(good.min(), good.max(), 25)
+            )
             ax.hist(good, bins=bins, color="tab:blue", alpha=0.8)
             if logarithmic:
                 ax.set_xscale("log")

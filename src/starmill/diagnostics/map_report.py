@@ -58,7 +58,9 @@ def write_report(
         Of the planes of the cutouts.
     """
     catalog: Catalog = result.catalog
-    ranked = sorted(cutouts, key=lambda cut: -float(np.nanmax(cut.model)) if cut.model.size else 0.0)[:MAX_PAGES]
+    ranked = sorted(cutouts, key=lambda cut: -float(np.nanmax(cut.model)) if cut.model.size else 0.0)[
+        :MAX_PAGES
+    ]
     pictures = map_tiles(lambda cut: _image(png_bytes(cutout_figure(cut, unit), dpi=70)), ranked)
     pages = "".join(
         f'<div class="page" data-name="{html.escape(cut.name)}" data-ids="{" ".join(map(str, cut.ids))}">{picture}</div>'  # type: ignore[attr-defined]
@@ -70,7 +72,9 @@ def write_report(
         "beam": f"{sky_map.beam.major:.4g} x {sky_map.beam.minor:.4g} arcsec, {sky_map.beam.position_angle:.1f} deg",
         "median local rms": f"{np.nanmedian(result.rms):.4g} {sky_map.unit}", "version": __version__,
     }  # fmt: skip
-    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
+    rows = "".join(
+        f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items()
+    )
     body = (
         f"<h1>{html.escape(sky_map.name)}</h1><table>{rows}</table>"
         f"{_image(png_bytes(overview_figure(sky_map, result.ellipses, catalog), dpi=100))}"

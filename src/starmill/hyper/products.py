@@ -107,7 +107,8 @@ def write_products(sky_map: SkyMap, result: Any, options: HyperOptions, factor: 
     unit = f"{options.flux_unit[0]}/pixel"
     stem = f"HYPER_MAP_{sky_map.name}_"
     for kind, single, pieces in (
-        ("fitting", False, (("cutout", "data"), ("cutout_masked_full", "masked"), ("model", "model"), ("residual", "residual"))),
+        ("fitting", False, (("cutout", "data"), ("cutout_masked_full", "masked"), ("model", "model"),
+                            ("residual", "residual"))),
         ("deblended", True, (("single_source_cutout", "data"), ("single_source_cutout_masked_full", "masked"),
                              ("single_source_model", "model"), ("single_source_residual", "residual"))),
         ("bg_separate", False, (("bg_masked3D", "background"),)),

@@ -380,8 +380,16 @@ def _log_file(logger: logging.Logger, path: Path) -> Iterator[None]:
 
 @contextmanager
 def _global_log(options: HyperOptions) -> Iterator[None]:
-    with _log_file(_log, options.output_path("paths.output.dir_log_out") / options["files.file_log_name"]):
-        yield
+    """Open the log of the run; its lines reach the handlers of the program only when it wants that much detail."""
+    wanted = logging.getLogger("starmill").isEnabledFor(logging.INFO)
+    propagate, _log.propagate = _log.propagate, wanted
+    try:
+        with _log_file(
+            _log, options.output_path("paths.output.dir_log_out") / options["files.file_log_name"]
+        ):
+            yield
+    finally:
+        _log.propagate = propagate
 
 
 @contextmanager

@@ -151,7 +151,7 @@ def merge_tables(tables: list[Any]) -> Any:
 def frame_name(sky_map: SkyMap) -> str:
     """Return the coordinate frame of a map as DS9 calls it."""
     ctype = str(sky_map.wcs.wcs.ctype[0]).upper()
-    if ctype.startswith("GLON") or ctype.startswith("GLAT"):
+    if ctype.startswith(("GLON", "GLAT")):
         return "galactic"
     if ctype.startswith(("ELON", "ELAT")):
         return "ecliptic"

@@ -265,7 +265,7 @@ class FitsCube:
         with open_fits(self.path) as hdus:
             count = [n > 1 for n in self._full_shape]
             leading = iter([channel])
-            index = tuple(next(leading, 0) if long else 0 for long in count[:-2]) + (slice(None), slice(None))
+            index = (*(next(leading, 0) if long else 0 for long in count[:-2]), slice(None), slice(None))
             item = hdus[self._number]
             data = item.section[index] if not self._compressed() else np.asarray(item.data)[index]
         kind = np.float32 if data.dtype.itemsize <= 4 and data.dtype.kind == "f" else np.float64

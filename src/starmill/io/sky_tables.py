@@ -72,7 +72,7 @@ def _write_binary(table: Any, path: Path, name: str) -> None:
             column.info.format = None
     if name == "parquet":
         try:
-            import pyarrow  # noqa: F401
+            import pyarrow as pa  # noqa: F401
         except ImportError as error:
             raise InputError("Parquet needs pyarrow: pip install 'starmill[parquet]'", path=path) from error
     copy.write(path, format=name, overwrite=True)

@@ -346,8 +346,9 @@ def descend(x, y, data, weight, L, correlated, sources, bounds, free, order, opt
     whiten(residual, weight, L, correlated)
     whiten(J[: m - nb], weight, L, correlated)
     cost = cost_of(residual[0], loss, f_scale, sources, prior)
-    damping, status, iteration = 1e-3, MAX_ITERATIONS, 0
-    for iteration in range(int(options[0])):
+    damping, status, iterations = 1e-3, MAX_ITERATIONS, 0
+    while iterations < int(options[0]):
+        iterations += 1
         normal_equations(J, residual[0], loss, f_scale, sources, prior, coefficients, ridge, N, g)
         hold(sources, g, bounds, home, free, True, fixed)
         step, solved = damped_step(N, g, damping, fixed)
@@ -378,7 +379,7 @@ def descend(x, y, data, weight, L, correlated, sources, bounds, free, order, opt
             break
     normal_equations(J, residual[0], loss, f_scale, sources, prior, coefficients, ridge, N, g)
     hold(sources, g, bounds, home, free, True, fixed)
-    return coefficients, residual[0], N, fixed, iteration + 1, status
+    return coefficients, residual[0], N, fixed, iterations, status
 
 
 @njit

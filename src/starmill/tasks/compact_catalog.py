@@ -196,7 +196,9 @@ def _rotated(
     return np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 
-def _sky_positions(sky_map: SkyMap, x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def _sky_positions(
+    sky_map: SkyMap, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
     """Return equatorial (ICRS) and Galactic coordinates, degrees."""
     if x.size == 0:
         return {name: np.zeros(0) for name in ("ra", "dec", "glon", "glat")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from starmill.detection.point_filters import (
     thin_pairs,
 )
 from starmill.errors import AlgorithmError, InputError
-from starmill.measurement.elliptical_photometry import enclosed_fraction, measure_ellipses
+from starmill.measurement.elliptical_photometry import EllipseSums, enclosed_fraction, measure_ellipses
 from starmill.measurement.gaussian_fit import GaussianFit, fit_gaussians, start_sources
 from starmill.measurement.neighbours import draw_sources, source_pixels
 from starmill.photocal.units import jansky_per_pixel_factor
@@ -60,8 +60,12 @@ class CompactSourcesTask(Task):
 
     Config = CompactSourcesConfig
     default_name = "compact_sources"
-    reads = {"sky_map": "sky_map"}
-    writes = {"catalog": "compact_sources", "background": "map_background", "model": "map_model"}
+    reads: ClassVar[dict[str, str]] = {"sky_map": "sky_map"}
+    writes: ClassVar[dict[str, str]] = {
+        "catalog": "compact_sources",
+        "background": "map_background",
+        "model": "map_model",
+    }
 
     def run(
         self, *, sky_map: SkyMap, positions: NDArray[Any] | None = None, shapes: NDArray[Any] | None = None
@@ -315,7 +319,7 @@ class CompactSourcesTask(Task):
         return final, groups
 
     def _keep(self, data: _Prepared, fit: GaussianFit, *, fixed: bool) -> NDArray[np.bool_]:
-        """Sources that are significant and not twins of brighter ones; given positions are all kept."""
+        """Keep sources that are significant and not twins of brighter ones; given positions are all kept."""
         if fixed:
             return np.ones(fit.sources.shape[0], bool)
         peak, error = fit.sources[:, 0], fit.peak_err
@@ -351,18 +355,20 @@ class CompactSourcesTask(Task):
             flat, fit.sources, ellipses, rms=noise.rms if fixed else None, correlation=noise.correlation
         )
         fraction = enclosed_fraction(fit.sources, ellipses)
-        if not fixed:  # the size is measured too: its error is part of the flux error
-            sums = type(sums)(sums.flux, fit.flux_err * fraction, sums.area, sums.missing_area)
+        # the size is measured too, unless it is fixed: its error is part of the flux error
+        flux_err = sums.flux_err if fixed else fit.flux_err * fraction
+        sums = EllipseSums(sums.flux * data.scale, flux_err * data.scale, sums.area, sums.missing_area)
+        in_unit = _rescaled(fit, data.scale)
         catalog = build_catalog(
-            sky_map, _rescaled(fit, data.scale), type(sums)(*(v * data.scale for v in (sums.flux, sums.flux_err)), sums.area, sums.missing_area),
-            fraction, jy_per_pixel=jy_per_pixel, corrected=config.aperture_correction,
+            sky_map, in_unit, sums, fraction, jy_per_pixel=jy_per_pixel, corrected=config.aperture_correction,
             extra=self._numbers(data, fit, groups, level + background, noise, flat, hidden),
         )  # fmt: skip
         blank = np.where(data.valid, np.float32(0), np.float32(np.nan))
+        scale = np.float32(data.scale)
         return Result(
-            catalog=catalog, sources=_rescaled(fit, data.scale).sources, groups=groups,
-            model=model * np.float32(data.scale), background=(level + background) * np.float32(data.scale) + np.float32(data.zero) + blank,
-            rms=noise.rms * np.float32(data.scale) + blank, correlation=noise.correlation, ellipses=ellipses,
+            catalog=catalog, sources=in_unit.sources, groups=groups, model=model * scale,
+            background=(level + background) * scale + np.float32(data.zero) + blank,
+            rms=noise.rms * scale + blank, correlation=noise.correlation, ellipses=ellipses,
         )  # fmt: skip
 
     def _numbers(
@@ -371,7 +377,7 @@ class CompactSourcesTask(Task):
     ) -> dict[str, Any]:  # fmt: skip
         """Columns that describe the surroundings and the quality of each fit."""
         sources = fit.sources
-        row = np.clip(np.rint(sources[:, 1 + 1]).astype(int), 0, data.image.shape[0] - 1)
+        row = np.clip(np.rint(sources[:, 2]).astype(int), 0, data.image.shape[0] - 1)
         column = np.clip(np.rint(sources[:, 1]).astype(int), 0, data.image.shape[1] - 1)
         blank = np.where(data.valid, data.image, np.nan)
         median, nmse = _residual_numbers(flat, data.image - background, sources, data.fwhm)
@@ -416,7 +422,7 @@ def _select(fit: GaussianFit, keep: NDArray[np.bool_]) -> GaussianFit:
 
 
 def _select_groups(groups: SourceGroups, keep: NDArray[np.bool_]) -> SourceGroups:
-    """Groups of the sources that are kept, numbered anew."""
+    """Return the groups of the sources that are kept, numbered anew."""
     _, first, label = np.unique(groups.label[keep], return_index=True, return_inverse=True)
     label = np.argsort(np.argsort(first, kind="stable"), kind="stable")[label.ravel()].astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=first.size))]).astype(np.int64)
@@ -426,7 +432,7 @@ def _select_groups(groups: SourceGroups, keep: NDArray[np.bool_]) -> SourceGroup
 
 
 def _rescaled(fit: GaussianFit, scale: float) -> GaussianFit:
-    """The fit in the unit of the map."""
+    """Return the fit in the unit of the map."""
     sources, covariance = fit.sources.copy(), fit.covariance.copy()
     sources[:, 0] *= scale
     covariance[:, 0, :] *= scale

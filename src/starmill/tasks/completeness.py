@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +56,8 @@ class CompletenessTask(Task):
 
     Config = CompletenessConfig
     default_name = "completeness"
-    reads = {"sky_map": "sky_map"}
-    writes = {"curve": "completeness_curve"}
+    reads: ClassVar[dict[str, str]] = {"sky_map": "sky_map"}
+    writes: ClassVar[dict[str, str]] = {"curve": "completeness_curve"}
 
     def run(self, *, sky_map: SkyMap) -> Result:
         """Measure the curve of one map.
@@ -140,7 +140,8 @@ class CompletenessTask(Task):
         return {name: np.asarray(value)[usable] for name, value in values.items()}
 
     def _curve(self, injected: dict[str, NDArray[Any]]) -> Catalog:
-        edges = np.exp(np.linspace(*np.log(self.config.snr_range), self.config.n_bins + 1))
+        low, high = self.config.snr_range
+        edges = np.geomspace(low, high, self.config.n_bins + 1)
         rows: dict[str, list[float]] = {name: [] for name in CURVE_SCHEMA}
         for i in range(self.config.n_bins):
             inside = (injected["snr"] >= edges[i]) & (injected["snr"] < edges[i + 1])

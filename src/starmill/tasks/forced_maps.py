@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,8 +81,8 @@ class ForcedMapsTask(Task):
 
     Config = ForcedMapsConfig
     default_name = "forced_maps"
-    reads = {"sky_maps": "sky_maps"}
-    writes = {"catalog": "forced_compact_sources"}
+    reads: ClassVar[dict[str, str]] = {"sky_maps": "sky_maps"}
+    writes: ClassVar[dict[str, str]] = {"catalog": "forced_compact_sources"}
 
     def run(
         self, *, sky_maps: Sequence[SkyMap], ra: NDArray[Any], dec: NDArray[Any],

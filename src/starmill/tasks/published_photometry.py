@@ -8,7 +8,7 @@ Traficante et al. 2015, MNRAS 451, 3089.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,8 @@ class PublishedPhotometryTask(Task):
 
     Config = PublishedConfig
     default_name = "published_photometry"
-    reads = {"sky_map": "sky_map"}
-    writes = {"catalog": "compact_sources"}
+    reads: ClassVar[dict[str, str]] = {"sky_map": "sky_map"}
+    writes: ClassVar[dict[str, str]] = {"catalog": "compact_sources"}
 
     def run(
         self, *, sky_map: SkyMap, positions: NDArray[Any] | None = None, shapes: NDArray[Any] | None = None
@@ -148,7 +148,7 @@ class PublishedPhotometryTask(Task):
         positive = positive[clip_values(positive)]
         if positive.size == 0:
             return np.zeros(0), np.zeros(0)
-        x, y = daofind_peaks(
+        column, row = daofind_peaks(
             filtered, fwhm, 2.0 * positive.std(), sharpness=config.sharpness, roundness=config.roundness
         )
         pixel = float(np.sqrt(abs(np.linalg.det(sky_map.pixel_matrix()))))
@@ -166,9 +166,9 @@ class PublishedPhotometryTask(Task):
             inside[chosen] = thin_pairs(px[chosen], py[chosen], height[chosen], separation)
             return inside
 
-        height = filtered[y, x]
-        keep = apart(x, y, height)
-        x, y, height = x[keep].astype(float), y[keep].astype(float), height[keep]
+        height = filtered[row, column]
+        keep = apart(column, row, height)
+        x, y, height = column[keep].astype(float), row[keep].astype(float), height[keep]
         if config.snap_radius > 0:
             x, y, keep = _snap(centred, x, y, max(1, int(np.ceil(config.snap_radius))))
             x, y, height = x[keep], y[keep], height[keep]
@@ -206,12 +206,12 @@ class PublishedPhotometryTask(Task):
         candidates = []
         try:
             if config.separate_background:
-                candidates = [separate_background(image, x, y, members, sizes=sizes, **options)]  # type: ignore[arg-type]
+                candidates = [separate_background(image, x, y, members, sizes=sizes, **options)]
             else:
                 for size in sizes or [0]:
                     box = separate_background(
                         image, x, y, members, sizes=[size] if size else [], **{**options, "orders": ()}
-                    )  # type: ignore[arg-type]
+                    )
                     candidates.append(box)
         except AlgorithmError:
             return None  # the source has no data around it: it is flagged
@@ -238,7 +238,7 @@ class PublishedPhotometryTask(Task):
         lx, ly = x[members] - box.corner[0], y[members] - box.corner[1]
         starts, bounds = self._starts(data, lx, ly, sigma, spread, grouped)
         near = np.zeros(data.shape, bool)
-        yy, xx = np.indices(data.shape)
+        yy, xx = (np.asarray(plane) for plane in np.indices(data.shape))
         if config.extra_radius is None:
             near[:] = True
         else:
@@ -305,7 +305,7 @@ class PublishedPhotometryTask(Task):
         self, data: NDArray[np.float64], xx: NDArray[Any], yy: NDArray[Any], lx: NDArray[Any], ly: NDArray[Any],
         sigma: float, spread: float, mean: float,
     ) -> NDArray[np.float64]:  # fmt: skip
-        """What multiplies the residuals."""
+        """Return what multiplies the residuals."""
         kind = self.config.weights
         snr = np.maximum(np.nan_to_num(data) / spread, 0.0)
         if kind == "inverse_rms":
@@ -539,7 +539,7 @@ def _coverage(shape: tuple[int, ...], ellipse: NDArray[np.float64]) -> NDArray[n
 
 
 def _renumbered(sizes: list[int], groups: SourceGroups, members: NDArray[np.int64]) -> SourceGroups:
-    """Groups of the rows of the catalogue, which lists one group after the other."""
+    """Group the rows of the catalogue, which lists one group after the other."""
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     label = np.repeat(np.arange(len(sizes)), sizes).astype(np.int64)
     return SourceGroups(offsets, np.arange(members.size, dtype=np.int64), label, groups.chain_size[members])
