@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import sqlalchemy as sa
 
@@ -33,7 +34,7 @@ MODULES = ("tests.execution.toy_tasks",)
 class Meter:
     """Measures a block: CPU seconds of this process and its ended children, and the clock."""
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> Self:
         self.wall, self.cpu = time.perf_counter(), time.process_time()
         return self
 
@@ -52,7 +53,9 @@ def fill(repository: Repository, name: str, count: int) -> None:
     table = schema.dataset
     repository.make_collection("big")
     number = repository.collections()["big"].number
-    kind = repository.registry.fetch(sa.select(schema.dataset_type.c.id).where(schema.dataset_type.c.name == name))[0][0]
+    kind = repository.registry.fetch(
+        sa.select(schema.dataset_type.c.id).where(schema.dataset_type.c.name == name)
+    )[0][0]
     dimensions = repository.dataset_type(name).dimensions
     rows: list[dict] = []
     for index in range(count):
@@ -60,14 +63,20 @@ def fill(repository: Repository, name: str, count: int) -> None:
         if "detector" not in dimensions:
             exposure, detector = index, None
         night = 20260101 + exposure // 500
-        key = ",".join(f"{d}={v}" for d, v in (("instrument", "cam"), ("exposure", exposure), ("detector", detector)) if v is not None)
+        key = ",".join(
+            f"{d}={v}"
+            for d, v in (("instrument", "cam"), ("exposure", exposure), ("detector", detector))
+            if v is not None
+        )
         rows.append({
             "id": f"{index:032d}", "type_id": kind, "run_id": number, "data_key": key, "instrument": "cam",
             "exposure": exposure, "detector": detector, "visit": exposure, "night": night, "band": "grizy"[exposure % 5],
             "filter": "grizy"[exposure % 5], "path": f"runs/big/{index}", "size": 100, "checksum": "0" * 64, "link": "file",
         })  # fmt: skip
         if len(rows) == 20_000:
-            repository.registry.change(lambda connection, rows=rows: connection.execute(sa.insert(table), rows))
+            repository.registry.change(
+                lambda connection, rows=rows: connection.execute(sa.insert(table), rows)
+            )
             rows = []
     if rows:
         repository.registry.change(lambda connection: connection.execute(sa.insert(table), rows))
@@ -76,19 +85,32 @@ def fill(repository: Repository, name: str, count: int) -> None:
 def bench_import() -> None:
     """CPU seconds of `import starmill.repository`, without those of Python itself."""
     code = "import time; t = time.process_time(); import starmill.repository; print(time.process_time() - t)"
-    values = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in range(3)]
+    values = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for _ in range(3)
+    ]
     show("import starmill.repository", min(values), "CPU s", "<= 0.5")
 
 
 def bench_query(folder: Path, size: int) -> None:
-    """Queries over many data sets."""
+    """Run queries over many data sets."""
     with Repository.create(folder / "query", output="big") as repository:
         fill(repository, "raw", size)
-        for where in ("night = 2026-01-03 and band in (g, r)", "exposure in (100..150) and detector = 3", "exposure = 700"):
+        for where in (
+            "night = 2026-01-03 and band in (g, r)",
+            "exposure in (100..150) and detector = 3",
+            "exposure = 700",
+        ):
             repository.query("raw", where)
             with Meter() as meter:
                 found = len(repository.query("raw", where))
-            show(f"query of {size:,}: {where} ({found})", 1e3 * meter.cpu, "CPU ms", "<= 50", f"{1e3 * meter.wall:.1f} ms")
+            show(
+                f"query of {size:,}: {where} ({found})",
+                1e3 * meter.cpu,
+                "CPU ms",
+                "<= 50",
+                f"{1e3 * meter.wall:.1f} ms",
+            )
 
 
 def bench_graph(folder: Path, quanta: int) -> None:
@@ -105,7 +127,13 @@ def bench_graph(folder: Path, quanta: int) -> None:
         with Meter() as meter:
             graph = build_graph(pipeline, RepositorySource(repository, pipeline))
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
-        show(f"graph of {len(graph):,} quanta", meter.cpu, "CPU s", "<= 10", f"{meter.wall:.1f} s, +{grown:.2f} GB")
+        show(
+            f"graph of {len(graph):,} quanta",
+            meter.cpu,
+            "CPU s",
+            "<= 10",
+            f"{meter.wall:.1f} s, +{grown:.2f} GB",
+        )
 
 
 def number_type():
@@ -125,11 +153,23 @@ def bench_quanta(folder: Path, count: int) -> None:
         with Meter() as meter:
             for number in range(count):
                 repository.put({"v": number}, "number", instrument="cam", exposure=number)
-        show("put of a small product", 1e3 * meter.cpu / count, "CPU ms", "", f"{1e3 * meter.wall / count:.2f} ms")
+        show(
+            "put of a small product",
+            1e3 * meter.cpu / count,
+            "CPU ms",
+            "",
+            f"{1e3 * meter.wall / count:.2f} ms",
+        )
         with Meter() as meter:
             for number in range(count):
                 repository.get("number", instrument="cam", exposure=number)
-        show("get of a small product", 1e3 * meter.cpu / count, "CPU ms", "", f"{1e3 * meter.wall / count:.2f} ms")
+        show(
+            "get of a small product",
+            1e3 * meter.cpu / count,
+            "CPU ms",
+            "",
+            f"{1e3 * meter.wall / count:.2f} ms",
+        )
     executors: list[tuple[str, Callable[[], object], str]] = [
         ("in process", InProcessExecutor, "<= 5"),
         ("on the pool, 2 workers", lambda: PoolExecutor(2, WorkerSettings(MODULES, (str(ROOT),))), "<= 10"),
@@ -144,7 +184,9 @@ def bench_quanta(folder: Path, count: int) -> None:
         executor.close()
         done = summary.total("done")
         cpu = meter.cpu + (summary.cpu_seconds if "pool" in name else 0.0)
-        show(f"trivial quantum {name}", 1e3 * cpu / done, "CPU ms", limit, f"{1e3 * meter.wall / done:.2f} ms")
+        show(
+            f"trivial quantum {name}", 1e3 * cpu / done, "CPU ms", limit, f"{1e3 * meter.wall / done:.2f} ms"
+        )
 
 
 def _part(graph, count):
@@ -169,12 +211,20 @@ def bench_ingest(folder: Path, count: int) -> None:
         with Meter() as meter:
             report = ingest(repository, [raw], "lowell42")
         assert report.ingested == count, report.refused[:3]
-    show(f"ingest of {count} small files by copy", count / meter.cpu, "files/CPU s", ">= 1000", f"{count / meter.wall:.0f} per s")
+    show(
+        f"ingest of {count} small files by copy",
+        count / meter.cpu,
+        "files/CPU s",
+        ">= 1000",
+        f"{count / meter.wall:.0f} per s",
+    )
 
 
 def main() -> None:
     """Run all benchmarks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=100_000, help="data sets of the query benchmark")
     parser.add_argument("--quanta", type=int, default=100_000, help="quanta of the planning benchmark")
     parser.add_argument("--count", type=int, default=500, help="files and executed quanta")

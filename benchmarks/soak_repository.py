@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -60,11 +61,15 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--exposures", type=int, default=200)
     parser.add_argument("--dask-exposures", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--kill-every", type=int, default=20, help="finished quanta between murders of Dask workers")
+    parser.add_argument(
+        "--kill-every", type=int, default=20, help="finished quanta between murders of Dask workers"
+    )
     parser.add_argument("--folder", default="soak")
     parser.add_argument("--seed", type=int, default=5)
     return parser.parse_args()
@@ -203,7 +208,7 @@ class MemoryCurve:
         self.rows: list[tuple[float, int, float, float]] = []
         self._over = threading.Event()
 
-    def __enter__(self) -> MemoryCurve:
+    def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
         return self
@@ -254,7 +259,11 @@ def compare_serial(root: Path, arguments: argparse.Namespace, report: dict) -> d
     kinds = ("post_isr", "characterized", "catalog", "background")
     with Repository(root, writable=False) as repository:
         sums = {
-            run: {(kind, ref.data_id.key): ref.checksum for kind in kinds for ref in repository.query(kind, collections=run)}
+            run: {
+                (kind, ref.data_id.key): ref.checksum
+                for kind in kinds
+                for ref in repository.query(kind, collections=run)
+            }
             for run in ("pool", "dask", "serial")
             if run in repository.collections()
         }
@@ -262,7 +271,8 @@ def compare_serial(root: Path, arguments: argparse.Namespace, report: dict) -> d
     dask = sums.get("dask", {})
     return {
         "compared": len(sums["serial"]) + len(dask),
-        "different": serial_differs + sum(sums["pool"].get(key) != checksum for key, checksum in dask.items()),
+        "different": serial_differs
+        + sum(sums["pool"].get(key) != checksum for key, checksum in dask.items()),
         "lost": expected(report["pool"]) - len(sums["pool"]) + expected(report.get("dask")) - len(dask),
     }
 

@@ -46,7 +46,19 @@ def test_from_raw_frames_to_post_isr_in_five_commands(tmp_path, night, call):
     assert "bias: 1 quanta (found 3 frames)" in out
     assert call("run", "calibs", "-r", data, "-i", "raw/simcam", "-o", "masters", "-q")[0] == 0
     assert call("repo", "certify", data, "calib", "bias", "dark", "flat", "-i", "masters")[0] == 0
-    command = ("run", "process", "-r", data, "-i", "raw/simcam,calib", "-o", "processed", "--only", "detrend", "--json")
+    command = (
+        "run",
+        "process",
+        "-r",
+        data,
+        "-i",
+        "raw/simcam,calib",
+        "-o",
+        "processed",
+        "--only",
+        "detrend",
+        "--json",
+    )
     code, out, _ = call(*command)
     assert code == 0
     assert json.loads(out)["counts"]["isr"]["done"] == 2
@@ -97,9 +109,11 @@ def test_collections_travel_and_go(tmp_path, night, call):
     assert call("repo", "export", data, tmp_path / "best.tar", "raw", "-i", "best")[0] == 0
     call("repo", "init", other)
     assert call("repo", "import", other, tmp_path / "best.tar", "--run", "taken")[0] == 0
-    code, out, _ = call("repo", "ls", other, "--json")
+    _, out, _ = call("repo", "ls", other, "--json")
     assert json.loads(out)["taken"]["datasets"] == {"raw": 2}
-    assert call("repo", "prune", data, "raw/simcam", "--yes")[0] != 0  # a chain and a tagged collection hold it
+    assert (
+        call("repo", "prune", data, "raw/simcam", "--yes")[0] != 0
+    )  # a chain and a tagged collection hold it
     assert call("repo", "prune", data, "raw/simcam", "--yes", "--force")[0] == 0
     assert call("repo", "verify", data, "--json")[0] == 0
     (other / "registry.sqlite3").unlink()

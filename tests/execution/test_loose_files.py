@@ -20,7 +20,9 @@ from tests.execution.toy_tasks import AddNumberTask, SumNumbersTask
 def test_tasks_run_on_files(tmp_path):
     for number in range(3):
         (tmp_path / f"in{number}.json").write_text(json.dumps({"v": number}))
-    one = LooseFiles({"number": ("json", tmp_path / "in2.json")}, {"total": ("json", tmp_path / "out" / "total.json")})
+    one = LooseFiles(
+        {"number": ("json", tmp_path / "in2.json")}, {"total": ("json", tmp_path / "out" / "total.json")}
+    )
     written = run_on_files(AddNumberTask(), one)
     assert json.loads(written["total"].read_text())["v"] == 3
     many = LooseFiles(
@@ -33,14 +35,16 @@ def test_tasks_run_on_files(tmp_path):
 
 
 def test_mistakes_are_named(tmp_path):
-    files = LooseFiles({"number": ("json", tmp_path / "absent.json")}, {"total": ("json", tmp_path / "out.json")})
+    files = LooseFiles(
+        {"number": ("json", tmp_path / "absent.json")}, {"total": ("json", tmp_path / "out.json")}
+    )
     with pytest.raises(InputError, match="does not exist"):
         files.get("number")
     with pytest.raises(InputError, match="did you mean 'number'"):
         files.get("numbr")
     with pytest.raises(InputError, match="did you mean 'total'"):
         files.put("totl", {})
-    with pytest.raises(InputError, match="must end in .json"):
+    with pytest.raises(InputError, match=r"must end in \.json"):
         LooseFiles({}, {"total": ("json", tmp_path / "out.fits")})
 
 
@@ -60,7 +64,11 @@ def test_maps_and_channels_of_cubes_enter_a_repository(tmp_path):
     with Repository.create(tmp_path / "repo") as repository:
         for _ in range(2):  # the second time nothing changes
             assert ingest_maps(repository, [tmp_path / "my map.fits", tmp_path / "cube_1.fits"]) == 4
-        assert [ref.data_id["channel"] for ref in repository.query("sky_map", "map like 'cube*'")] == [0, 1, 2]
+        assert [ref.data_id["channel"] for ref in repository.query("sky_map", "map like 'cube*'")] == [
+            0,
+            1,
+            2,
+        ]
         read = repository.get("sky_map", map="cube-1", channel=2)
         np.testing.assert_array_equal(read.image, cube[2])
         np.testing.assert_array_equal(repository.get("sky_map", map="my-map").image, flat)

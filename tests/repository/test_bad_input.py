@@ -52,9 +52,11 @@ def test_unknown_dimensions_are_named():
     assert DataId.parse("detector=3 exposure=12") == {"exposure": 12, "detector": 3}
 
 
-TEMPLATES = ["../{run}/{name}", "/{run}/{name}", "{run}/../{name}", "{run}//{name}", "{run}", "{name}", "{run}/{name}x",
-             "{run}/{name.__class__}", "{run}/{name!r}", "{run}/{name:>99}", "{run}/{evil}/{name}", "{run}/{", "{run}/\0{name}",
-             "{run}/{0}/{name}", "{run}/$HOME/{name}", "{run}/{name}{name}"]  # fmt: skip
+TEMPLATES = [
+    "../{run}/{name}", "/{run}/{name}", "{run}/../{name}", "{run}//{name}", "{run}", "{name}", "{run}/{name}x",
+    "{run}/{name.__class__}", "{run}/{name!r}", "{run}/{name:>99}", "{run}/{evil}/{name}", "{run}/{",
+    "{run}/\0{name}", "{run}/{0}/{name}", "{run}/$HOME/{name}", "{run}/{name}{name}",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -103,13 +105,36 @@ def test_any_text_is_a_query_or_an_input_error(text):
         expression.matches({})
 
 
+WORDS = [
+    "night",
+    "band",
+    "=",
+    "in",
+    "(",
+    ")",
+    ",",
+    "and",
+    "or",
+    "not",
+    "g",
+    "3",
+    "..",
+    "'x'",
+    "is",
+    "null",
+    "like",
+]
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(["night", "band", "=", "in", "(", ")", ",", "and", "or", "not", "g", "3", "..", "'x'", "is", "null", "like"]), max_size=14))  # fmt: skip
+@given(st.lists(st.sampled_from(WORDS), max_size=14))
 def test_any_words_are_a_query_or_an_input_error(words):
     try:
+        message = ""
         parse_expression(" ".join(words))
     except InputError as error:
-        assert "data query" in str(error)
+        message = str(error)
+    assert not message or "data query" in message
 
 
 def test_deep_and_long_queries_are_refused():
@@ -124,18 +149,9 @@ def test_deep_and_long_queries_are_refused():
 def test_sql_in_values_is_only_a_value(small_repository):
     small_repository.put({"v": 1}, "number", instrument="cam", exposure=1)
     for text in ("'; DROP TABLE dataset; --", "x' OR '1'='1", "%", "_"):
-        assert (
-            small_repository.query(
-                "number", f'instrument = "{text}"' if "'" in text else f"instrument = '{text}'"
-            )
-            == []
-        )
-        assert (
-            small_repository.query(
-                "number", f'instrument like "{text}"' if "'" in text else f"instrument like '{text}'"
-            )
-            == []
-        )
+        quoted = f'"{text}"' if "'" in text else f"'{text}'"
+        assert small_repository.query("number", f"instrument = {quoted}") == []
+        assert small_repository.query("number", f"instrument like {quoted}") == []
     assert len(small_repository.query("number")) == 1
     with pytest.raises(InputError):
         small_repository.query("number", "1 = 1; DROP TABLE dataset")
@@ -146,12 +162,13 @@ def test_sql_in_values_is_only_a_value(small_repository):
 def test_python_and_sql_agree_on_what_a_query_means(small_repository):
     for number in range(6):
         small_repository.put({"v": 1}, "number", instrument=f"cam_{number % 2}", exposure=number)
-    texts = ["exposure in (1..3, 5)", "not exposure < 4", "instrument like 'cam_?'", "instrument like 'cam%'", "band is null",
-             "band = g", "band != g", "not band = g", "instrument = cam_1 and exposure >= 3 or exposure = 0"]  # fmt: skip
+    # "not band = g" is left out: of an absent value SQL says neither yes nor no
+    texts = [
+        "exposure in (1..3, 5)", "not exposure < 4", "instrument like 'cam_?'", "instrument like 'cam%'",
+        "band is null", "band = g", "band != g", "instrument = cam_1 and exposure >= 3 or exposure = 0",
+    ]  # fmt: skip
     everything = small_repository.query("number")
     for text in texts:
-        if text in {"not band = g"}:
-            continue  # SQL's NULL: neither true nor false
         expression = parse_expression(text)
         expected = [ref.data_id for ref in everything if expression.matches(ref.known)]
         assert [ref.data_id for ref in small_repository.query("number", text)] == expected, text
@@ -177,6 +194,10 @@ def test_links_out_of_the_root_are_refused(tmp_path, small_repository):
     assert not verify(small_repository).is_clean
 
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n"
+    for before, name in zip("abcde", "bcdef", strict=True)
+)
 CONFIGS = [
     ("starmill_repository: 1\nregistri: sqlite\n", "did you mean 'registry'"),
     ("starmill_repository: 99\n", "newer starmill"),
@@ -184,10 +205,9 @@ CONFIGS = [
     ("starmill_repository: 1\nregistry: mysql://x\n", r"sqlite or postgresql"),
     ("starmill_repository: 1\nlayout: '../{run}/{name}'\n", "leave the root"),
     ("!!python/object/apply:os.system [true]\n", "not a YAML"),
-    ("a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b]\n"
-     "d: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e, *e]\n", "more than"),
+    (BOMB, "more than"),
     ("- 1\n", "no mapping"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "message"), CONFIGS)

@@ -312,8 +312,8 @@ def rebuild(repository: str) -> None:
 @_repository_argument
 def upgrade(repository: str) -> None:
     """Bring the registry to the schema of this version of starmill."""
-    from starmill.repository.migrations import upgrade_registry
     from starmill.repository.configuration import load_config
+    from starmill.repository.migrations import upgrade_registry
     from starmill.repository.store import open_store
 
     store = open_store(repository)

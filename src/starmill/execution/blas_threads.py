@@ -46,7 +46,11 @@ def _controls() -> tuple[tuple[Getter, Setter], ...]:
 def _find_pair(library: ctypes.CDLL) -> tuple[Getter, Setter] | None:
     for prefix in _PREFIXES:
         for suffix in _SUFFIXES:
-            words = ("Get_Max_Threads", "Set_Num_Threads") if prefix == "MKL" else ("get_num_threads", "set_num_threads")
+            words = (
+                ("Get_Max_Threads", "Set_Num_Threads")
+                if prefix == "MKL"
+                else ("get_num_threads", "set_num_threads")
+            )
             getter = getattr(library, f"{prefix}_{words[0]}{suffix}", None)
             setter = getattr(library, f"{prefix}_{words[1]}{suffix}", None)
             if getter is not None and setter is not None:

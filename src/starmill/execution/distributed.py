@@ -22,7 +22,15 @@ from starmill.execution.pool import WorkerSettings
 log = logging.getLogger(__name__)
 
 _CLUSTER_KEYS = ("cluster", "workers", "adapt", "options")
-_CLUSTERS = ("SLURMCluster", "PBSCluster", "SGECluster", "LSFCluster", "HTCondorCluster", "OARCluster", "MoabCluster")
+_CLUSTERS = (
+    "SLURMCluster",
+    "PBSCluster",
+    "SGECluster",
+    "LSFCluster",
+    "HTCondorCluster",
+    "OARCluster",
+    "MoabCluster",
+)
 _RECONNECT = 300.0  # second: how long a restarting scheduler is waited for
 _PREPARED: set[str] = set()
 
@@ -65,9 +73,13 @@ def read_cluster_file(path: str | Path) -> dict[str, Any]:
     for key in values:
         if key not in _CLUSTER_KEYS:
             near = nearest_name(key, _CLUSTER_KEYS)
-            raise ConfigError(f"unknown key {key!r}" + (f"; did you mean '{near}'?" if near else ""), path=path)
+            raise ConfigError(
+                f"unknown key {key!r}" + (f"; did you mean '{near}'?" if near else ""), path=path
+            )
     if values.get("cluster") not in _CLUSTERS:
-        raise ConfigError(f"cluster is one of {', '.join(_CLUSTERS)}, not {values.get('cluster')!r}", path=path)
+        raise ConfigError(
+            f"cluster is one of {', '.join(_CLUSTERS)}, not {values.get('cluster')!r}", path=path
+        )
     if not isinstance(values.get("options", {}), dict) or not isinstance(values.get("adapt", {}), dict):
         raise ConfigError("'options' and 'adapt' hold names and values", path=path)
     if ("workers" in values) == ("adapt" in values):
@@ -116,7 +128,11 @@ class DaskExecutor:
             return None
         if target == "local":
             return self._distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", silence_logs=50
+                n_workers=workers,
+                threads_per_worker=1,
+                dashboard_address=None,
+                host="127.0.0.1",
+                silence_logs=50,
             )
         values = read_cluster_file(target)
         try:
@@ -195,14 +211,19 @@ class DaskExecutor:
         answers = []
         for future in overdue:  # waiting in the cluster's queue counts as well, hence the factor
             message = self._futures.pop(future)
-            answers.append(_lost(message, "WorkerTimeout", "no answer in time", now - self._since.pop(future)))
+            answers.append(
+                _lost(message, "WorkerTimeout", "no answer in time", now - self._since.pop(future))
+            )
             future.cancel()
         return answers
 
     def _reconnect(self) -> list[dict[str, Any]]:
         """Connect again after the scheduler has gone; everything without an answer counts as lost."""
         log.warning("the Dask scheduler %s has gone; connecting again", self._address)
-        lost = [_lost(message, "SchedulerLost", "the scheduler has gone", 0.0) for message in self._futures.values()]
+        lost = [
+            _lost(message, "SchedulerLost", "the scheduler has gone", 0.0)
+            for message in self._futures.values()
+        ]
         self._futures.clear()
         self._since.clear()
         with contextlib.suppress(OSError, TimeoutError):

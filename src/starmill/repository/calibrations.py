@@ -138,14 +138,17 @@ def load_calibrations(
     for info in collections:
         if info.kind != CALIBRATION:
             continue
-        columns = [column for column in schema.dataset.columns if column.name != "data_key"]
+        columns: list[Any] = [column for column in schema.dataset.columns if column.name != "data_key"]
         columns.append(schema.collection.c.name.label("run_name"))
         statement = (
             sa.select(*columns, schema.validity.c.begin_mjd, schema.validity.c.end_mjd)
             .join(schema.validity, schema.validity.c.dataset_id == schema.dataset.c.id)
             .join(schema.collection, schema.collection.c.id == schema.dataset.c.run_id)
             .join(schema.dataset_type, schema.dataset_type.c.id == schema.dataset.c.type_id)
-            .where(schema.validity.c.collection_id == info.number, schema.dataset_type.c.name == dataset_type.name)
+            .where(
+                schema.validity.c.collection_id == info.number,
+                schema.dataset_type.c.name == dataset_type.name,
+            )
         )
         rows = registry.fetch(statement)
         refs = StoredDataset.from_rows(rows, [column.name for column in columns], dataset_type)

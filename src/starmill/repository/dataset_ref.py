@@ -97,7 +97,19 @@ class StoredDataset:
             identifier, run, path, checksum, size, link, quantum = [row[place] for place in plain]
             data_id = trusted(tuple([(name, row[place]) for name, place in own]))
             implied = tuple([(name, row[place]) for name, place in others if row[place] is not None])
-            ref = cls(identifier, kind.name, kind.storage, run, data_id, path, checksum, size, link, implied, quantum)
+            ref = cls(
+                identifier,
+                kind.name,
+                kind.storage,
+                run,
+                data_id,
+                path,
+                checksum,
+                size,
+                link,
+                implied,
+                quantum,
+            )
             refs.append(ref)
         return refs
 

@@ -78,8 +78,12 @@ def _take_file(repository: Repository, path: Path, name: str, run: str) -> None:
     staged = repository.new_staged_path(extension)
     try:
         checksum = copy_file(path, staged)
-        row = repository.dataset_row(kind, run, {"map": name, "channel": 0}, checksum, path.stat().st_size, extension)
+        row = repository.dataset_row(
+            kind, run, {"map": name, "channel": 0}, checksum, path.stat().st_size, extension
+        )
         token = repository.store.deliver(staged, repository.journal.writer)
-        repository.commit({"collections": [collection_row(run, RUN)], "datasets": [row]}, [(token, row["path"])])
+        repository.commit(
+            {"collections": [collection_row(run, RUN)], "datasets": [row]}, [(token, row["path"])]
+        )
     finally:
         staged.unlink(missing_ok=True)

@@ -42,7 +42,9 @@ class LooseFiles:
         for name, (storage, path) in self.outputs.items():
             extension = formatter(storage).extension
             if not path.name.endswith(extension):
-                raise InputError(f"output '{name}' is stored as {storage} and must end in {extension}", path=path)
+                raise InputError(
+                    f"output '{name}' is stored as {storage} and must end in {extension}", path=path
+                )
 
     def get(self, name: str) -> Any:
         """Read one input: a value, or a list where several files are given."""
