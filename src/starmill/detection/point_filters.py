@@ -61,6 +61,10 @@ class PointPeaks:
         """Return the peaks of a boolean mask or of a list of indices."""
         return PointPeaks(self.x[keep], self.y[keep], self.value[keep], self.significance[keep])
 
+    def joined(self, other: PointPeaks) -> PointPeaks:
+        """Return these peaks followed by others."""
+        return PointPeaks(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in self.__slots__))
+
 
 def band_pass(
     image: NDArray[Any], valid: NDArray[np.bool_], beam_sigma: float, name: str

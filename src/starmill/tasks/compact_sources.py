@@ -265,7 +265,11 @@ class CompactSourcesTask(Task):
             residual = draw_sources(data.image.shape, fit.sources, out=data.image.copy(), sign=-1.0)
             limit = max(detection.residual_threshold, detection.threshold)
             extra = self._detect(data, residual, filter_name, limit)
-            extra = extra.select(_far_from(extra, fit.sources, 0.5 * data.fwhm))
+            extra = extra.select(_far_from(extra, fit.sources[:, 1:3], 0.5 * data.fwhm))
+            if detection.search_extended and filter_name != "smooth":
+                wide = self._detect(data, residual, "smooth", limit)
+                known = np.concatenate([fit.sources[:, 1:3], np.column_stack([extra.x, extra.y])])
+                extra = extra.joined(wide.select(_far_from(wide, known, 1.5 * data.fwhm)))
             if len(extra) == 0:
                 break
             starts = self._starts(data, residual - smooth_map(residual, data.valid, 2.5 * data.sigma), extra)
@@ -408,12 +412,12 @@ def _given_peaks(data: _Prepared, positions: NDArray[np.float64]) -> PointPeaks:
     return PointPeaks(x, y, np.maximum(value, 0.5), value)
 
 
-def _far_from(peaks: PointPeaks, sources: NDArray[np.float64], distance: float) -> NDArray[np.bool_]:
+def _far_from(peaks: PointPeaks, positions: NDArray[np.float64], distance: float) -> NDArray[np.bool_]:
     from scipy.spatial import cKDTree
 
-    if len(peaks) == 0 or sources.shape[0] == 0:
+    if len(peaks) == 0 or positions.shape[0] == 0:
         return np.ones(len(peaks), bool)
-    nearest, _ = cKDTree(sources[:, 1:3]).query(np.column_stack([peaks.x, peaks.y]))
+    nearest, _ = cKDTree(positions).query(np.column_stack([peaks.x, peaks.y]))
     return np.asarray(nearest > distance)
 
 

@@ -22,6 +22,9 @@ class DetectionConfig(Config):
         1, "searches of the residual map for sources hidden beside others", ge=0, le=5
     )
     residual_threshold: float = field(5.0, "threshold of these searches", gt=0)
+    search_extended: bool = field(
+        True, "search the residual map also with the smooth filter, for broad sources"
+    )
     sharpness: tuple[float, float] | None = field(None, "allowed DAOFIND sharpness of the filtered map")
     roundness: tuple[float, float] | None = field(None, "allowed DAOFIND roundness of the filtered map")
     shoulder_limit: float | None = field(None, "peaks with a larger shoulder score are dropped", gt=0)
