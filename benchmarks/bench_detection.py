@@ -63,6 +63,7 @@ def starmill_steps(exposure):
     for name, options in (
         ("starmill", {}),
         ("starmill, no local background", {"use_local_background": False}),
+        ("starmill, sharpen_peaks", {"use_local_background": False, "sharpen_peaks": True}),
     ):
         config = SourceDetectionConfig(re_estimate_background=False, **options)
         task = SourceDetectionTask(config)

@@ -292,3 +292,23 @@ def test_noise_needs_a_variance():
     assert image_noise(np.full((10, 10), 4.0)) == 2.0
     with pytest.raises(AlgorithmError, match="variance"):
         image_noise(np.zeros((10, 10)))
+
+
+def test_footprints_without_pixels_and_on_the_edge():
+    """Nothing is lost and nothing breaks: an empty footprint, a blend cut by the image edge and by missing pixels."""
+    image, variance, mask, _ = blend(sources=[(1, 30, 9000), (6, 31, 7000), (40, 59, 8000), (44, 57, 6000)])
+    image[55:, 42] = np.nan
+    footprints = keep_high_peaks(
+        detect_footprints(np.nan_to_num(image), 15, threshold_type="value", min_pixels=12)
+    )
+    empty = FootprintSet(
+        np.zeros((0, 3)), [0, 0], np.array([(5, 5, 9, 9), (7, 7, 8, 8)], PEAK_DTYPE), [0, 2]
+    )  # fmt: skip
+    both = FootprintSet.concatenate([empty, footprints])
+    found = deblend_symmetric(image, variance, mask, both, PSF)
+    assert found.reasons["failed"][0]
+    assert found.skipped[0]
+    assert len(found) >= 2
+    images = child_images(found, image.shape).astype(np.float64).sum(0)
+    covered = images != 0
+    assert_allclose(images[covered], image[covered], rtol=1e-6, atol=1e-5)

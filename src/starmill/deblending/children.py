@@ -117,7 +117,8 @@ def usable_parents(
     reasons = {name: np.zeros(n, bool) for name in REASONS}
     reasons["parent_too_big"] = several & big
     reasons["masked"] = several & masked
-    return np.flatnonzero(several & ~big & ~masked), reasons
+    reasons["failed"] = several & (footprints.areas == 0)
+    return np.flatnonzero(several & ~big & ~masked & ~reasons["failed"]), reasons
 
 
 def collect(

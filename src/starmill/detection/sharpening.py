@@ -56,7 +56,7 @@ def sharpen_peaks(
     depth: float = 0.01,
     min_separation: float = 1.2,
 ) -> FootprintSet:
-    """Replace peaks by the significant peaks of the sharpened image near them.
+    """Replace peaks by two or more significant peaks of the sharpened image near them.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def sharpen_peaks(
     depth : float
         Smallest drop, as a part of the response of the brighter peak.
     min_separation : float
-        Old peaks further than this multiple of the FWHM from every new one are kept.
+        A new peak belongs to an old one within this multiple of the FWHM.
 
     Returns
     -------
@@ -107,26 +107,32 @@ def sharpen_peaks(
     with np.errstate(divide="ignore", invalid="ignore"):
         new["significance"] = new["value"] / error
     old_owner = np.repeat(np.arange(len(footprints)), footprints.n_peaks)
-    keep = _far_from_new(footprints.peaks, old_owner, new, owner, min_separation * fwhm)
+    keep, added = _choose(footprints.peaks, old_owner, new, owner, min_separation * fwhm)
     peaks, offsets = sort_peaks(
-        np.concatenate([old_owner[keep], owner]),
-        np.concatenate([footprints.peaks[keep], new]),
+        np.concatenate([old_owner[keep], owner[added]]),
+        np.concatenate([footprints.peaks[keep], new[added]]),
         len(footprints),
     )
     return FootprintSet(footprints.spans, footprints.span_offsets, peaks, offsets)
 
 
-def _far_from_new(
+def _choose(
     old: NDArray[Any],
     old_owner: NDArray[np.int64],
     new: NDArray[Any],
     new_owner: NDArray[np.int64],
     radius: float,
-) -> NDArray[np.bool_]:
-    """Tell which old peaks have no new peak of their footprint within the radius."""
-    if not len(new):
-        return np.ones(len(old), bool)
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Tell which old and which new peaks stay.
+
+    An old peak gives way to the new peaks for which it is the nearest within the radius, if they are at least two;
+    a single one is the same source, whose old position is less noisy.
+    """
+    if not len(new) or not len(old):
+        return np.ones(len(old), bool), np.ones(len(new), bool)
     far = 4.0 * radius  # footprints are put into layers of a third dimension
-    tree = cKDTree(np.c_[new["x"], new["y"], far * new_owner])
-    distance, _ = tree.query(np.c_[old["x"], old["y"], far * old_owner])
-    return np.asarray(distance > radius)
+    tree = cKDTree(np.c_[old["x"], old["y"], far * old_owner])
+    distance, nearest = tree.query(np.c_[new["x"], new["y"], far * new_owner])
+    near = distance <= radius
+    claims = np.bincount(nearest[near], minlength=len(old))
+    return claims < 2, ~near | (claims[nearest] >= 2)
