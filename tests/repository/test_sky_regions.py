@@ -1,0 +1,93 @@
+"""Regions on the sky against slow and obvious computations, also at the poles and across right ascension 0."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from starmill.errors import InputError
+from starmill.repository.query import SkySearch
+from starmill.repository.sky_regions import SkyRegion, search_tiles, separation, tiles_of_circle, unit_vector
+
+RA = st.floats(0, 359.999)
+DEC = st.floats(-90, 90)
+
+
+def square(ra, dec, half):
+    """Return a square around a position, its corners by astropy."""
+    centre = SkyCoord(ra * u.deg, dec * u.deg)
+    corners = [
+        centre.directional_offset_by(angle * u.deg, half * math.sqrt(2) * u.deg)
+        for angle in (45, 135, 225, 315)
+    ]
+    return SkyRegion.from_corners([(corner.ra.deg, corner.dec.deg) for corner in corners])
+
+
+@settings(max_examples=60, deadline=None)
+@given(RA, DEC, RA, DEC)
+def test_separations_equal_astropy(ra1, dec1, ra2, dec2):
+    ours = separation(unit_vector(ra1, dec1), unit_vector(ra2, dec2))
+    theirs = SkyCoord(ra1 * u.deg, dec1 * u.deg).separation(SkyCoord(ra2 * u.deg, dec2 * u.deg)).deg
+    assert ours == pytest.approx(theirs, abs=1e-9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(RA, DEC, st.floats(0, 15), st.floats(0, 360), st.floats(0, 1))
+def test_tiles_of_a_circle_hold_every_point_of_it(ra, dec, radius, angle, fraction):
+    point = SkyCoord(ra * u.deg, dec * u.deg).directional_offset_by(angle * u.deg, radius * fraction * u.deg)
+    (tile,) = tiles_of_circle(float(point.ra.deg), float(point.dec.deg), 0.0)[:1]
+    assert tile in tiles_of_circle(ra, dec, radius + 1e-7)
+
+
+@pytest.mark.parametrize("centre", [(0.0, 0.0), (359.9, 10.0), (123.0, 89.9), (45.0, -90.0), (200.0, -60.0)])
+def test_what_a_search_finds_equals_brute_force(centre):
+    rng = np.random.default_rng(4)
+    region = square(*centre, 1.5)
+    middle = SkyCoord(*centre, unit="deg")
+    for _ in range(150):
+        angle, distance, radius = rng.uniform(0, 360), rng.uniform(0, 5), rng.uniform(0, 1)
+        place = middle.directional_offset_by(angle * u.deg, distance * u.deg)
+        at = (float(place.ra.deg), float(place.dec.deg))
+        # the square in its own tangent plane, where it is a square
+        offset = place.transform_to(middle.skyoffset_frame())
+        x, y = float(offset.lon.wrap_at(180 * u.deg).deg), float(offset.lat.deg)
+        outside = math.hypot(max(abs(x) - 1.5, 0), max(abs(y) - 1.5, 0))
+        if abs(outside - radius) < 0.02:  # the edges of the square are great circles, not straight lines
+            continue
+        search = SkySearch(at, radius)
+        assert search.matches(region) == (outside < radius or outside == 0.0)
+        if search.matches(region):
+            assert set(search.tiles() or region.tiles) & set(region.tiles)
+
+
+def test_boxes_cross_right_ascension_zero():
+    region = square(359.8, 5.0, 0.5)
+    assert SkySearch(ra_range=(359.0, 1.0), dec_range=(4.0, 6.0)).matches(region)
+    assert SkySearch(ra_range=(0.2, 1.0), dec_range=(4.0, 6.0)).matches(region)
+    assert not SkySearch(ra_range=(1.0, 359.0), dec_range=(-50.0, 4.0)).matches(region)
+    assert not SkySearch(ra_range=(10.0, 20.0), dec_range=(4.0, 6.0)).matches(region)
+
+
+def test_large_regions_are_always_looked_at():
+    assert tiles_of_circle(10.0, 10.0, 60.0) == [-1]
+    assert -1 in search_tiles(200.0, -40.0, 1.0)
+    assert search_tiles(0.0, 0.0, 90.0) is None
+
+
+@pytest.mark.parametrize("arguments", [{}, {"at": (0, 0), "radius": -1}, {"at": (0, 0), "radius": 181},
+                                       {"ra_range": (0, 1), "dec_range": (5, 4)}, {"ra_range": (0, 1)}])  # fmt: skip
+def test_impossible_searches_are_refused(arguments):
+    with pytest.raises(InputError):
+        SkySearch(**arguments)
+    with pytest.raises(InputError, match="not on the sky"):
+        unit_vector(0.0, 91.0)
+    with pytest.raises(InputError, match="not on the sky"):
+        unit_vector(float("nan"), 0.0)
+    with pytest.raises(InputError, match="3 corners"):
+        SkyRegion.from_corners([(0, 0), (1, 1)])
