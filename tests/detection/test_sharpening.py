@@ -80,3 +80,14 @@ def test_stencil_sums_to_zero_and_bad_sigma_is_named():
     scene = _scene([(30, 30, 4000)])
     with pytest.raises(InputError, match="positive"):
         sharpen_peaks(scene[0], scene[1], scene[3], 0.0)
+
+
+def test_saturated_stars_are_not_split():
+    image, variance, smoothed, footprints = _scene([(30, 30, 5e5)])
+    saturated = image > 5000
+    image[saturated] = 5000
+    free = sharpen_peaks(image, variance, footprints, SIGMA)
+    assert len(free.peaks) > 1
+    kept = sharpen_peaks(image, variance, footprints, SIGMA, avoid=saturated)
+    assert len(kept.peaks) == 1
+    assert smoothed.sigma == SIGMA

@@ -51,6 +51,7 @@ def sharpen_peaks(
     *,
     smoothed: NDArray[np.float32] | None = None,
     smoothed_variance: NDArray[np.float32] | None = None,
+    avoid: NDArray[np.bool_] | None = None,
     origin: tuple[int, int] = (0, 0),
     n_sigma: float = 4.0,
     depth: float = 0.01,
@@ -68,6 +69,8 @@ def sharpen_peaks(
         Of the point-spread function.
     smoothed, smoothed_variance : (ny, nx) float32 arrays, optional
         Give value and significance of the new peaks; the image itself when not given.
+    avoid : (ny, nx) bool array, optional
+        Pixels that do not show the sky as it is, such as saturated ones: no new peak within 1.5 FWHM of them.
     origin : (x0, y0)
         Parent-frame position of the first pixel.
     n_sigma : float
@@ -99,6 +102,8 @@ def sharpen_peaks(
         image, variance, np.ascontiguousarray(local), footprints.span_offsets, sharpening_stencil(sigma),
         n_sigma, depth, 4.0 * fwhm,
     )  # fmt: skip
+    if avoid is not None:
+        found = found[~_near_avoided(avoid, found[:, 1], found[:, 2], int(np.ceil(1.5 * fwhm)))]
     owner, y, x = found.T
     new = np.zeros(len(found), PEAK_DTYPE)
     new["x"], new["y"] = x + origin[0], y + origin[1]
@@ -114,6 +119,18 @@ def sharpen_peaks(
         len(footprints),
     )
     return FootprintSet(footprints.spans, footprints.span_offsets, peaks, offsets)
+
+
+def _near_avoided(
+    avoid: NDArray[np.bool_], y: NDArray[np.int64], x: NDArray[np.int64], reach: int
+) -> NDArray[np.bool_]:
+    """Tell which pixels have one to avoid within a square of half side ``reach``."""
+    near = np.zeros(len(y), bool)
+    for dy in range(-reach, reach + 1):
+        rows = np.clip(y + dy, 0, avoid.shape[0] - 1)
+        for dx in range(-reach, reach + 1):
+            near |= avoid[rows, np.clip(x + dx, 0, avoid.shape[1] - 1)]
+    return near
 
 
 def _choose(

@@ -75,6 +75,9 @@ class SourceDetectionConfig(Config):
     sharpen_depth: float = field(
         0.01, "Smallest drop between two sharpened peaks, as a part of the brighter.", ge=0, lt=1
     )
+    sharpen_avoid_planes: list[str] = field(
+        lambda: ["SAT", "BAD", "CR", "NO_DATA"], "No sharpened peak near pixels of these planes."
+    )
     use_wide_background: bool = field(False, "Subtract a wide background while sources are sought.")
     wide_bin_size: int = field(512, "Cell of the wide background.", ge=8, unit="pixel")
     re_estimate_background: bool = field(
@@ -321,9 +324,11 @@ class SourceDetectionTask(Task):
         self, cores: tuple[FootprintSet, FootprintSet], smoothed: Smoothed, exposure: Exposure
     ) -> tuple[FootprintSet, FootprintSet]:
         """Add the peaks of close pairs that the smoothing has merged (positive footprints only)."""
+        bits = exposure.mask.planes.bits_present(*self.config.sharpen_avoid_planes)
         positive = sharpen_peaks(
             exposure.image, exposure.variance, cores[0], smoothed.sigma, smoothed=smoothed.image,
-            smoothed_variance=smoothed.variance, origin=exposure.origin, n_sigma=self.config.sharpen_sigma,
+            smoothed_variance=smoothed.variance, avoid=(exposure.mask.array & np.int32(bits)) != 0,
+            origin=exposure.origin, n_sigma=self.config.sharpen_sigma,
             depth=self.config.sharpen_depth,
         )  # fmt: skip
         return positive, cores[1]
