@@ -179,7 +179,7 @@ class Solution:
     """Coefficients, their covariance, the condition number and the ridge."""
 
     coefficients: np.ndarray
-    covariance: np.ndarray
+    covariance: np.ndarray | None
     condition: float
     ridge: float
 
@@ -238,7 +238,7 @@ def summed_equations(system, model):
     return matrix, vector
 
 
-def solve_summed(matrix, vector, maximum_condition=1e12):
+def solve_summed(matrix, vector, maximum_condition=1e12, *, with_covariance=True):
     """Solve a normal matrix that may be nearly singular.
 
     The matrix is scaled to unit diagonal. When Cholesky fails or the condition number is above the limit,
@@ -271,9 +271,11 @@ def solve_summed(matrix, vector, maximum_condition=1e12):
         reciprocal, _ = linalg.lapack.dpocon(factor, norm, uplo="L")
         condition = 1 / max(reciprocal, 1e-300)
         if condition <= maximum_condition:
+            coefficients = linalg.cho_solve((factor, True), vector * scale, check_finite=False) * scale
+            if not with_covariance:
+                return Solution(coefficients, None, float(condition), ridge)
             inverse, _ = linalg.lapack.dpotri(factor, lower=1)
             inverse = np.tril(inverse) + np.tril(inverse, -1).T
-            coefficients = linalg.cho_solve((factor, True), vector * scale, check_finite=False) * scale
             return Solution(coefficients, inverse * scale[:, None] * scale[None, :], float(condition), ridge)
     raise AlgorithmError(
         "the kernel fit is singular", numbers={"coefficients": len(vector), "limit": maximum_condition}
