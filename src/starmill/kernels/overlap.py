@@ -169,7 +169,8 @@ def circular_apertures(pixels, x, y, radii):
     n_rows = 2 * int(np.ceil(radii[-1])) + 5
     summed = np.empty((n_rows, 2), np.int64)
     limits = np.empty((4, n_rows), np.int64)
-    edge = np.empty((4, 8 * n_rows + 64))
+    chords = np.empty((2, n_rows))
+    edge = np.empty((6, 8 * n_rows + 64))
     for i in range(n):
         cx = x[i]
         cy = y[i]
@@ -191,7 +192,7 @@ def circular_apertures(pixels, x, y, radii):
         core_variance = 0.0
         for k in range(usable):
             s, v, es, ev = _one_circle(
-                flat, flat_variance, stride, cx, cy, radii[k], top, summed, limits, edge
+                flat, flat_variance, stride, cx, cy, radii[k], top, summed, limits, chords, edge
             )
             core += s
             core_variance += v
@@ -202,14 +203,14 @@ def circular_apertures(pixels, x, y, radii):
 
 
 @fast_njit
-def _one_circle(flat, flat_variance, stride, cx, cy, r, top, summed, limits, edge):
+def _one_circle(flat, flat_variance, stride, cx, cy, r, top, summed, limits, chords, edge):
     """Sum over the full pixels that no smaller circle had, and over the partly covered ones.
 
     Unsigned indices: the compiler then has no negative ones to think of.
     """
     y0 = int(np.floor(cy - r + 0.5))
     n_rows = int(np.ceil(cy + r - 0.5)) - y0 + 1
-    _row_limits(cx, cy, r, y0, n_rows, limits)
+    _row_limits(cx, cy, r, y0, n_rows, limits, chords)
     core = 0.0
     core_variance = 0.0
     s = 0.0
@@ -254,12 +255,16 @@ def _one_circle(flat, flat_variance, stride, cx, cy, r, top, summed, limits, edg
             s += w * flat[base + middle]
             v += w * w * flat_variance[base + middle]
         near = abs(dy) - 0.5
+        outer = chords[0, j]
+        half = chords[1, j]
         across = cx - left - 0.5
         for x in range(np.uint64(base + left), np.uint64(base + full_left)):
             edge[0, count] = across
             edge[1, count] = near
             edge[2, count] = flat[x]
             edge[3, count] = flat_variance[x]
+            edge[4, count] = outer
+            edge[5, count] = half
             across -= 1.0
             count += one
         across = full_right - cx + 0.5
@@ -268,14 +273,16 @@ def _one_circle(flat, flat_variance, stride, cx, cy, r, top, summed, limits, edg
             edge[1, count] = near
             edge[2, count] = flat[x]
             edge[3, count] = flat_variance[x]
+            edge[4, count] = outer
+            edge[5, count] = half
             across += 1.0
             count += one
-    a, b = _edge_sums(edge[0], edge[1], edge[2], edge[3], count, r)
+    a, b = _edge_sums(edge[0], edge[1], edge[2], edge[3], edge[4], edge[5], count, r)
     return core, core_variance, s + a, v + b
 
 
 @fast_njit
-def _row_limits(cx, cy, r, y0, n_rows, limits):
+def _row_limits(cx, cy, r, y0, n_rows, limits, chords):
     """First and last touched and fully covered pixel of each row (none: first after last)."""
     r2 = r * r
     left = limits[0]
@@ -290,6 +297,8 @@ def _row_limits(cx, cy, r, y0, n_rows, limits):
         outer = np.sqrt(max(0.0, outer))
         half = r2 - (dy + 0.5) * (dy + 0.5)
         half = np.sqrt(max(0.0, half))
+        chords[0, j] = outer
+        chords[1, j] = half
         left[j] = int(np.floor(cx - outer + 0.5))
         right[j] = int(np.ceil(cx + outer - 0.5))
         full_left[j] = int(np.ceil(cx - half + 0.5))
@@ -297,10 +306,11 @@ def _row_limits(cx, cy, r, y0, n_rows, limits):
 
 
 @fast_njit
-def _edge_sums(across, along, value, variance, count, r):
+def _edge_sums(across, along, value, variance, outer, inner, count, r):
     """Sum over partly covered pixels away from the axes, as :func:`quadrant_overlap`, without branches.
 
-    ``across`` and ``along`` are the distances of the pixel's inner sides from the two axes.
+    ``across`` and ``along`` are the distances of the pixel's inner sides from the two axes, ``outer``
+    and ``inner`` the half chords at its near and its far side.
     """
     s = 0.0
     v = 0.0
@@ -313,12 +323,10 @@ def _edge_sums(across, along, value, variance, count, r):
         y1 = y0 + 1.0
         hx0 = r2 - x0 * x0
         hx1 = r2 - x1 * x1
-        hy0 = r2 - y0 * y0
-        hy1 = r2 - y1 * y1
         hx0 = np.sqrt(max(0.0, hx0))
         hx1 = np.sqrt(max(0.0, hx1))
-        hy0 = np.sqrt(max(0.0, hy0))
-        hy1 = np.sqrt(max(0.0, hy1))
+        hy0 = outer[k]
+        hy1 = inner[k]
         ax = max(x0, hy1)
         ay = min(y1, hx0)
         bx = min(x1, hy0)
