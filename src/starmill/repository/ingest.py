@@ -21,7 +21,7 @@ from starmill.repository import crash_points, schema
 from starmill.repository.collections import RUN, collection_row
 from starmill.repository.dataset_types import DatasetType
 from starmill.repository.exposures import ExposureRecord
-from starmill.repository.layout import validate_collection_name
+from starmill.repository.layout import dataset_identifier, validate_collection_name
 from starmill.repository.raw_headers import camera_translator
 from starmill.repository.store import copy_file, file_checksum
 from starmill.repository.transaction import DatasetConflictError, chunks
@@ -170,7 +170,10 @@ class _Ingest:
                 continue
             fresh[record.data_id] = (path, record)
         identifiers = {
-            self._row(record, "", 0, ".fits")["id"]: record.data_id for _, record in fresh.values()
+            dataset_identifier(
+                self.run, self.kind.name, record.data_id.subset(self.kind.dimensions)
+            ): record.data_id
+            for _, record in fresh.values()
         }
         known = self._known_checksums(list(identifiers))
         for identifier, checksum in known.items():

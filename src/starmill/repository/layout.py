@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import string
@@ -111,13 +112,21 @@ def dataset_path(
     values = {name: _escape(str(value)) for name, value in {**known, **data_id}.items() if value is not None}
     values |= {"dataset_type": dataset_type, "name": file_name(dataset_type, data_id, extension)}
     parts = []
-    for piece in template.split("/"):
-        fields = [field for _, field, _, _ in string.Formatter().parse(piece) if field]
+    for piece, fields in _pieces(template):
         if "run" in fields:
             parts.append(piece.replace("{run}", run).format_map(values))
         elif all(field in values for field in fields):
             parts.append(piece.format_map(values))
     return f"{RUNS_FOLDER}/" + "/".join(parts)
+
+
+@functools.cache
+def _pieces(template: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the folders of a template with the words in braces that each holds."""
+    return tuple(
+        (piece, tuple(field for _, field, _, _ in string.Formatter().parse(piece) if field))
+        for piece in template.split("/")
+    )
 
 
 def file_name(dataset_type: str, data_id: DataId, extension: str) -> str:
