@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -106,3 +110,13 @@ def test_sky_objects_are_appended():
     sky = catalog[catalog["sky_source"]]
     assert not found.exposure.mask.any("DETECTED")[sky["y"].astype(int) - 9, sky["x"].astype(int) - 7].any()
     assert list(catalog.schema) == list(task.output_schema(found.catalog.schema))
+
+
+def test_configuration_can_name_another_task_before_its_module_is_imported():
+    code = (
+        "from starmill.tasks.base import task_named\n"
+        "assert task_named('DynamicDetectionTask').Config().prelim_factor == 0.5\n"
+        "assert task_named('MultiThresholdDeblendTask').Config().n_levels == 32\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

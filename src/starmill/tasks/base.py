@@ -171,14 +171,21 @@ class Task:
 def task_named(name: str) -> type[Task]:
     """Return the task class of a name.
 
-    Classes are known once their module is imported; installed packages make theirs known with an entry
-    point of the group ``starmill.tasks``.
+    Classes are known once their module is imported; the modules of this package are imported when a name is not
+    known yet, and installed packages make theirs known with an entry point of the group ``starmill.tasks``.
 
     Raises
     ------
     ConfigError
         When no task has this name.
     """
+    if name not in _TASKS:
+        import importlib
+        import pkgutil
+
+        package = importlib.import_module("starmill.tasks")
+        for module in pkgutil.iter_modules(package.__path__, "starmill.tasks."):
+            importlib.import_module(module.name)
     if name not in _TASKS:
         from importlib.metadata import entry_points
 
