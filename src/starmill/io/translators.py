@@ -126,7 +126,8 @@ class Translator:
             start = self.number(header, "mjd_start")
         identifier = self.number(header, "exposure_id")
         if not np.isfinite(identifier):
-            identifier = round(start * 86400) if np.isfinite(start) else 0  # seconds: unique for one camera
+            # seconds since 1970: unique for one camera, and small enough for the upper bits of source ids
+            identifier = round((start - 40587) * 86400) if np.isfinite(start) else 0
         filter_name = self.text(header, "filter")
         half = 0.5 * exposure_time / 86400 if np.isfinite(exposure_time) else 0.0
         gains = [amplifier.gain for amplifier in detector.amplifiers]
@@ -138,7 +139,7 @@ class Translator:
             band=self.camera.band(filter_name) if filter_name else "",
             object=self.text(header, "object"),
             kind=self.kind(header),
-            exposure_id=int(identifier),
+            exposure_id=int(identifier) % 2**31,
             exposure_time=exposure_time,
             dark_time=dark_time if np.isfinite(dark_time) else exposure_time,
             mjd=start + half,

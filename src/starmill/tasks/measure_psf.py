@@ -253,8 +253,12 @@ class MeasurePsfTask(Task):
     def record(self, psf: Psf, stars: PsfStars) -> None:
         """Keep the numbers that describe the model."""
         sigma = psf.sigma_at()
+        rows = np.flatnonzero(stars.used)
+        some = rows[:: max(len(rows) // 25, 1)]  # enough for a median
+        xx, yy, xy = psf.shapes_at(stars.x[some], stars.y[some]).T
+        median = float(np.nanmedian((xx * yy - xy**2) ** 0.25)) if len(some) else sigma
         self.metadata.update(
-            n_candidates=len(stars), n_used=int(stars.used.sum()), n_reserved=int(stars.reserved.sum()),
+            median_fwhm=FWHM_PER_SIGMA * median, n_candidates=len(stars), n_used=int(stars.used.sum()), n_reserved=int(stars.reserved.sum()),
             sigma=sigma, fwhm=FWHM_PER_SIGMA * sigma, is_fallback=False,
         )  # fmt: skip
         self.log.info(
