@@ -294,3 +294,28 @@ def test_figures_of_cutouts(folder, tmp_path):
     pictures = list((tmp_path / "plots/fitting").glob("*.png"))
     assert pictures
     assert len(pictures) % 2 == 0
+
+
+def test_module_and_program_names(folder, tmp_path):
+    import subprocess
+    import sys
+    import tomllib
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parents[2]
+    scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {scripts[name] for name in ("hyper", "hyper_py", "hyper-py")} == {"starmill.cli.hyper:main"}
+    words = [
+        sys.executable,
+        "-m",
+        "starmill.hyper",
+        str(folder / "config.yaml"),
+        "-q",
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={"PYTHONPATH": str(root / "src"), "HOME": str(tmp_path)}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "out/params/params_ALL.txt").exists()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from starmill.cli.runtime import Progress, Settings, common_options, print_json
 
-__all__ = ["command"]
+__all__ = ["command", "main"]
 
 MAP_ENDINGS = (".fits", ".fit", ".fts", ".gz", ".fz", ".bz2")
 
@@ -137,3 +137,15 @@ def _extra_work(
         for path in files:
             click.echo(str(path))
     return 0
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the program ``hyper`` and exit with the code that the outcome deserves."""
+    from starmill.cli.runtime import exit_code_of
+
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(exit_code_of(lambda: command.main(args=words, prog_name="hyper", standalone_mode=False), words))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,9 @@
-"""``python -m starmill.hyper config.yaml``."""
+"""``python -m starmill.hyper config.yaml``: the command ``hyper``.
 
-from starmill.hyper.command import main
+The command line stands above this package and is run by its name.
+"""
+
+import runpy
 
 if __name__ == "__main__":
-    main()
+    runpy.run_module("starmill.cli.hyper", run_name="__main__", alter_sys=True)
