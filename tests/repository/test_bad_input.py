@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import tarfile
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -303,8 +306,6 @@ def test_an_export_of_one_repository_enters_another(tmp_path, small_repository):
 
 
 def test_no_file_of_the_package_loads_pickles():
-    from pathlib import Path
-
     import starmill
 
     folder = Path(starmill.__file__).parent
@@ -319,22 +320,43 @@ def test_no_file_of_the_package_loads_pickles():
         assert "allow_pickle=True" not in text
 
 
-def test_a_read_only_folder_is_readable_and_refuses_changes(tmp_path, small_repository):
-    small_repository.put({"v": 1}, "number", instrument="cam", exposure=1)
-    small_repository.close()
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
-    folders = [tmp_path / "repo", *(path for path in (tmp_path / "repo").rglob("*") if path.is_dir())]
-    for folder in folders:
-        folder.chmod(0o555)
+@contextlib.contextmanager
+def _as_nobody():
+    """Give up the rights of root for a moment, where the tests have them."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
     try:
-        with Repository(tmp_path / "repo", writable=False) as reader:
-            assert reader.get("number", exposure=1) == {"v": 1}
-        with Repository(tmp_path / "repo", output="x") as writer, pytest.raises(RepositoryError):
-            writer.put({"v": 1}, "number", instrument="cam", exposure=2)
+        yield
     finally:
-        for folder in folders:
-            folder.chmod(0o755)
+        os.seteuid(0)
+
+
+def test_a_read_only_folder_is_readable_and_refuses_changes():
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "repo"
+        Path(folder).chmod(0o755)
+        with Repository.create(root, output="test") as repository:
+            repository.put(
+                {"v": 1},
+                DatasetType("number", ("instrument", "exposure"), "json"),
+                instrument="cam",
+                exposure=1,
+            )
+        folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
+        for path in folders:
+            path.chmod(0o555)
+        try:
+            with _as_nobody():
+                with Repository(root, writable=False) as reader:
+                    assert reader.get("number", exposure=1) == {"v": 1}
+                    assert len(reader.query("number", "exposure < 5")) == 1
+                with pytest.raises(RepositoryError), Repository(root, output="x") as writer:
+                    writer.put({"v": 1}, "number", instrument="cam", exposure=2)
+        finally:
+            for path in folders:
+                path.chmod(0o755)
 
 
 def test_every_dimension_has_a_type():

@@ -8,12 +8,15 @@ or a lock held by another process is waited for, and a commit whose outcome is u
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -58,7 +61,12 @@ def make_engine(url: str, *, read_only: bool = False) -> Engine:
 def _make_sqlite_engine(url: sa.URL, read_only: bool) -> Engine:
     arguments = {"timeout": LOCK_TIMEOUT, "check_same_thread": False}
     if read_only:
-        url = url.set(database=f"file:{url.database}", query={"mode": "ro", "uri": "true"})
+        path = Path(url.database or "")
+        query = {"mode": "ro", "uri": "true"}
+        log_file = path.with_name(path.name + "-wal")
+        if not can_write(path.parent) and not (log_file.exists() and log_file.stat().st_size):
+            query["immutable"] = "1"  # on a read-only disk SQLite cannot make its companion files
+        url = url.set(database=f"file:{quote(str(path))}", query=query)
     engine = sa.create_engine(url, connect_args=arguments)
 
     def set_pragmas(connection: Any, _record: Any) -> None:
@@ -74,6 +82,11 @@ def _make_sqlite_engine(url: sa.URL, read_only: bool) -> Engine:
 
     sa.event.listen(engine, "connect", set_pragmas)
     return engine
+
+
+def can_write(folder: Path) -> bool:
+    """Tell whether this process may make files in a folder."""
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 class Registry:
@@ -139,9 +152,10 @@ class Registry:
                     return None
                 return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
         except sa.exc.DBAPIError as error:
+            damaged = "malformed" in _reason(error) or "not a database" in _reason(error)
+            hint = " ('starmill repo rebuild' makes it anew from the files)" if damaged else ""
             raise RepositoryError(
-                f"cannot read the registry {self.display_url}: {_reason(error)}"
-                " ('starmill repo rebuild' makes it anew from the files)"
+                f"cannot read the registry {self.display_url}: {_reason(error)}{hint}"
             ) from error
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,7 +42,7 @@ from starmill.repository.layout import (
 )
 from starmill.repository.query import SkySearch, exposure_rows, search
 from starmill.repository.recovery import recover, undo_entry
-from starmill.repository.registry import Registry
+from starmill.repository.registry import Registry, can_write
 from starmill.repository.store import file_checksum, open_store
 from starmill.repository.transaction import apply_payload, rename_replacements
 
@@ -88,7 +87,7 @@ class Repository(Curation):
         self._types: dict[str, DatasetType] = {}
         self.output = None if output is None else validate_collection_name(output)
         self.inputs = [inputs] if isinstance(inputs, str) else list(inputs) if inputs is not None else None
-        if writable and os.access(self.root / PRIVATE_FOLDER, os.W_OK):
+        if writable and can_write(self.root / PRIVATE_FOLDER):
             recover(self)
         if self.inputs is not None:
             known = self.collections()
