@@ -258,7 +258,8 @@ class MeasurePsfTask(Task):
         xx, yy, xy = psf.shapes_at(stars.x[some], stars.y[some]).T
         median = float(np.nanmedian((xx * yy - xy**2) ** 0.25)) if len(some) else sigma
         self.metadata.update(
-            median_fwhm=FWHM_PER_SIGMA * median, n_candidates=len(stars), n_used=int(stars.used.sum()), n_reserved=int(stars.reserved.sum()),
+            median_fwhm=FWHM_PER_SIGMA * median,
+            n_candidates=len(stars), n_used=int(stars.used.sum()), n_reserved=int(stars.reserved.sum()),
             sigma=sigma, fwhm=FWHM_PER_SIGMA * sigma, is_fallback=False,
         )  # fmt: skip
         self.log.info(
