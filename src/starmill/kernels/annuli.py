@@ -47,7 +47,7 @@ def first_moment_radii(pixels, x, y, inverse, limit):
         In units of rho; NaN when the sum of the light is not positive.
     """
     n = x.size
-    ny, nx = pixels.mask.shape
+    nx = pixels.mask.shape[1]
     radius = np.full(n, np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     for i in range(n):
@@ -144,7 +144,7 @@ def ellipse_median_variance(pixels, x, y, inverse, limit, bad_bits, max_radius):
     ``max_radius`` bounds the ellipse, pixels.
     """
     n = x.size
-    ny, nx = pixels.mask.shape
+    nx = pixels.mask.shape[1]
     out = np.full(n, np.nan)
     size = int((2.0 * max_radius + 3.0) ** 2)
     values = np.empty(size + 1, np.float32)
@@ -190,7 +190,7 @@ def blended_sums(pixels, original, x, y, inverse, limit):
         less what noise of the variance gives; NaN where not measured.
     """
     n = x.size
-    ny, nx = pixels.mask.shape
+    nx = pixels.mask.shape[1]
     out = np.full((n, 4), np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     for i in range(n):

@@ -23,6 +23,7 @@ MIN_LOG = np.log(1e-3)  # smallest half-light ellipse: 0.03 pixels
 MAX_ATANH = 2.6  # largest correlation 0.989
 REACH2 = 24.0  # Gaussians are cut at rho**2
 
+MAX_DAMPING = 1e4
 SIGNIFICANT = 9.0  # two profiles are mixed when chi2 falls by more: noise alone must not add light
 
 FLAG_NOT_CONVERGED = 1
@@ -199,9 +200,7 @@ def _bounded(p, step, free, log_indices, trial):
         trial[a] = p[a]
     for a in range(free):
         d = step[a]
-        if a == 1 or a == 2:
-            d = min(max(d, -1.0), 1.0)
-        elif a > 2:
+        if a > 0:  # the flux is linear, everything else moves by one at most
             d = min(max(d, -1.0), 1.0)
         trial[a] = p[a] + d
     trial[3] = min(max(trial[3], MIN_LOG), 9.0)
@@ -223,12 +222,13 @@ def _fit_one(image, mask, bad_bits, p, free, table, log_indices, variances, psf,
         return FLAG_NO_PIXELS, chi2, count, 0
     damping = 1e-3
     flags = FLAG_NOT_CONVERGED
+    n_small = 0
     iteration = 0
     while iteration < max_iterations:
         iteration += 1
         if not _damped_step(matrix, vector, free, damping, factor, step):
             damping = max(damping * 10.0, 1e-3)
-            if damping > 1e8:
+            if damping > MAX_DAMPING:
                 break
             continue
         _bounded(p, step, free, log_indices, trial)
@@ -237,20 +237,24 @@ def _fit_one(image, mask, bad_bits, p, free, table, log_indices, variances, psf,
             image, mask, bad_bits, trial, rows, x0, y0, free, best, scratch[3, 4], jacobian
         )
         if new_chi2 <= chi2:
-            small = chi2 - new_chi2 < limits[1] * new_chi2 and abs(trial[0] - p[0]) < 1e-3 * abs(trial[0])
+            small = chi2 - new_chi2 < limits[1] * new_chi2
+            steady = abs(trial[0] - p[0]) < 1e-3 * abs(trial[0])
             chi2 = new_chi2
             p[:] = trial
             matrix[:] = best
             vector[:] = scratch[3, 4]
             damping = max(damping * 0.2, 1e-7)
-            if small:
+            n_small = n_small + 1 if small else 0
+            if (small and steady) or n_small >= 3:
                 flags = 0
                 break
         else:
-            damping *= 8.0
-            if damping > 1e8:
+            damping *= 10.0
+            if damping > MAX_DAMPING:  # no step makes it better: this is the minimum
                 flags = 0
                 break
+    if flags == FLAG_NOT_CONVERGED and n_small > 0:
+        flags = 0  # the last step no longer mattered
     return flags, chi2, count, iteration
 
 

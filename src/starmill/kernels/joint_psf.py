@@ -112,7 +112,7 @@ def fill_system(image, variance, weight, stamps, x0, y0, offsets, columns, entri
                 break
             if abs(x0[j] - x0[i]) >= size:
                 continue
-            left = max(max(x0[i], x0[j]), 0)
+            left = max(x0[i], x0[j], 0)
             end = min(min(x0[i], x0[j]) + size, nx)
             aa = 0.0
             mm = 0.0

@@ -133,7 +133,7 @@ class SersicFlux(Plugin):
     order: ClassVar[float] = ORDER_FLUX + 0.5
     needs_psf: ClassVar[bool] = True
 
-    max_iterations: int = 40
+    max_iterations: int = 30
 
     def columns(self) -> list[Column]:
         moments = [
