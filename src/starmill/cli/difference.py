@@ -16,8 +16,9 @@ __all__ = ["command"]
 @click.argument("template", type=click.Path())
 @click.argument("science", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="Difference image, FITS.")
-@click.option("--align", type=click.Choice(["auto", "wcs", "none"]), default="auto", show_default=True,
-              help="Resample the template to the science pixels; auto: when both have a WCS and they differ.")  # fmt: skip
+@click.option("--align", type=click.Choice(["auto", "wcs", "stars", "none"]), default="auto", show_default=True,
+              help="Resample the template to the science pixels: by WCS (auto: when both have one and they "
+              "differ) or by common stars.")  # fmt: skip
 @click.option("--hdu", default="", help="Extension of both images.")
 @click.option("--gain", type=float, help="Electrons per unit, for images without a variance plane.")
 @click.option("--read-noise", type=float, default=0.0, show_default=True, help="Electrons, with --gain.")
@@ -80,6 +81,8 @@ def _aligned(template: Any, science: Any, mode: str) -> Any:
     from starmill.coaddition.warp import same_grid, warp_exposure
     from starmill.errors import InputError
 
+    if mode == "stars":
+        return _registered(template, science)
     if mode == "none" or (template.wcs is None or science.wcs is None):
         if mode == "wcs":
             raise InputError("both images need a WCS to be aligned")
@@ -87,6 +90,17 @@ def _aligned(template: Any, science: Any, mode: str) -> Any:
     if template.box == science.box and same_grid(template.wcs, science.wcs, science.box):
         return template
     return warp_exposure(template, science.wcs, science.box)
+
+
+def _registered(template: Any, science: Any) -> Any:
+    """Return the template resampled to the science pixels by the stars that both show."""
+    from starmill.coaddition.registration import find_registration
+    from starmill.coaddition.warp import warp_by_map
+    from starmill.differencing.seeing import bright_positions
+
+    planes = ("SAT", "BAD", "NO_DATA")
+    stars = [bright_positions(e.image, e.variance, e.mask.any(*planes)) for e in (science, template)]
+    return warp_by_map(template, find_registration(*stars, science.shape), science.box, wcs=science.wcs)
 
 
 def _facts(result: Any, catalog: Any) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from starmill.errors import AlgorithmError, InputError
 from starmill.kernels.resampling import resample
 from starmill.numerics.tiles import map_tiles, row_bands
 
-__all__ = ["interpolation_table", "resample_arrays", "same_grid", "source_positions", "warp_exposure"]
+__all__ = [
+    "interpolation_table",
+    "resample_arrays",
+    "same_grid",
+    "source_positions",
+    "warp_by_map",
+    "warp_exposure",
+]
 
 _STEPS = 2048
 
@@ -165,4 +172,33 @@ def same_grid(wcs, other, box, *, tolerance=0.01):
     x, y = _transform(wcs, other, columns, rows)
     return bool(
         np.nanmax(np.hypot(x - columns, y - rows), initial=np.inf if np.isnan(x).any() else 0) < tolerance
+    )
+
+
+def warp_by_map(exposure, mapping, box, *, wcs=None, kernel="lanczos3"):
+    """Resample an exposure by a map of array positions, for instance a registration on common stars.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        Not changed.
+    mapping : callable
+        ``mapping(x, y)`` gives the array position in the exposure of an array position in the result.
+    box : Box
+        Pixels of the result.
+    wcs : astropy.wcs.WCS, optional
+        Of the result.
+    kernel : str
+        See :func:`warp_exposure`.
+    """
+    rows, columns = np.mgrid[: box.height, : box.width].astype(np.float64)
+    x, y = mapping(columns, rows)
+    image, variance, mask = resample_arrays(exposure.image, exposure.variance, exposure.mask, x, y, kernel)
+    if not np.isfinite(image).any():
+        raise AlgorithmError(
+            "the images do not overlap", numbers={"x_min": float(x.min()), "y_min": float(y.min())}
+        )
+    planes = Mask(mask, exposure.mask.planes, origin=(box.x0, box.y0))
+    return Exposure(
+        image, planes, variance, origin=(box.x0, box.y0), unit=exposure.unit, wcs=wcs, info=exposure.info
     )

@@ -12,7 +12,7 @@ from starmill.differencing.convolve import repair_bad
 from starmill.differencing.stamps import choose_stamps
 from starmill.errors import AlgorithmError
 
-__all__ = ["Seeing", "extend_profile", "measure_seeing"]
+__all__ = ["Seeing", "bright_positions", "extend_profile", "measure_seeing"]
 
 NARROWEST = 0.55  # pixels; an object whose light is in one pixel is a hot pixel or a cosmic ray
 
@@ -173,3 +173,29 @@ def _centroid_offset(cut):
         if max(abs(step_x), abs(step_y)) < 1e-4:
             break
     return dx, dy
+
+
+def bright_positions(image, variance, bad, *, threshold=20.0, per_cell=8):
+    """Return centroids of bright objects, brightest first, ``(n, 2)`` array positions x, y.
+
+    Parameters
+    ----------
+    image, variance : (ny, nx) arrays
+    bad : (ny, nx) bool array
+    threshold : float
+        Signal-to-noise of the central pixel.
+    per_cell : int
+        Objects in each cell of a 10 by 10 grid.
+    """
+    stamps = choose_stamps(
+        image, image, bad, variance, half_width=6, margin=0, per_cell=per_cell, threshold=threshold
+    )
+    found = []
+    for x, y, signal in zip(stamps.x, stamps.y, stamps.signal_to_noise, strict=True):
+        cut = np.asarray(image[y - 6 : y + 7, x - 6 : x + 7], np.float64)
+        border = np.concatenate([cut[0], cut[-1], cut[:, 0], cut[:, -1]])
+        offset = _centroid_offset(cut - np.median(border))
+        if offset is not None:
+            found.append((signal, x + offset[0], y + offset[1]))
+    found = np.array(sorted(found, reverse=True)).reshape(-1, 3)
+    return found[:, 1:]

@@ -94,8 +94,12 @@ def _simplest(choices, chi2_of):
     ranked = sorted(choices)
     best = min(ranked, key=lambda c: np.mean(chi2_of(c)))
     for choice in ranked:
+        if choice == best:
+            break
+        if not np.isfinite(chi2_of(choice)).all():
+            continue
         loss = chi2_of(choice) - chi2_of(best)
-        if choice == best or (np.isfinite(loss).all() and loss.mean() < loss.std() / np.sqrt(len(loss))):
+        if loss.mean() < loss.std() / np.sqrt(len(loss)):
             return choice
     return best
 

@@ -45,7 +45,16 @@ DIFFERENCE_SCHEMA = Schema(
 
 
 def find_difference_sources(
-    difference, variance, bad, score, psf_image, *, threshold=5.0, origin=(0, 0), exposure_id=0
+    difference,
+    variance,
+    bad,
+    score,
+    psf_image,
+    *,
+    threshold=5.0,
+    dipole_reach=3.0,
+    origin=(0, 0),
+    exposure_id=0,
 ):
     """Find and measure sources of both signs.
 
@@ -59,6 +68,8 @@ def find_difference_sources(
         PSF of the difference.
     threshold : float
         Of the absolute score.
+    dipole_reach : float
+        Opposite peaks closer than this many FWHM are fitted as a dipole.
     origin : (int, int)
         Parent position of the first pixel.
     exposure_id : int
@@ -89,7 +100,7 @@ def find_difference_sources(
         values["psf_flux_flag"][i] = (
             usable < 0.9
         )  # a tenth of the core lost moves the flux by about its error
-    _add_dipoles(values, difference, variance, bad, psf_image, rows, columns, fwhm, origin)
+    _add_dipoles(values, difference, variance, bad, psf_image, rows, columns, fwhm, dipole_reach, origin)
     return Catalog(DIFFERENCE_SCHEMA, values)
 
 
@@ -163,15 +174,15 @@ def _psf_flux(difference, variance, bad, psf_image, x, y, reach):
     return float(flux), float(1 / np.sqrt(norm)), float(chi2), usable
 
 
-def _add_dipoles(values, difference, variance, bad, psf_image, rows, columns, fwhm, origin):
-    """Fit a dipole to every pair of opposite peaks closer than three FWHM."""
+def _add_dipoles(values, difference, variance, bad, psf_image, rows, columns, fwhm, reach, origin):
+    """Fit a dipole to every pair of opposite peaks closer than ``reach`` FWHM."""
     score, negative = np.abs(values["signal_to_noise"]), values["is_negative"]
     values["dipole_separation"][:] = np.nan
     values["dipole_angle"][:] = np.nan
     values["dipole_flux"][:] = np.nan
     for i in np.flatnonzero(~negative):
         distance = np.hypot(columns - columns[i], rows - rows[i])
-        near = np.flatnonzero(negative & (distance < 3 * fwhm))
+        near = np.flatnonzero(negative & (distance < reach * fwhm))
         if not len(near):
             continue
         j = near[np.argmax(score[near])]

@@ -86,6 +86,11 @@ class DifferenceConfig(Config):
     bad_planes: list[str] = field(
         lambda: ["BAD", "SAT", "CR", "NO_DATA", "EDGE"], "Pixels of these mask planes are not used."
     )
+    score_limit: float = field(
+        1.1,
+        "A score image wider than this (correlated input noise) is divided by its width.",
+        gt=0,
+    )
     psf_fwhm: float | None = field(
         None,
         "FWHM of an image without a measurable star, and of the pixels kept out of the fit.",
@@ -383,6 +388,9 @@ class DifferenceTask(Task):
             difference, variance = -difference / total, variance / total**2
             matched_template = reference.image - difference
         flux, score = matched_filter(difference, variance, bad, psf, width=width)
+        empirical = _robust_width(score[::2, ::2][~bad[::2, ::2]])
+        if empirical > self.config.score_limit:
+            score, width = score / np.float32(empirical), width * empirical
         return {
             "image": difference, "variance": variance, "bad": bad, "lost": matched["lost"], "score": score, "flux": flux,
             "psf": psf, "decorrelated": decorrelated, "matched_template": matched_template,
@@ -394,12 +402,18 @@ class DifferenceTask(Task):
     ) -> None:
         self.metadata |= {
             "direction": direction, "kernel_sum": products["kernel_sum"], "decorrelated": products["decorrelated"],
+            "score_width": products["score_width"],
             "stamps_used": int(fit.used.sum()), "stamps": len(fit.status), "condition": fit.condition,
         }  # fmt: skip
         self.log.info(
             "convolved the %s, kernel sum %.5f, %d of %d stamps, verdict: %s",
             direction, products["kernel_sum"], fit.used.sum(), len(fit.status), quality.verdict,
         )  # fmt: skip
+
+
+def _robust_width(values: Array) -> float:
+    """Return half the range between the 16th and 84th percentiles; 1 without values."""
+    return float(np.subtract(*np.percentile(values, [84.13, 15.87])) / 2) if len(values) else 1.0
 
 
 def _order(direction: str) -> tuple[str, str]:

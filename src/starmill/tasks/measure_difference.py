@@ -19,6 +19,9 @@ class MeasureDifferenceConfig(Config):
     """How sources of a difference are found."""
 
     threshold: float = field(5.0, "Absolute score of a source.", gt=0)
+    dipole_reach: float = field(
+        3.0, "Opposite sources closer than this many FWHM are fitted as a dipole.", gt=0
+    )
 
 
 class MeasureDifferenceTask(Task):
@@ -56,6 +59,7 @@ class MeasureDifferenceTask(Task):
         image = np.where(bad, 0, difference.image)
         catalog = find_difference_sources(
             image, difference.variance, bad, score.image, psf_image, threshold=self.config.threshold,
+            dipole_reach=self.config.dipole_reach,
             origin=difference.origin, exposure_id=difference.info.exposure_id,
         )  # fmt: skip
         self.metadata["sources"] = len(catalog)
