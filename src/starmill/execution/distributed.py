@@ -107,6 +107,7 @@ class DaskExecutor:
         except ImportError as error:
             raise ConfigError("Dask is not installed; install starmill[dask]") from error
         self._distributed = distributed
+        logging.getLogger("distributed").setLevel(logging.ERROR)  # losses are reported by the runner
         self.settings = settings or WorkerSettings()
         self._prepared = json.dumps(
             {
