@@ -8,6 +8,7 @@ import pytest
 from starmill.datamodel.geometry import Box
 from starmill.differencing.background import fit_differential_background
 from starmill.differencing.decorrelation import correlation_excess, whiten, whitening_filter
+from starmill.differencing.fit_error import fit_variance, kernel_error_modes
 from starmill.differencing.kernel_basis import delta_basis, gaussian_basis
 from starmill.differencing.kernel_fit import KernelModel, fit_kernel, solve_summed
 from starmill.differencing.noise import image_variance
@@ -205,3 +206,25 @@ def test_variance_of_an_image_without_one():
         image_variance(np.full((50, 50), 3.0), np.zeros((50, 50), bool))
     with pytest.raises(AlgorithmError):
         image_variance(image, np.ones((200, 200), bool))
+
+
+def test_kernel_uncertainty_is_that_of_repeated_fits(pair):
+    """The predicted scatter of the matched template agrees with fits to many noise realisations."""
+    basis = gaussian_basis(5, [1.2, 2.2], [1, 0])
+    model = model_of(basis, order=0)
+    stamps, system = system_of(pair, basis)
+    fit = fit_kernel(system, model, clip=20.0)
+    rng = np.random.default_rng(9)
+    sums = []
+    for _ in range(30):
+        noise = rng.normal(size=pair.science.shape) * np.sqrt(pair.science.variance)
+        _, again = system_of(pair, basis, stamps, (pair.science.image + noise).astype("f4"))
+        sums.append(fit_kernel(again, model, clip=20.0).kernel.kernel_at(160, 160))
+    measured = np.var(sums, axis=0).sum()
+    predicted = (kernel_error_modes(fit, 160, 160, modes=5) ** 2).sum()
+    assert predicted == pytest.approx(measured, rel=0.6)  # 30 realisations of some five coefficients
+    reference = np.full((320, 320), 200.0, "f4")
+    reference[100, 100] += 1e4
+    variance = fit_variance(reference, GOOD, fit, Box(0, 0, 320, 320), modes=5)
+    assert variance[250, 250] == pytest.approx(0, abs=1e-6)
+    assert variance.sum() == pytest.approx(1e8 * predicted, rel=0.01)

@@ -19,6 +19,7 @@ from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import fit_differential_background
 from starmill.differencing.convolve import repair_bad
 from starmill.differencing.decorrelation import correlation_excess, whiten, whitening_filter
+from starmill.differencing.fit_error import fit_variance
 from starmill.differencing.kernel_basis import KernelBasis, delta_basis, gaussian_basis, matching_widths
 from starmill.differencing.kernel_fit import KernelFit, KernelModel, fit_kernel
 from starmill.differencing.quality import DifferenceQuality, judge_difference
@@ -85,6 +86,9 @@ class DifferenceConfig(Config):
     decorrelate_limit: float = field(0.02, "Tolerated relative error of the matched filter.", ge=0)
     bad_planes: list[str] = field(
         lambda: ["BAD", "SAT", "CR", "NO_DATA", "EDGE"], "Pixels of these mask planes are not used."
+    )
+    fit_error_modes: int = field(
+        3, "Modes of the kernel's uncertainty that are added to the variance; 0 for none.", ge=0, le=20
     )
     score_limit: float = field(
         1.1,
@@ -379,6 +383,11 @@ class DifferenceTask(Task):
             decorrelated = True
         else:
             width = _score_excess(fit.kernel, reference, target, box)
+        if self.config.fit_error_modes:
+            central = _central_filter(fit.kernel, reference, target, box) if decorrelated else None
+            variance = variance + fit_variance(
+                reference.image, reference.bad, fit, box, modes=self.config.fit_error_modes, prefilter=central
+            )
         wings = matched["wings"]
         extra = 0.0 if wings is None else wings.total
         scale = fit.kernel.sum_at(*box.center) + extra
@@ -458,9 +467,10 @@ def _sum_error(fit: KernelFit, wings: KernelWings | None) -> float:
     return float(np.sqrt(max(core, 0) + (0 if wings is None else wings.error**2)))
 
 
-def _sky_noise(target: Side, reference: Side) -> list[float]:
+def _sky_noise(target: Side, reference: Side) -> tuple[float, float]:
     """Return the median variance of the target and of the reference."""
-    return [float(np.median(side.variance[::5, ::5][~side.bad[::5, ::5]])) for side in (target, reference)]
+    medians = [float(np.median(side.variance[::5, ::5][~side.bad[::5, ::5]])) for side in (target, reference)]
+    return medians[0], medians[1]
 
 
 def _score_excess(kernel: SpatialKernel, reference: Side, target: Side, box: Box) -> float:
@@ -469,11 +479,16 @@ def _score_excess(kernel: SpatialKernel, reference: Side, target: Side, box: Box
     return correlation_excess(image, *_sky_noise(target, reference), target.seeing.psf_image)
 
 
+def _central_filter(kernel: SpatialKernel, reference: Side, target: Side, box: Box) -> Array:
+    """Return the whitening filter at the centre of the field."""
+    half = min(24, min(target.image.shape) // 4)
+    image = kernel.kernel_at(*box.center)
+    return np.asarray(whitening_filter(image, *_sky_noise(target, reference), half_width=half))
+
+
 def _prefiltered(reference: Side, target: Side, fit: KernelFit, box: Box) -> tuple[tuple[Side, Side], Array]:
     """Return both images convolved with the central whitening filter, and the filter."""
-    image = fit.kernel.kernel_at(*box.center)
-    half = min(24, min(target.image.shape) // 4)
-    central = whitening_filter(image, *_sky_noise(target, reference), half_width=half)
+    central = _central_filter(fit.kernel, reference, target, box)
     spacing = max(target.image.shape)
     filters = np.broadcast_to(central, (2, 2, *central.shape))
 

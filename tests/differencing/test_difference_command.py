@@ -1,0 +1,62 @@
+"""The verb ``difference``."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from click.testing import CliRunner
+
+from starmill.cli.difference import command
+from starmill.errors import InputError
+from starmill.io.exposure_file import read_exposure, write_exposure
+from starmill.io.tables import read_catalog
+
+QUICK = ["--set", "difference.kernel_order=0", "--set", "difference.sum_order=0"]
+
+
+def run(*words):
+    result = CliRunner().invoke(command, [*map(str, words)], catch_exceptions=False)
+    return result.exit_code, result.output
+
+
+def test_all_products_are_written(tmp_path, pair):
+    write_exposure(pair.template, tmp_path / "t.fits")
+    write_exposure(pair.science, tmp_path / "s.fits")
+    code, text = run(tmp_path / "t.fits", tmp_path / "s.fits", "-o", tmp_path / "d.fits", "--json", *QUICK)
+    assert code == 0
+    facts = json.loads(text)
+    assert facts["verdict"] == "good"
+    assert facts["kernel_sum"] == pytest.approx(pair.ratio, abs=0.01)
+    for suffix in ("fits", "score.fits", "kernel.fits", "catalog.fits", "reg", "png", "html"):
+        assert (tmp_path / f"d.{suffix}").stat().st_size > 100
+    difference = read_exposure(tmp_path / "d.fits")
+    assert difference.psf is not None
+    catalog = read_catalog(tmp_path / "d.catalog.fits")
+    assert len(catalog) == facts["sources"] >= 6
+    assert "<img" in (tmp_path / "d.html").read_text()
+
+
+def test_plain_images_with_a_gain(tmp_path, pair):
+    for name, exposure in (("t", pair.template), ("s", pair.science)):
+        fits.writeto(tmp_path / f"{name}.fits", exposure.image)
+    files = (tmp_path / "t.fits", tmp_path / "s.fits", "-o", tmp_path / "d.fits")
+    code, text = run(*files, "--gain", 3, "--align", "stars", "--no-report", *QUICK)
+    assert code == 0
+    assert "kernel_sum" in text
+    assert not (tmp_path / "d.png").exists()
+
+
+def test_alignment_needs_a_wcs(tmp_path, pair):
+    write_exposure(pair.science, tmp_path / "s.fits")
+    with pytest.raises(InputError, match="WCS"):
+        run(tmp_path / "s.fits", tmp_path / "s.fits", "-o", tmp_path / "d.fits", "--align", "wcs")
+
+
+def test_configuration_is_shown(tmp_path):
+    code, text = run("a", "b", "-o", tmp_path / "d.fits", "--config-dump", "--set", "difference.clip=3")
+    assert code == 0
+    assert json.loads(text)["clip"] == 3
+    assert not np.any([p.suffix == ".fits" for p in tmp_path.iterdir()])
