@@ -32,6 +32,8 @@ from starmill.repository.layout import validate_collection_name
 from starmill.repository.repository import Repository
 from starmill.repository.transaction import DatasetConflictError
 
+_HEARTBEAT = 30.0  # second: how often a session says that it lives while long quanta run
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -126,6 +128,7 @@ class Runner:
         self._finished: list[tuple[Quantum, dict[str, Any], dict[str, Any]]] = []
         self._work: dict[int, dict[str, Any]] = {}
         self._started = time.time()
+        self._last_commit = time.monotonic()
 
     # ---- the loop ------------------------------------------------------------------------------------------
 
@@ -151,7 +154,7 @@ class Runner:
             if self.executor.running:
                 for answer in self.executor.wait(0.1):
                     self._take(answer)
-            if self._flush_is_due():
+            if self._flush_is_due() or time.monotonic() - self._last_commit > _HEARTBEAT:
                 self._flush("running")
             if self._stopped and not self.executor.running:
                 ready.clear()
@@ -418,6 +421,7 @@ class Runner:
         }
         self.repository.commit({name: part for name, part in payload.items() if part}, moves)
         self._documents = {}
+        self._last_commit = time.monotonic()
         for index, rows in by_quantum.items():  # after the commit, which may have given other file names
             self._products[index] = {
                 keyword: self.repository.ref_from_row(self._kinds[row["type"]], row)
@@ -504,8 +508,6 @@ class Runner:
         for index in self._work:
             label = self.graph.quanta[index].node.label
             counts[label]["running"] = counts[label].get("running", 0) + 1
-        for quantum, _, answer in self._finished:
-            del quantum, answer
         return {
             "id": self.session,
             "run": self.run_name,
