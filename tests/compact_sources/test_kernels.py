@@ -5,7 +5,7 @@ import pytest
 from tests.reference import elliptical_apertures, gaussian_groups, gaussian_windows, gaussians
 
 from starmill.kernels.elliptical_apertures import ellipse_photometry
-from starmill.kernels.gaussian_groups import LINEAR, descend, loss_terms
+from starmill.kernels.gaussian_groups import LINEAR, descend, loss_terms, sandwich
 from starmill.kernels.gaussian_windows import fit_listed, fit_windows
 from starmill.kernels.gaussians import add_gaussians, derivative_rows, move_source, value_at
 
@@ -130,3 +130,15 @@ def test_ellipse_sums_and_their_correlated_noise():
     assert out[0, 2] == pytest.approx(np.pi * 4.1 * 2.6, rel=1e-9)
     assert out[1, 2] + out[1, 3] == pytest.approx(np.pi * 6.0, rel=1e-9)
     assert out[1, 3] > 0  # reaches over the edge
+
+
+def test_covariance_of_an_ordinary_fit_with_correlated_noise():
+    rng = np.random.default_rng(3)
+    y, x = (v.ravel().astype(float) for v in np.mgrid[0:6, 0:5])
+    lag = np.arange(-4, 5)
+    correlation = np.exp(-0.5 * np.add.outer(lag**2, lag**2) / 1.5**2)
+    J, noise = rng.standard_normal((3, 30)), rng.uniform(0.5, 1.5, 30)
+    V = np.linalg.inv(J @ J.T)
+    C = gaussian_groups.pixel_covariance(x, y, noise, correlation, 0.0) / np.outer(noise, noise)
+    got = sandwich(V, J, x, y, noise, 1 / noise, correlation)
+    np.testing.assert_allclose(got, V @ J @ C @ J.T @ V, rtol=1e-10)

@@ -280,17 +280,25 @@ def sandwich(covariance, J, x, y, noise, weight, correlation):
     """Covariance of an ordinary fit when the noise is correlated: V (J C J^T) V."""
     m, n = J.shape
     half_y, half_x = correlation.shape[0] // 2, correlation.shape[1] // 2
-    CJ = np.zeros((n, m))
-    Jt = np.ascontiguousarray(J.T)
+    CJ = np.zeros((m, n))
     for i in range(n):
         for j in range(n):
             dy, dx = int(y[i] - y[j]), int(x[i] - x[j])
             if abs(dy) <= half_y and abs(dx) <= half_x:
                 rho = correlation[half_y + dy, half_x + dx] * noise[i] * noise[j] * weight[i] * weight[j]
                 for p in range(m):
-                    CJ[i, p] += rho * Jt[j, p]
-    middle = J @ CJ
-    return covariance @ middle @ covariance
+                    CJ[p, i] += rho * J[p, j]
+    middle, half_way = np.empty((m, m)), np.empty((m, m))
+    for p in range(m):
+        for q in range(m):
+            middle[p, q] = dot(J[p], CJ[q])
+    for p in range(m):  # both matrices are symmetric, so rows stand for columns
+        for q in range(m):
+            half_way[p, q] = dot(covariance[p], middle[q])
+    for p in range(m):
+        for q in range(m):
+            middle[p, q] = dot(half_way[p], covariance[q])
+    return middle
 
 
 @njit
