@@ -43,7 +43,9 @@ def make_frame(size, seed=1):
         if not (20 <= ix < size - 20 and 20 <= iy < size - 20):
             continue
         r2 = np.add.outer((r + iy - y) ** 2, (r + ix - x) ** 2)
-        image[iy - 20 : iy + 21, ix - 20 : ix + 21] += min(flux, 3e6) * 2.5 / (np.pi * 8.2) * (1 + r2 / 8.2) ** -3.5
+        image[iy - 20 : iy + 21, ix - 20 : ix + 21] += (
+            min(flux, 3e6) * 2.5 / (np.pi * 8.2) * (1 + r2 / 8.2) ** -3.5
+        )
     variance = np.maximum(image, 0) + 325
     return image, variance.astype(np.float32), np.zeros((size, size), np.int32)
 
@@ -80,7 +82,9 @@ def varying_psf(box, size):
         return image / image.sum()
 
     basis = np.stack([moffat(8.2), moffat(9.0) - moffat(7.4)])
-    return PixelBasisPsf(basis, [ConstantField(box, 1.0), ChebyshevField(box, np.array([[0, 0.3], [0.3, 0]]))])
+    return PixelBasisPsf(
+        basis, [ConstantField(box, 1.0), ChebyshevField(box, np.array([[0, 0.3], [0.3, 0]]))]
+    )
 
 
 def report(label, task, exposure, catalog, *, details):
@@ -93,7 +97,9 @@ def report(label, task, exposure, catalog, *, details):
     if details:
         for name, value in task.metadata.items():
             if name.endswith("_cpu_seconds") and not name.startswith("run"):
-                print(f"    {name.removesuffix('_cpu_seconds'):40} {value:7.3f} s {1e6 * value / len(catalog):7.1f} us")
+                print(
+                    f"    {name.removesuffix('_cpu_seconds'):40} {value:7.3f} s {1e6 * value / len(catalog):7.1f} us"
+                )
 
 
 def peers(exposure, catalog):

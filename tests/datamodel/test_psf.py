@@ -75,7 +75,9 @@ def test_shift_moves_light_and_keeps_flux():
     r = np.arange(41) - 20
     assert moved.sum() == pytest.approx(1, abs=1e-5)
     assert (moved * r[None, :]).sum() == pytest.approx(0.37, abs=1e-3)
-    assert (moved * r[:, None]).sum() == pytest.approx(-0.21, abs=2e-3)  # ripples of the kernel, far from the star
+    assert (moved * r[:, None]).sum() == pytest.approx(
+        -0.21, abs=2e-3
+    )  # ripples of the kernel, far from the star
     np.testing.assert_allclose(shift_images(image, 0, 0), image, atol=1e-15)
     whole = shift_images(image, 3, -2)
     np.testing.assert_allclose(whole[:-2, 3:], image[2:, :-3], atol=1e-15)

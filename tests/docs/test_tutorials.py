@@ -5,7 +5,7 @@ import io
 import re
 from pathlib import Path
 
-import matplotlib
+import matplotlib as mpl
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -19,7 +19,7 @@ def cells(path):
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_tutorial_runs(path, tmp_path, monkeypatch):
-    matplotlib.use("Agg")
+    mpl.use("Agg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     code = cells(path)

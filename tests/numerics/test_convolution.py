@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tests.reference import convolution as slow
 
 from starmill.errors import InputError
 from starmill.numerics.convolution import convolve_separable, gaussian_kernel, spread_mask
+from tests.reference import convolution as slow
 
 
 @pytest.fixture

@@ -34,9 +34,7 @@ Float = NDArray[np.float64]
 _KINDS: dict[str, type[Psf]] = {}
 
 
-def shift_images(
-    images: NDArray[Any], dx: Any, dy: Any, order: int = 5, *, kaiser: bool = False
-) -> Float:
+def shift_images(images: NDArray[Any], dx: Any, dy: Any, order: int = 5, *, kaiser: bool = False) -> Float:
     """Shift small images by Lanczos interpolation; what lies outside an image counts as zero.
 
     Parameters
@@ -92,7 +90,9 @@ def adaptive_moments(images: NDArray[Any], max_iterations: int = 100) -> Float:
     if failed.any():
         # narrower than the pixels resolve: take them as constant over their area, in 4 x 4 parts
         fine = np.repeat(np.repeat(images[failed], 4, axis=1), 4, axis=2)
-        moments[failed] = _matched_moments(fine, (np.arange(4 * size) + 0.5) / 4 - 0.5 - size // 2, max_iterations)
+        moments[failed] = _matched_moments(
+            fine, (np.arange(4 * size) + 0.5) / 4 - 0.5 - size // 2, max_iterations
+        )
     return moments
 
 
@@ -271,7 +271,7 @@ class GaussianPsf(Psf):
         p = np.exp(-0.5 * ((r[None, :] - d[:, None]) / self.sigma) ** 2)
         return np.asarray(p / p.sum(1, keepdims=True))
 
-    def kernels_at(self, x: Any, y: Any) -> Float:
+    def kernels_at(self, x: Any, y: Any) -> Float:  # noqa: ARG002  the same everywhere
         n = np.size(x)
         p = self._profile(np.zeros(1))[0]
         return np.tile(np.outer(p, p), (n, 1, 1))
@@ -297,7 +297,9 @@ class GaussianPsf(Psf):
         return cls(data["sigma"], data["size"], (x, y))
 
     def __repr__(self) -> str:
-        return f"GaussianPsf(sigma {self.sigma:.3f}, FWHM {FWHM_PER_SIGMA * self.sigma:.3f} px, {self.size} px)"
+        return (
+            f"GaussianPsf(sigma {self.sigma:.3f}, FWHM {FWHM_PER_SIGMA * self.sigma:.3f} px, {self.size} px)"
+        )
 
 
 class PixelBasisPsf(Psf):
@@ -335,7 +337,11 @@ class PixelBasisPsf(Psf):
     ) -> None:
         self.kaiser = bool(kaiser)
         self.basis = np.ascontiguousarray(basis, np.float64)
-        if self.basis.ndim != 3 or self.basis.shape[1] != self.basis.shape[2] or len(self.basis) != len(fields):
+        if (
+            self.basis.ndim != 3
+            or self.basis.shape[1] != self.basis.shape[2]
+            or len(self.basis) != len(fields)
+        ):
             raise InputError(f"basis images of shape {self.basis.shape} do not go with {len(fields)} fields")
         self.fields = tuple(fields)
         m = _check_size(self.basis.shape[1])
@@ -365,7 +371,9 @@ class PixelBasisPsf(Psf):
 
         out = np.empty((len(models), self.size, self.size))
         models = np.ascontiguousarray(models)
-        sample_stack(models, dx, dy, self.size, self.samples_per_pixel, 5 if self.kaiser else 4, out, self.kaiser)
+        sample_stack(
+            models, dx, dy, self.size, self.samples_per_pixel, 5 if self.kaiser else 4, out, self.kaiser
+        )
         return out
 
     def kernels_at(self, x: Any, y: Any) -> Float:

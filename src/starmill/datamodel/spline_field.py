@@ -164,7 +164,9 @@ class SplineField(Field):
             return np.zeros(box.shape, dtype)
         use = np.isfinite(columns[0])
         nodes, lines = self.x_nodes[use], columns[:, use]
-        from_values, from_slopes = _line_weights(nodes, np.arange(box.x0, box.x1, dtype=np.float64), self.spline)
+        from_values, from_slopes = _line_weights(
+            nodes, np.arange(box.x0, box.x1, dtype=np.float64), self.spline
+        )
         if from_slopes is not None:
             lines = np.hstack([lines, _node_slopes(nodes, lines.T, self.spline).T])
             from_values = np.hstack([from_values, from_slopes])

@@ -90,8 +90,8 @@ def shift_stack(images, dx, dy, order, out, kaiser=False):
     weights = np.empty(2 * order)
     reach = 0.0
     for i in range(n):
-        reach = max(reach, max(abs(dx[i]), abs(dy[i])))
-    margin = order + int(math.ceil(reach)) + 1
+        reach = max(reach, abs(dx[i]), abs(dy[i]))
+    margin = order + int(reach) + 2
     line = np.zeros(nx + 2 * margin)
     rows = np.zeros((ny + 2 * margin, nx))
     for i in range(n):
