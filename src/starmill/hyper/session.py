@@ -24,7 +24,7 @@ from starmill.hyper.tables import centroid_regions, ellipse_regions, hyper_table
 from starmill.io.atomic import atomic_write_text
 from starmill.io.cubes import read_sky_map, stem_of
 from starmill.io.sky_tables import read_sky_table, write_sky_table
-from starmill.numerics.tiles import set_threads
+from starmill.numerics.tiles import get_threads, set_threads
 from starmill.photocal.units import jansky_per_pixel_factor
 from starmill.tasks.compact_sources import CompactSourcesTask
 
@@ -144,8 +144,7 @@ def run_maps(
         Values of :class:`starmill.tasks.compact_sources_config.CompactSourcesConfig` by dotted name.
     """
     paths = [Path(p) for p in maps] if maps is not None else options.maps()
-    set_threads(options["control.n_cores"])
-    with _global_log(options):
+    with _threads(options["control.n_cores"]), _global_log(options):
         if options["control.datacube"]:
             from starmill.hyper.cube_session import run_cubes
 
@@ -356,6 +355,17 @@ def write_tables(table: Any, options: HyperOptions, name: str, *, merged: bool =
     stem = options.output_path("paths.output.dir_table_out") / f"{options['files.file_table_base']}_{name}"
     kinds = options["files.table_formats"]
     return [write_sky_table(table, stem, "csv" if merged and kind == "ecsv" else kind) for kind in kinds]
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """Spread the work of one map over ``n`` threads for the time of a block."""
+    before = get_threads()
+    set_threads(n)
+    try:
+        yield
+    finally:
+        set_threads(before)
 
 
 @contextmanager
