@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.signal import fftconvolve
+from scipy.signal import fftconvolve, oaconvolve
 
 from starmill.datamodel.field import ConstantField
 from starmill.datamodel.geometry import Box
@@ -68,9 +68,11 @@ def fit_variance(reference, bad, fit, box, *, modes=3, prefilter=None):
     light = reference - np.float32(np.median(thin) if len(thin) else 0)
     total = np.zeros(reference.shape, np.float32)
     for image in kernel_error_modes(fit, *box.center, modes=modes):
-        kernel = image if prefilter is None else fftconvolve(image, prefilter)
-        error = convolve_image(
-            light, SpatialKernel(kernel[None], [ConstantField(Box.from_shape(reference.shape), 1.0)]), bad=bad
-        ).image
+        if prefilter is None:
+            field = ConstantField(Box.from_shape(reference.shape), 1.0)
+            error = convolve_image(light, SpatialKernel(image[None], [field]), bad=bad).image
+        else:  # the filter is wide: Fourier transforms are faster
+            clean = np.where(bad, np.float32(0), light)
+            error = oaconvolve(clean, fftconvolve(image, prefilter).astype(np.float32), mode="same")
         total += error**2
     return total
