@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from starmill.errors import InputError
@@ -39,6 +39,7 @@ def test_separations_equal_astropy(ra1, dec1, ra2, dec2):
 
 @settings(max_examples=300, deadline=None)
 @given(RA, DEC, st.floats(0, 15), st.floats(0, 360), st.floats(0, 1))
+@example(0.0, 90.0, 0.0, 0.0, 0.0)
 def test_tiles_of_a_circle_hold_every_point_of_it(ra, dec, radius, angle, fraction):
     point = SkyCoord(ra * u.deg, dec * u.deg).directional_offset_by(angle * u.deg, radius * fraction * u.deg)
     (tile,) = tiles_of_circle(float(point.ra.deg), float(point.dec.deg), 0.0)[:1]

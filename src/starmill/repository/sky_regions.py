@@ -158,7 +158,7 @@ def tiles_of_circle(ra: float, dec: float, radius: float) -> list[int]:
     unit_vector(ra, dec)
     if radius > _LARGE:
         return [_ANYWHERE]
-    first = max(0, int((dec - radius + 90.0) // _BAND_HEIGHT))
+    first = min(_N_BANDS - 1, max(0, int((dec - radius + 90.0) // _BAND_HEIGHT)))
     last = min(_N_BANDS - 1, int((dec + radius + 90.0) // _BAND_HEIGHT))
     tiles: list[int] = []
     for band in range(first, last + 1):
