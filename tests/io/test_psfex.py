@@ -17,7 +17,9 @@ def model():
     box = Box(10, -20, 1000, 800)
     r = np.arange(31) - 15
     basis = np.stack([np.exp(-(r[:, None] ** 2 + r**2) / (2 * s**2)) for s in (2.0, 2.5, 3.0)])
-    coefficients = [np.triu(rng.normal(size=(3, 3)))[:, ::-1] * 0.05 + (k == 0) * np.eye(3)[:1] for k in range(3)]
+    coefficients = [
+        np.triu(rng.normal(size=(3, 3)))[:, ::-1] * 0.05 + (k == 0) * np.eye(3)[:1] for k in range(3)
+    ]
     fields = [ChebyshevField(box, c) for c in coefficients]
     return PixelBasisPsf(basis, fields)
 
@@ -27,7 +29,9 @@ def test_round_trip(tmp_path, model):
     write_psfex(path, model, degree=4, header={"ACCEPTED": 55})
     copy = read_psfex(path, box=model.box)
     x, y = np.array([12.0, 500.0, 1000.0]), np.array([-15.0, 300.0, 770.0])
-    np.testing.assert_allclose(copy.kernels_at(x, y), model.kernels_at(x, y), atol=1e-7)  # float32 in the file
+    np.testing.assert_allclose(
+        copy.kernels_at(x, y), model.kernels_at(x, y), atol=1e-7
+    )  # float32 in the file
     header = fits.getheader(path, 1)
     assert header["ACCEPTED"] == 55
     assert header["POLDEG1"] == 4
@@ -72,7 +76,9 @@ def test_every_legacy_survey_model_reads(shared_data):
         kernel = psf.kernel_at()
         assert abs(kernel.sum() - 1) < 1e-12
         peak = np.array(np.unravel_index(kernel.argmax(), kernel.shape))
-        assert np.abs(peak - psf.size // 2).max() <= 1  # the models are centred by the positions of their stars
+        assert (
+            np.abs(peak - psf.size // 2).max() <= 1
+        )  # the models are centred by the positions of their stars
         assert 1.5 < psf.fwhm_at() < 8
 
 

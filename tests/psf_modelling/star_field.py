@@ -54,7 +54,9 @@ def star_field(n_side=12, pixels=1024, flux=1e5, fwhm=3.6, gradient=0.06, noise=
     )  # fmt: skip
     for a, b, f in zip(x, y, fluxes, strict=True):
         ix, iy = int(np.floor(a + 0.5)), int(np.floor(b + 0.5))
-        field.image[iy - 30 : iy + 31, ix - 30 : ix + 31] += f * moffat(61, field.true_fwhm(a, b), a - ix, b - iy)
+        field.image[iy - 30 : iy + 31, ix - 30 : ix + 31] += f * moffat(
+            61, field.true_fwhm(a, b), a - ix, b - iy
+        )
     field.variance = (field.image + sky).astype(np.float32)
     if noise:
         field.image = rng.poisson(field.image + sky) - sky

@@ -68,7 +68,9 @@ def test_other_detections_are_masked_and_the_own_one_is_not(field):
     ix, iy = int(field.x[0] + 0.5), int(field.y[0] + 0.5)
     mask[iy - 3 : iy + 4, ix - 3 : ix + 4] = 32
     mask[iy + 8 : iy + 10, ix] = 32
-    stamps = extract_star_stamps(field.image, field.variance, mask, field.x[:1], field.y[:1], size=41, detected_bits=32)
+    stamps = extract_star_stamps(
+        field.image, field.variance, mask, field.x[:1], field.y[:1], size=41, detected_bits=32
+    )
     assert stamps.good[0, 17:24, 17:24].all()
     assert not stamps.good[0, 20 + 6 : 20 + 12, 20].any()
 

@@ -50,7 +50,9 @@ def test_shifts_equal_twin(kaiser):
     dx, dy = np.array([0.3, -0.5]), np.array([-0.21, 0.5])
     lanczos.shift_stack(image, dx, dy, 5, out, kaiser)
     for k in range(2):
-        np.testing.assert_allclose(out[k], slow_lanczos.shifted(image[k], dx[k], dy[k], 5, kaiser), atol=1e-12)
+        np.testing.assert_allclose(
+            out[k], slow_lanczos.shifted(image[k], dx[k], dy[k], 5, kaiser), atol=1e-12
+        )
 
 
 @pytest.mark.parametrize(("step", "order"), [(1, 5), (2, 5), (3, 4)])
@@ -61,7 +63,9 @@ def test_sampling_matrices_equal_twin_and_keep_the_sum(step, order):
     matrices = np.empty((4, size, grid), np.float32)
     lanczos.fill_sampling_matrices(offset, step, order, matrices)
     for matrix, value in zip(matrices, offset, strict=True):
-        np.testing.assert_allclose(matrix, slow_lanczos.sampling_matrix(value, size, grid, step, order), atol=2e-6)
+        np.testing.assert_allclose(
+            matrix, slow_lanczos.sampling_matrix(value, size, grid, step, order), atol=2e-6
+        )
         np.testing.assert_allclose(matrix[8:13].sum(axis=1), step, rtol=1e-6)
 
 
@@ -87,7 +91,9 @@ def test_profile_fit_finds_the_least_squares_minimum(gaussian):
     weight = np.full((1, size, size), 1 / 25, np.float32)
     start = np.array([[900.0, 0.0, 0.0, 0.1, 0.0, 0.1, 0.0, np.log(3.0)]])
     chi2, used, converged = np.zeros(1), np.zeros(1, np.int64), np.zeros(1, bool)
-    kernels.fit_profiles(image[None].astype(np.float32), weight, start, gaussian, False, 50, chi2, used, converged)
+    kernels.fit_profiles(
+        image[None].astype(np.float32), weight, start, gaussian, False, 50, chi2, used, converged
+    )
     assert converged[0]
     assert used[0] == size * size
     np.testing.assert_allclose(chi2[0], reference.chi2(image, weight[0], start[0], gaussian), rtol=1e-4)

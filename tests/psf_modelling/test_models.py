@@ -181,7 +181,9 @@ def test_rendering_equals_the_psf_object(bright):
         psf = result.psf
         images, _, _ = psf.images_at(stamps.x[:5], stamps.y[:5])
         operators = sampling_operators(stamps.dx[:5], stamps.dy[:5], 31, psf.basis.shape[-1], step)
-        models = render(psf.basis, psf.coefficients_at(stamps.x[:5], stamps.y[:5]).astype(np.float32), operators)
+        models = render(
+            psf.basis, psf.coefficients_at(stamps.x[:5], stamps.y[:5]).astype(np.float32), operators
+        )
         models /= models.sum(axis=(1, 2), keepdims=True)
         images = images / images.sum(axis=(1, 2), keepdims=True)
         np.testing.assert_allclose(images, models, atol=1e-5 * images.max())
@@ -198,7 +200,9 @@ def test_analytic_basis_reproduces_the_analytic_psf():
 
     model = PixelBasisPsf(analytic_basis(psf, box, 2, 41, 1), unit_fields(box, 2))
     x = np.array([100.0, 500.0, 900.0])
-    np.testing.assert_allclose(model.kernels_at(x, x), psf.kernels_at(x, x), atol=2e-4 * psf.kernel_at().max())
+    np.testing.assert_allclose(
+        model.kernels_at(x, x), psf.kernels_at(x, x), atol=2e-4 * psf.kernel_at().max()
+    )
 
 
 def test_cells_rank_their_stars(bright):

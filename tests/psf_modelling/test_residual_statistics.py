@@ -45,7 +45,9 @@ def test_reserved_stars_have_the_size_of_the_model(compared):
 def test_first_order_shapes_agree_with_adaptive_moments(compared):
     shapes = measure_star_shapes(compared)
     size = 0.5 * (shapes.star_size / shapes.model_size - 1)
-    assert np.corrcoef(size[shapes.valid], compared.size_excess[shapes.valid])[0, 1] > 0.4  # other weights, other noise
+    assert (
+        np.corrcoef(size[shapes.valid], compared.size_excess[shapes.valid])[0, 1] > 0.4
+    )  # other weights, other noise
 
 
 def test_rho_of_unrelated_residuals_vanishes_and_of_a_pattern_does_not(compared):

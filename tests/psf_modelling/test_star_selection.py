@@ -31,7 +31,10 @@ def test_follows_a_drift_over_the_field():
     columns, is_star = catalogue(300, 300, drift=0.2)
     selection = select_stars(**columns)
     assert selection.selected[is_star].mean() > 0.9
-    edge = selection.expected_width[columns["x"] > 950].mean() / selection.expected_width[columns["x"] < 50].mean()
+    edge = (
+        selection.expected_width[columns["x"] > 950].mean()
+        / selection.expected_width[columns["x"] < 50].mean()
+    )
     assert abs(edge - 1.1 / 0.9) < 0.03
 
 

@@ -15,7 +15,9 @@ from tests.psf_modelling.star_field import moffat, star_field
 
 
 def exposure_of(field, sky=300.0):
-    return Exposure(field.image + np.float32(sky), field.mask.copy(), field.variance, info=ObservationInfo(exposure_id=7))
+    return Exposure(
+        field.image + np.float32(sky), field.mask.copy(), field.variance, info=ObservationInfo(exposure_id=7)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,9 @@ def test_the_columns_are_known_before_anything_runs(exposure, changes):
 
 def test_debug_hook_shows_every_stage(exposure):
     seen = []
-    CharacterizeImageTask(debug=lambda name, **items: seen.append((name, sorted(items)))).run(exposure=exposure)
+    CharacterizeImageTask(debug=lambda name, **items: seen.append((name, sorted(items)))).run(
+        exposure=exposure
+    )
     names = [name for name, _ in seen]
     for name in ("background_iter", "repair_iter", "measure_iter", "psf"):
         assert names.count(name) >= 2
@@ -140,7 +144,9 @@ def test_without_psf_measurement_the_psf_is_kept(exposure):
     assert len(result.catalog) > 50
 
 
-@pytest.mark.parametrize(("determiner", "kind"), [("pca", PixelBasisPsf), ("moffat", MoffatPsf), ("gaussian", MoffatPsf)])
+@pytest.mark.parametrize(
+    ("determiner", "kind"), [("pca", PixelBasisPsf), ("moffat", MoffatPsf), ("gaussian", MoffatPsf)]
+)
 def test_other_determiners(field, exposure, result, determiner, kind):
     changes = {"measure_psf.determiner": determiner, "deep": False, "measure_psf.reserve_fraction": 0.2}
     other = starmill.characterize(exposure, changes)
@@ -249,6 +255,12 @@ def test_measure_psf_alone_leaves_its_input(field, exposure, result):
 
 def test_help_explains_every_field():
     text = CharacterizeImageConfig.help()
-    for name in ("psf_iterations", "measure_psf.determiner", "detect.threshold", "repair.", "background.bin_size"):
+    for name in (
+        "psf_iterations",
+        "measure_psf.determiner",
+        "detect.threshold",
+        "repair.",
+        "background.bin_size",
+    ):
         assert name in text
     assert all(row["description"] for row in CharacterizeImageConfig.describe())

@@ -27,7 +27,9 @@ def night(shared_data):
     flat = build("flat", "lowell42", sorted(folder.glob("flat_VR/*.fits*")), bias=bias.master)
     isr = IsrTask(IsrConfig().override(load_camera("lowell42").config["isr"]))
     task = CharacterizeImageTask(CharacterizeImageConfig())
-    lines = [line for line in (folder / "TRUTH_5945.csv").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line for line in (folder / "TRUTH_5945.csv").read_text().splitlines() if not line.startswith("#")
+    ]
     found = {}
     for row in csv.DictReader(lines):
         raw = read_raw(next(folder.glob(f"sci_VR/*{row['frame']}*")), "lowell42")
@@ -88,7 +90,9 @@ def repeated(night):
         seen &= near
     offsets, fluxes = np.array(offsets)[:, seen], np.array(fluxes)[:, seen]
     offsets = offsets - offsets.mean(axis=0)
-    terms = np.column_stack([np.ones(seen.sum()), (reference["x"][seen] - 680) / 700, (reference["y"][seen] - 680) / 700])
+    terms = np.column_stack(
+        [np.ones(seen.sum()), (reference["x"][seen] - 680) / 700, (reference["y"][seen] - 680) / 700]
+    )
     mean = fluxes.mean(axis=0)
     for _ in range(3):
         flat = []

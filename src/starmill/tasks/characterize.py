@@ -226,7 +226,6 @@ class CharacterizeImageTask(Task):
         measured = self.subtasks["measure_deep"].run(exposure=work, catalog=catalog, exposure_id=exposure_id)
         return Result(exposure=work, background=found.background, catalog=measured.catalog)
 
-
     def correct_apertures(self, before: Result) -> Result:
         """Correct the fluxes; those whose correction failed keep their values and are flagged."""
         result = self.subtasks["aperture_correction"].run(exposure=before.exposure, catalog=before.catalog)
@@ -234,7 +233,9 @@ class CharacterizeImageTask(Task):
         missing = [c for c in self._corrected_schema(before.catalog.schema).values() if c.name not in catalog]
         blank = {c: np.ones(len(catalog), bool) if c.name.endswith("_flag_correction") else c.blank(len(catalog))
                  for c in missing}  # fmt: skip
-        return Result(exposure=result.exposure, background=before.background, catalog=catalog.with_columns(blank))
+        return Result(
+            exposure=result.exposure, background=before.background, catalog=catalog.with_columns(blank)
+        )
 
     def _corrected_schema(self, schema: Schema) -> Schema:
         """Return a schema with the columns of the aperture corrections."""

@@ -119,7 +119,12 @@ class MeasurePsfTask(Task):
         return Schema(PSF_COLUMNS)
 
     def run(
-        self, *, exposure: Exposure, catalog: Catalog, exposure_id: int | None = None, analytic_only: bool = False
+        self,
+        *,
+        exposure: Exposure,
+        catalog: Catalog,
+        exposure_id: int | None = None,
+        analytic_only: bool = False,
     ) -> Result:
         """Measure the PSF.
 
@@ -286,7 +291,9 @@ class MeasurePsfTask(Task):
 def _brightest(stamps: StarStamps, number: int) -> NDArray[np.int64]:
     """Return the indices of the stamps with the brightest cores, in their order."""
     half = stamps.size // 2
-    core = np.where(stamps.good, stamps.images, 0)[:, half - 1 : half + 2, half - 1 : half + 2].sum(axis=(1, 2))
+    core = np.where(stamps.good, stamps.images, 0)[:, half - 1 : half + 2, half - 1 : half + 2].sum(
+        axis=(1, 2)
+    )
     return np.sort(np.argsort(-core, kind="stable")[:number])
 
 
