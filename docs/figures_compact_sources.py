@@ -48,7 +48,9 @@ def benchmark_figure(folder: Path) -> Figure:
     left.set_ylabel("fitted cross term times tabulated sigma$^2$")
     left.legend(fontsize=8)
     for values, label in zip(ratios, ("tabulated flux", "flux as drawn"), strict=True):
-        right.hist(np.concatenate(values), bins=np.linspace(0.6, 1.6, 51), histtype="step", label=f"over {label}")
+        right.hist(
+            np.concatenate(values), bins=np.linspace(0.6, 1.6, 51), histtype="step", label=f"over {label}"
+        )
     right.axvline(1.0, color="gray", linewidth=0.7)
     right.set_xlabel("measured integrated flux / truth")
     right.set_ylabel("sources")
@@ -65,7 +67,9 @@ def main() -> None:
     save_figure(benchmark_figure(args.data), out / "compact_benchmark.png", dpi=80)
     sky_map, _ = random_map(200, seed=7)
     result = CompactSourcesTask().run(sky_map=sky_map)
-    save_figure(overview_figure(sky_map, result.ellipses, result.catalog), out / "compact_overview.png", dpi=60)
+    save_figure(
+        overview_figure(sky_map, result.ellipses, result.catalog), out / "compact_overview.png", dpi=60
+    )
     curve = CompletenessTask(CompletenessConfig(n_sources=1500)).run(sky_map=sky_map).curve
     save_figure(completeness_figure(curve), out / "compact_completeness.png", dpi=80)
 
