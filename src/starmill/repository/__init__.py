@@ -3,13 +3,6 @@
 `Repository` is the entry; the other names are what its methods take and return.
 """
 
-from starmill.errors import ConfigError
-
-try:
-    import sqlalchemy  # noqa: F401
-except ImportError as error:
-    raise ConfigError("a repository needs SQLAlchemy: pip install 'starmill[repository]'") from error
-
 from starmill.repository.data_id import DIMENSIONS, DataId
 from starmill.repository.dataset_ref import DataRef, StoredDataset
 from starmill.repository.dataset_types import STANDARD_TYPES, DatasetType
