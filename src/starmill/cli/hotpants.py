@@ -25,15 +25,24 @@ def command(arguments: tuple[str, ...]) -> int:
 
     Give -inim SCIENCE -tmplim TEMPLATE -outim DIFFERENCE and any other option; -help lists them.
     """
+    return _run(list(arguments))
+
+
+def _run(words: list[str]) -> int:
+    """Run the command; the table of flags is shown without importing the engine."""
+    from starmill.hotpants.options import HELP_FLAGS, usage
+
+    if not words or HELP_FLAGS.intersection(words):
+        sys.stdout.write(usage())
+        return 0
     from starmill.hotpants.command import run_hotpants
 
-    return int(run_hotpants(arguments))
+    return int(run_hotpants(words))
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the program ``hotpants`` and exit with the code that the outcome deserves."""
     from starmill.cli.runtime import exit_code_of
-    from starmill.hotpants.command import run_hotpants
 
     words = sys.argv[1:] if arguments is None else list(arguments)
-    sys.exit(exit_code_of(lambda: run_hotpants(words), words))
+    sys.exit(exit_code_of(lambda: _run(words), words))

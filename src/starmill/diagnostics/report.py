@@ -51,6 +51,7 @@ def exposure_report(
     notes: Sequence[str] = (),
     title: str = "",
     picture: bytes | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> str:
     """Return the report of a characterised exposure as HTML.
 
@@ -67,6 +68,10 @@ def exposure_report(
     notes : sequence of str
         Warnings to show on top.
     title : str
+    picture : bytes, optional
+        PNG of the exposure with its sources; drawn when not given.
+    metrics : mapping, optional
+        As :func:`starmill.diagnostics.metrics.exposure_metrics` gives them; computed when not given.
     """
     title = (
         title or f"{exposure.info.object or 'Exposure'} {exposure.info.filter} {exposure.info.date}".strip()
@@ -75,7 +80,7 @@ def exposure_report(
     parts.append(
         '<div class="row">'
         + _table(_facts(exposure))
-        + _table(exposure_metrics(exposure, catalog, background))
+        + _table(metrics or exposure_metrics(exposure, catalog, background))
         + "</div>"
     )
     parts.append("<h2>Image and sources</h2>")

@@ -211,6 +211,7 @@ def _write(
     from starmill.io.tables import write_catalog
 
     exposure, catalog = result.exposure, result.catalog
+    metrics = exposure_metrics(exposure, catalog, result.background)
     write_catalog(catalog, files["catalog"])
     write_regions(files["regions"], catalog_regions(catalog, origin=exposure.origin))
     if job.pictures:
@@ -219,10 +220,10 @@ def _write(
         atomic_write_bytes(files["picture"], drawn)
         write_exposure_report(
             files["report"], exposure, catalog, background=result.background, psf_stars=result.psf_stars,
-            timings=metadata, notes=[result.message] if result.message else [], title=title, picture=drawn,
+            timings=metadata, notes=[result.message] if result.message else [], title=title, picture=drawn, metrics=metrics,
         )  # fmt: skip
     write_exposure(exposure, files["exposure"], compress=job.compress, provenance=provenance)
-    return exposure_metrics(exposure, catalog, result.background)
+    return metrics
 
 
 def process_frames(

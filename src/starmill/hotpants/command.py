@@ -9,7 +9,7 @@ import numpy as np
 
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.hotpants.kernel_table import kernel_from_solution
-from starmill.hotpants.options import FLAGS, HotpantsError, parse_flags
+from starmill.hotpants.options import HELP_FLAGS, HotpantsError, parse_flags, usage
 from starmill.hotpants.products import write_products
 from starmill.hotpants.session import Hotpants
 
@@ -29,7 +29,7 @@ def run_hotpants(arguments):
         0. Errors are raised: a run without stamps, without usable pixels or with a singular fit is never a success.
     """
     words = list(arguments)
-    if not words or any(word in {"-h", "-help", "--help"} for word in words):
+    if not words or HELP_FLAGS.intersection(words):
         sys.stdout.write(usage())
         return 0
     config, extra = parse_flags(words)
@@ -45,13 +45,6 @@ def run_hotpants(arguments):
     if session.config.verbose:
         _report(session)
     return 0
-
-
-def usage():
-    """Return the table of flags."""
-    lines = ["Usage: hotpants -inim SCIENCE -tmplim TEMPLATE -outim DIFFERENCE [options]", ""]
-    lines += [f"  -{flag:8s} {text}" for flag, (_, _, _, text) in FLAGS.items()]
-    return "\n".join(lines) + "\n"
 
 
 def _session(config, extra):

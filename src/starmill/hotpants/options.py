@@ -7,7 +7,7 @@ from typing import Any
 
 from starmill.errors import ConfigError, InputError, nearest_name
 
-__all__ = ["FLAGS", "HotpantsConfig", "HotpantsError", "parse_flags"]
+__all__ = ["FLAGS", "HELP_FLAGS", "HotpantsConfig", "HotpantsError", "parse_flags", "usage"]
 
 
 class HotpantsError(InputError):
@@ -229,3 +229,14 @@ def _variable_flag(flag, words):
         return {"pca_images": [_value(flag, str, words) for _ in range(count)], "use_pca": True}
     pairs = [(_value(flag, int, words), _value(flag, float, words)) for _ in range(count)]
     return {"ngauss": count, "deg_fixe": [d for d, _ in pairs], "sigma_gauss": [s for _, s in pairs]}
+
+
+HELP_FLAGS = frozenset({"-h", "-help", "--help"})
+"""Words that ask for the table of flags."""
+
+
+def usage():
+    """Return the table of flags."""
+    lines = ["Usage: hotpants -inim SCIENCE -tmplim TEMPLATE -outim DIFFERENCE [options]", ""]
+    lines += [f"  -{flag:8s} {text}" for flag, (_, _, _, text) in FLAGS.items()]
+    return "\n".join(lines) + "\n"

@@ -27,6 +27,8 @@ from starmill.tasks.subtract_background import SubtractBackgroundConfig
 
 __all__ = ["CharacterizeImageConfig", "CharacterizeImageTask", "characterize"]
 
+_PSF_PLUGINS = ("peak", "centroid", "shape", "pixel", "psf_flux")
+
 
 class CharacterizeImageConfig(Config):
     """The steps of the characterisation and how often they are run."""
@@ -50,7 +52,9 @@ class CharacterizeImageConfig(Config):
         SourceDetectionConfig, "Bright sources for the PSF.", threshold=5.0, include_multiplier=10.0
     )
     deblend: SubtaskConfig = subtask(SourceDeblendConfig, "Splits blends into children.")
-    measure: SubtaskConfig = subtask(SingleFrameMeasurementConfig, "Measurement of the bright sources.")
+    measure: SubtaskConfig = subtask(
+        SingleFrameMeasurementConfig, "What the PSF needs of the bright sources.", plugins=list(_PSF_PLUGINS)
+    )
     measure_psf: SubtaskConfig = subtask(MeasurePsfConfig, "PSF model.")
     detect_deep: SubtaskConfig = subtask(
         SourceDetectionConfig, "Sources of the final catalogue.", threshold=5.0
@@ -87,11 +91,10 @@ class CharacterizeImageTask(Task):
     def schema(self) -> Schema:
         """The columns of the catalogue, known before anything runs."""
         deep = self.config.deep
-        detect, measure = ("detect_deep", "measure_deep") if deep else ("detect", "measure")
-        before = self.subtasks[detect].schema
+        before = self.subtasks["detect_deep" if deep else "detect"].schema
         if self.config.deblend_deep if deep else self.config.deblend_bright:
             before = self.subtasks["deblend"].output_schema(before)
-        schema = self.subtasks[measure].output_schema(Schema([*before.values(), *PSF_COLUMNS]))
+        schema = self.subtasks["measure_deep"].output_schema(Schema([*before.values(), *PSF_COLUMNS]))
         return self._corrected_schema(schema) if self.config.correct_apertures else schema
 
     def empty_catalog(self) -> Catalog:
@@ -142,7 +145,7 @@ class CharacterizeImageTask(Task):
         if self.config.deep:
             final = self.find_and_measure_deep(work, bright, exposure_id)
         else:
-            final = self.subtasks["measure"].run(
+            final = self.subtasks["measure_deep"].run(
                 exposure=work, catalog=bright.catalog, exposure_id=exposure_id
             )
             final.exposure, final.background = work, bright.background
