@@ -4,7 +4,9 @@ import csv
 
 import numpy as np
 import pytest
+from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
+from scipy.special import erf
 
 from starmill.io.raw import load_camera, read_raw
 from starmill.tasks.characterize import CharacterizeImageConfig, CharacterizeImageTask
@@ -35,7 +37,7 @@ def night(shared_data):
         raw = read_raw(next(folder.glob(f"sci_VR/*{row['frame']}*")), "lowell42")
         exposure = isr.run(raw=raw, bias=bias.master, flat=flat.master).exposure
         result = task.run(exposure=exposure)
-        found[row["frame"]] = (result.catalog, task.full_metadata(), row)
+        found[row["frame"]] = (result.catalog, {**task.full_metadata(), "stars": result.psf_stars}, row)
     return found
 
 
@@ -51,6 +53,34 @@ def test_every_frame_has_a_psf_of_many_stars_and_some_cosmic_rays(night):
         assert psf["n_used"] > 50, frame
         assert 1.3 < psf["median_fwhm"] < 3.5, frame
         assert 100 < records["characterize:repair"]["cosmic_ray_count"] < 1000, frame
+
+
+def fitted_fwhm(image, x, y):
+    """Return the FWHM of the round Gaussian, integrated over the pixels, that fits an image best."""
+    edges = np.arange(image.shape[0] + 1) - 0.5
+
+    def profile(centre, sigma):
+        return np.diff(0.5 * erf((edges - centre) / (np.sqrt(2) * sigma)))
+
+    def difference(p):
+        return (p[0] * np.outer(profile(p[2], p[3]), profile(p[1], p[3])) - image).ravel() / image.max()
+
+    return 2.3548 * least_squares(difference, [image.sum(), x, y, 1.0]).x[3]
+
+
+def test_the_psf_is_as_wide_as_its_stars(night):
+    """The same independent estimator on the stars and on the model at their places."""
+    for frame, (_, records, _) in night.items():
+        stars = records["stars"]
+        bright = np.flatnonzero(stars.used)[np.argsort(-stars.flux[stars.used])[:40]]
+        half = stars.images.shape[1] // 2
+        cut = slice(half - 4, half + 5)
+        x, y = stars.x - stars.x0 - half + 4, stars.y - stars.y0 - half + 4
+        widths = [
+            np.median([fitted_fwhm(stack[s, cut, cut].astype(float), x[s], y[s]) for s in bright])
+            for stack in (stars.images, stars.models)
+        ]
+        assert abs(widths[1] / widths[0] - 1) < 0.05, frame
 
 
 def good(catalog):
