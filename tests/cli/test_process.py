@@ -1,6 +1,7 @@
 """``starmill process``: products, exit codes, bad input, resuming."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -218,6 +219,20 @@ def test_show_summarises_and_draws(frame, tmp_path, capsys):
     assert run("show", frame[0], "-o", tmp_path / "a.png") == 0
     assert "256 x 256" in capsys.readouterr().out
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupt_is_never_taken_for_a_bad_frame(frame, tmp_path, monkeypatch, capsys):
+    """Compiled code turns Ctrl-C into another error; the run must stop all the same."""
+
+    def interrupted(job):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    monkeypatch.setattr("starmill.execution.frames.process_frame", interrupted)
+    assert run("process", frame[0], "--no-isr", "-o", tmp_path) == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_frame_names():

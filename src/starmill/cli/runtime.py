@@ -149,6 +149,8 @@ def exit_code_of(call: Callable[[], Any], arguments: Sequence[str] | None = None
             traceback.print_exc()
         return _say(f"error: {error}", error.exit_code)
     except Exception as error:  # noqa: BLE001  the last line of defence of the command line
+        if isinstance(error.__cause__, KeyboardInterrupt):  # compiled code wraps an interrupt
+            return _say("interrupted", 130)
         if detail:
             traceback.print_exc()
         hint = "" if detail else " (-vv shows where)"

@@ -6,9 +6,12 @@ import functools
 import hashlib
 import json
 import os
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -264,8 +267,12 @@ def process_frames(
 
 def _outcomes(jobs: Sequence[FrameJob], processes: int) -> Iterator[tuple[int, dict[str, Any]]]:
     if processes == 1 or len(jobs) == 1:
-        for number, job in enumerate(jobs):
-            yield number, _safely(asdict(job))
+        with _noticed_interrupts() as interrupts:
+            for number, job in enumerate(jobs):
+                outcome = _safely(asdict(job))
+                if interrupts:
+                    raise KeyboardInterrupt
+                yield number, outcome
         return
     with ProcessPoolExecutor(
         min(processes, len(jobs)), mp_context=get_context("spawn"), initializer=_one_thread
@@ -279,6 +286,28 @@ def _outcomes(jobs: Sequence[FrameJob], processes: int) -> Iterator[tuple[int, d
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _noticed_interrupts() -> Iterator[list[int]]:
+    """Give a list that gets an entry for every Ctrl-C.
+
+    Compiled code turns an interrupt that reaches it into another error, which would pass for a bad frame.
+    """
+    interrupts: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+
+    def notice(number: int, frame: Any) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, notice)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _one_thread() -> None:
