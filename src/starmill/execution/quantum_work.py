@@ -57,6 +57,8 @@ def run_quantum(message: Mapping[str, Any]) -> dict[str, Any]:
     except MemoryError as error:
         answer |= {"status": FAILED, "outputs": {}, "error": describe_error(error) | {"type": "MemoryError"}}
     except Exception as error:  # noqa: BLE001  the runner records it and goes on with the rest
+        if isinstance(error.__cause__, KeyboardInterrupt):  # compiled code wraps an interrupt
+            raise KeyboardInterrupt from error
         answer |= {"status": FAILED, "outputs": {}, "error": describe_error(error)}
     answer["seconds"] = time.perf_counter() - wall
     answer["cpu_seconds"] = time.process_time() - cpu

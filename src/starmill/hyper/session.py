@@ -257,6 +257,8 @@ def map_outcome(
             log.error("%s", error)  # noqa: TRY400  the sentence says all
             return MapOutcome(name, error=str(error), seconds=time.perf_counter() - start)
         except Exception as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):  # compiled code wraps an interrupt
+                raise KeyboardInterrupt from error
             log.exception("unexpected failure")
             return MapOutcome(
                 name, error=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - start
