@@ -56,7 +56,7 @@ def run_quantum(message: Mapping[str, Any]) -> dict[str, Any]:
         answer |= {"status": NO_WORK, "outputs": {}, "error": describe_error(error)}
     except MemoryError as error:
         answer |= {"status": FAILED, "outputs": {}, "error": describe_error(error) | {"type": "MemoryError"}}
-    except Exception as error:  # noqa: BLE001  the runner records it and goes on with the rest
+    except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # compiled code wraps an interrupt
             raise KeyboardInterrupt from error
         answer |= {"status": FAILED, "outputs": {}, "error": describe_error(error)}

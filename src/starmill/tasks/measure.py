@@ -181,7 +181,7 @@ class SingleFrameMeasurementTask(Task):
             found = plugin.measure(context)
             values = {column: np.asarray(found[column.name], column.dtype) for column in columns
                       if column.name in found or column.name != plugin.flag_name}  # fmt: skip
-        except Exception as error:  # noqa: BLE001  whatever a plugin raises becomes a flag and a line in the log
+        except Exception as error:
             if isinstance(error.__cause__, KeyboardInterrupt):  # compiled code wraps an interrupt
                 raise KeyboardInterrupt from error
             for _ in range(max(context.n, 1)):
