@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from starmill.datamodel.ellipse import ellipse_axes
 from starmill.kernels import annuli
 from starmill.measurement.kron import GROWTH_RADII, radius_where
-from starmill.measurement.shape import ellipse_axes, inverse_moments
+from starmill.measurement.shape import inverse_moments
 from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
 from tests.measurement.scenes import bare_pixels, catalog_at, star_field
 from tests.reference import annuli as slow

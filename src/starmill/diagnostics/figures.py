@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from starmill.datamodel.catalog import Catalog
+from starmill.datamodel.ellipse import ellipse_axes
 from starmill.datamodel.exposure import Exposure
 from starmill.io.atomic import atomic_write_bytes
-from starmill.io.regions import ellipse_axes
 
 __all__ = [
     "MASK_COLORS",
@@ -144,7 +144,7 @@ def draw_catalog(axes: Any, catalog: Catalog, *, scale: float = 3.0) -> None:
     names = [f"slot_shape_{part}" for part in ("xx", "yy", "xy")]
     a = b = theta = np.full(len(catalog), np.nan)
     if all(name in catalog for name in names):
-        a, b, theta = ellipse_axes(*(np.asarray(catalog[name], float) for name in names))
+        a, b, theta = ellipse_axes(np.stack([np.asarray(catalog[name], float) for name in names], axis=1))
     plain = ~(np.isfinite(a * b) & (b > 0))
     a, b, theta = (np.where(plain, value, column) for value, column in ((2.0, a), (2.0, b), (0.0, theta)))
     colors = np.where(catalog["parent"] != 0, "#00bcd4", "#00a000").astype(object)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from starmill.datamodel.catalog import Catalog
+from starmill.datamodel.ellipse import ellipse_axes
 from starmill.io.atomic import atomic_write_text
 
 __all__ = ["catalog_regions", "ellipse_region", "point_region", "write_regions"]
@@ -54,7 +54,7 @@ def catalog_regions(catalog: Catalog, *, origin: tuple[int, int] = (0, 0), scale
         Half axes in units of the square root of the moments.
     """
     x, y = catalog["x"] - origin[0], catalog["y"] - origin[1]
-    a, b, theta = ellipse_axes(*_moments(catalog))
+    a, b, theta = ellipse_axes(_moments(catalog))
     flagged = np.zeros(len(catalog), bool)
     for name in ("psf_flux_flag", "slot_centroid_flag"):
         if name in catalog:
@@ -69,34 +69,13 @@ def catalog_regions(catalog: Catalog, *, origin: tuple[int, int] = (0, 0), scale
     return lines
 
 
-def ellipse_axes(
-    xx: NDArray[Any], yy: NDArray[Any], xy: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return half axes and angle of the ellipses of second moments.
-
-    Parameters
-    ----------
-    xx, yy, xy : arrays, pixel²
-
-    Returns
-    -------
-    a, b : arrays, pixel
-        NaN where the moments are; 0 where they are negative.
-    theta : array, radian
-        Counter-clockwise from +x.
-    """
-    mean, half = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
-    a, b = np.sqrt(np.maximum(mean + half, 0.0)), np.sqrt(np.maximum(mean - half, 0.0))
-    return a, b, 0.5 * np.arctan2(2 * xy, xx - yy)
-
-
 def _moments(catalog: Catalog) -> NDArray[np.float64]:
-    """Return xx, yy and xy of the slot ``shape``, or of the columns of that name; NaN without any."""
+    """Return xx, yy and xy, (n, 3), of the slot ``shape``, or of the columns of that name; NaN without any."""
     for prefix in ("slot_shape", "shape"):
         names: Sequence[str] = [f"{prefix}_{part}" for part in ("xx", "yy", "xy")]
         if all(name in catalog for name in names):
-            return np.stack([np.asarray(catalog[name], float) for name in names])
-    return np.full((3, len(catalog)), np.nan)
+            return np.stack([np.asarray(catalog[name], float) for name in names], axis=1)
+    return np.full((len(catalog), 3), np.nan)
 
 
 def write_regions(path: str | Path, regions: Iterable[str], *, frame: str = "image") -> None:

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starmill.datamodel.catalog import Column
+from starmill.datamodel.ellipse import ellipse_axes
 from starmill.kernels.annuli import first_moment_radii
 from starmill.kernels.overlap import circular_apertures, ellipse_sums
 from starmill.measurement.context import MeasurementContext
 from starmill.measurement.plugin import ORDER_FLUX, Plugin, error_from, register
-from starmill.measurement.shape import ellipse_axes, inverse_moments, usable_shapes
+from starmill.measurement.shape import inverse_moments, usable_shapes
 
 GAUSSIAN_KRON = 1.2533141373155001  # sqrt(pi / 2): first-moment radius of a round Gaussian over its sigma
 GROWTH_RADII = 1.2 ** np.arange(0.0, 19.5)  # 1 to 32 pixels

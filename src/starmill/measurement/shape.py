@@ -145,31 +145,6 @@ class AdaptiveShape(Plugin):
         return values
 
 
-def ellipse_axes(
-    moments: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the one-sigma semi-axes and direction of second moments.
-
-    Parameters
-    ----------
-    moments : (n, 3) array, pixel**2
-        xx, yy, xy.
-
-    Returns
-    -------
-    a, b : (n,) array, pixels
-        NaN where the moments are not those of an ellipse.
-    theta : (n,) array
-        Direction of ``a``, radians counter-clockwise from +x.
-    """
-    xx, yy, xy = moments.T
-    half = 0.5 * (xx + yy)
-    spread = np.hypot(0.5 * (xx - yy), xy)
-    with np.errstate(invalid="ignore"):
-        a, b = np.sqrt(half + spread), np.sqrt(np.where(half > spread, half - spread, np.nan))
-    return np.where(np.isfinite(b), a, np.nan), b, 0.5 * np.arctan2(2 * xy, xx - yy)
-
-
 def inverse_moments(moments: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return xx, yy, xy of the inverse matrices, (n, 3); NaN where the moments are not those of an ellipse."""
     xx, yy, xy = moments.T
