@@ -19,7 +19,7 @@ from starmill.errors import InputError
 __all__ = ["Exposure", "ObservationInfo"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ObservationInfo:
     """When, where and with what an exposure was taken.
 
@@ -69,6 +69,15 @@ class ObservationInfo:
     saturation: float = float("nan")
     pixel_scale: float = float("nan")
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __eq__(self, other: Any) -> bool:  # noqa: PYI032  a field is called object
+        """Two records are equal when all values are; an unknown number equals an unknown number."""
+        if not isinstance(other, ObservationInfo):
+            return NotImplemented
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(a == b or (a != a and b != b) for a, b in pairs)
+
+    __hash__ = None  # type: ignore[assignment]  # the extra values are a dictionary
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; unknown ones (NaN, empty) are left out."""
