@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,16 +22,16 @@ from starmill.repository.dataset_ref import StoredDataset
 from starmill.repository.layout import validate_collection_name
 
 
-class Curation:
+class Curation(ABC):
     """The methods of `Repository` that make and fill collections."""
 
+    @abstractmethod
     def commit(self, payload: dict[str, Any]) -> None:
         """Make one change."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collections(self) -> dict[str, CollectionInfo]:
         """Return all collections by name."""
-        raise NotImplementedError
 
     def make_collection(self, name: str, kind: str = RUN, description: str = "") -> None:
         """Make a collection; an existing one of the same kind is left as it is."""
