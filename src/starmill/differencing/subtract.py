@@ -7,15 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from starmill.datamodel.geometry import Box
-from starmill.differencing.convolve import (
-    KernelNodes,
-    VarianceNodes,
-    convolve_rows,
-    convolve_variance_rows,
-    lost_fraction,
-    repair_bad,
-)
-from starmill.kernels.kernel_convolution import TAPS
+from starmill.differencing.convolve import BandConvolver
 from starmill.numerics.tiles import map_tiles, row_bands
 
 __all__ = ["Convolved", "convolve_image", "subtract_convolved"]
@@ -62,32 +54,20 @@ def convolve_image(image, kernel, *, variance=None, bad=None, origin=(0, 0), squ
     -------
     convolved : Convolved
     """
-    box = Box.from_shape(image.shape, origin)
     bad = np.zeros(image.shape, bool) if bad is None else bad
-    image = repair_bad(np.asarray(image, np.float32), bad)
-    out = np.empty(image.shape, np.float32)
-    nodes = KernelNodes.tabulate(kernel, box)
-    jobs = [(image, nodes, convolve_rows, out)]
-    out_variance = None
-    if variance is not None:
-        variance = repair_bad(np.asarray(variance, np.float32), bad)
-        out_variance = np.empty(image.shape, np.float32)
-        jobs.append(
-            (
-                variance,
-                VarianceNodes.tabulate(kernel, box, squared=squared),
-                convolve_variance_rows,
-                out_variance,
-            )
-        )
+    convolver = BandConvolver(
+        image, kernel, variance=variance, bad=bad, box=Box.from_shape(image.shape, origin), squared=squared
+    )
+    out = [np.empty(image.shape, np.float32) for _ in range(3)]
 
     def work(rows):
-        for source, table, function, target in jobs:
-            padded = padded_band(source, *rows, kernel.half_width)
-            function(padded, table, rows[0], target[rows[0] : rows[1]])
+        band = convolver.rows(*rows)
+        for target, values in zip(out, (band.image, band.variance, band.lost), strict=True):
+            if values is not None:
+                target[slice(*rows)] = values
 
     map_tiles(work, row_bands(image.shape[0], BAND), threads)
-    return Convolved(out, out_variance, lost_fraction(bad, kernel, box))
+    return Convolved(out[0], None if variance is None else out[1], out[2])
 
 
 def subtract_convolved(convolved, target, target_variance, background=None):
@@ -111,23 +91,3 @@ def subtract_convolved(convolved, target, target_variance, background=None):
     if convolved.variance is None or target_variance is None:
         return difference, None
     return difference, np.add(convolved.variance, target_variance, dtype=np.float32)
-
-
-def padded_band(image, first, last, half_width):
-    """Return rows ``first`` to ``last`` with a border that repeats the edge pixels.
-
-    Returns
-    -------
-    padded : (last - first + 2 h, nx + 2 h + TAPS) float32 array
-    """
-    ny, nx = image.shape
-    rows = np.clip(np.arange(first - half_width, last + half_width), 0, ny - 1)
-    padded = np.zeros((len(rows), nx + 2 * half_width + TAPS), np.float32)
-    low, high = max(first - half_width, 0), min(last + half_width, ny)
-    start = low - (first - half_width)
-    body = padded[:, half_width : half_width + nx]
-    body[start : start + high - low] = image[low:high]
-    body[:start], body[start + high - low :] = image[0], image[-1]
-    padded[:, :half_width] = body[:, :1]
-    padded[:, half_width + nx : 2 * half_width + nx] = body[:, -1:]
-    return padded
