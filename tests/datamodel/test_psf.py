@@ -8,6 +8,8 @@ from starmill.datamodel.geometry import Box
 from starmill.datamodel.psf import GaussianPsf, PixelBasisPsf, adaptive_moments, psf_from_dict, shift_images
 from starmill.datamodel.psf_models import MoffatPsf
 from starmill.errors import InputError
+from starmill.kernels.matched_moments import matched_moments
+from tests.reference import matched_moments as reference
 
 BOX = Box(0, 0, 1000, 800)
 
@@ -89,6 +91,24 @@ def test_adaptive_moments_of_an_ellipse():
     image = np.exp(-0.5 * (inverse[0, 0] * x**2 + 2 * inverse[0, 1] * x * y + inverse[1, 1] * y**2))
     np.testing.assert_allclose(adaptive_moments(image[None])[0], (6, 4, 1.2), rtol=1e-6)
     assert np.isnan(adaptive_moments(np.zeros((1, 11, 11)))).all()
+
+
+def test_matched_moments_agree_with_the_slow_twin():
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[-12:13, -12:13]
+    images = np.array(
+        [
+            np.exp(-0.5 * (x**2 / a - 2 * 0.2 * x * y / a + y**2 / b)) + 0.01 * rng.normal(size=x.shape)
+            for a, b in rng.uniform(1.5, 9, (20, 2))
+        ]
+    )
+    images[3], images[5] = 0.0, -images[5]
+    r = np.arange(25.0) - 12
+    found = np.empty((20, 3))
+    matched_moments(images, r, 100, found)
+    np.testing.assert_allclose(found, reference.matched_moments(images, r, 100), rtol=1e-7)
+    assert np.isnan(found[[3, 5]]).all()
+    assert np.isfinite(found).all(axis=1).sum() >= 15
 
 
 def test_bad_psfs():

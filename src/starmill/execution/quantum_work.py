@@ -19,10 +19,12 @@ from typing import Any
 
 from starmill.errors import NoDataError, StarmillError
 from starmill.execution.blas_threads import one_blas_thread
+from starmill.execution.master_cache import MasterCache
 from starmill.repository.data_id import DataId
 from starmill.repository.formatters import formatter, read_dataset
 from starmill.repository.store import file_checksum, open_store
 
+_MASTERS = MasterCache()
 DONE, FAILED, NO_WORK = "done", "failed", "no_work"
 
 
@@ -128,6 +130,12 @@ def _task(name: str, config: str) -> Any:
 
 
 def _read(store: Any, file: Mapping[str, Any], stack: contextlib.ExitStack) -> Any:
+    if file["storage"] == "master_frame":
+        return _MASTERS.get(file["checksum"], lambda: _read_file(store, file, stack))
+    return _read_file(store, file, stack)
+
+
+def _read_file(store: Any, file: Mapping[str, Any], stack: contextlib.ExitStack) -> Any:
     data_id = DataId(file["data_id"])
     if file["link"] == "direct":
         path = Path(file["path"])

@@ -101,6 +101,7 @@ def _message(repository: Repository, record: dict[str, Any]) -> dict[str, Any]:
             "path": source.path,
             "link": source.link,
             "data_id": source.data_id.to_dict(),
+            "checksum": source.checksum,
         }
         inputs.setdefault(item["keyword"], []).append(file)
         described.append(

@@ -543,7 +543,13 @@ def new_session_name() -> str:
 
 
 def _file(ref: StoredDataset) -> dict[str, Any]:
-    return {"storage": ref.storage, "path": ref.path, "link": ref.link, "data_id": ref.data_id.to_dict()}
+    return {
+        "storage": ref.storage,
+        "path": ref.path,
+        "link": ref.link,
+        "data_id": ref.data_id.to_dict(),
+        "checksum": ref.checksum,
+    }
 
 
 def plan_error(graph: QuantumGraph) -> RepositoryError | None:

@@ -17,7 +17,7 @@ TEMPORARY_MARK = ".part-"
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, overwrite: bool = True, durable: bool = True) -> Iterator[Path]:
     """Give a temporary sibling to write to; on success sync it and rename it to the final name.
 
     Parameters
@@ -26,6 +26,8 @@ def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         Final name; missing folders are made.
     overwrite : bool
         False makes an existing file an error.
+    durable : bool
+        False leaves it to the caller to synchronise file and folder with the disk.
 
     Yields
     ------
@@ -47,9 +49,11 @@ def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f".{uuid.uuid4().hex[:12]}{TEMPORARY_MARK}{path.name}")
     try:
         yield temporary
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         os.replace(temporary, path)  # noqa: PTH105  the atomic rename is the point
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
     except OSError as error:
         if isinstance(error, InputError) or error.errno is None:
             raise

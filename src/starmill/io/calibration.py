@@ -16,9 +16,14 @@ __all__ = ["read_master", "write_master"]
 
 
 def write_master(
-    master: MasterFrame, path: str | Path, *, compress: bool = False, provenance: Any = None
+    master: MasterFrame,
+    path: str | Path,
+    *,
+    compress: bool = False,
+    provenance: Any = None,
+    durable: bool = True,
 ) -> None:
-    """Write a master frame; the file appears complete or not at all."""
+    """Write a master frame; the arguments are those of :func:`starmill.io.exposure_file.write_exposure`."""
     validity = {
         key: value
         for key, value in (("valid_from", master.valid_from), ("valid_to", master.valid_to))
@@ -31,7 +36,8 @@ def write_master(
         kind=f"master {master.kind}",
         extra={"n_frames": master.n_frames, "properties": dict(master.properties), **validity},
     )
-    write_exposure(Exposure(master.pixels, info=info), path, compress=compress, provenance=provenance)
+    exposure = Exposure(master.pixels, info=info)
+    write_exposure(exposure, path, compress=compress, provenance=provenance, durable=durable)
 
 
 def read_master(path: str | Path, kind: str | None = None) -> MasterFrame:

@@ -20,15 +20,16 @@ from starmill.datamodel.mask import Mask, MaskPlanes
 from starmill.datamodel.psf import psf_from_dict
 from starmill.errors import InputError
 from starmill.io.atomic import atomic_path
-from starmill.io.fits import (
-    find_image_hdu,
-    info_from_header,
-    merged_header,
-    open_fits,
-    wcs_from_header,
-    wcs_header,
+from starmill.io.fits import find_image_hdu, info_from_header, merged_header, wcs_from_header, wcs_header
+from starmill.io.fits_blocks import (
+    Card,
+    PlainFile,
+    image_extension,
+    open_blocks,
+    primary_extension,
+    write_blocks,
 )
-from starmill.io.structures import structure_from_hdus, structure_to_hdus
+from starmill.io.structures import structure_from_hdus, structure_to_arrays
 
 __all__ = ["read_exposure", "read_exposure_component", "write_exposure"]
 
@@ -36,7 +37,12 @@ FORMAT_VERSION = 1
 
 
 def write_exposure(
-    exposure: Exposure, path: str | Path, *, compress: bool = False, provenance: Any = None
+    exposure: Exposure,
+    path: str | Path,
+    *,
+    compress: bool = False,
+    provenance: Any = None,
+    durable: bool = True,
 ) -> None:
     """Write an exposure without loss; the file appears complete or not at all.
 
@@ -49,42 +55,55 @@ def write_exposure(
         Tile-compress the three images without loss (GZIP_2 for the real ones, RICE_1 for the mask).
     provenance : dict, optional
         Plain values kept in META under ``provenance``.
+    durable : bool
+        False leaves it to the caller to synchronise the file with the disk.
     """
-    hdus = fits.HDUList([fits.PrimaryHDU(header=_primary_header(exposure))])
-    common = fits.Header()
-    if exposure.wcs is not None:
-        common.update(wcs_header(exposure.wcs, exposure.origin))
-    common["LTV1"] = (-float(exposure.origin[0]), "array index + 1 = parent index + 1 + LTV")
-    common["LTV2"] = (-float(exposure.origin[1]), "array index + 1 = parent index + 1 + LTV")
-    planes = (
-        ("IMAGE", exposure.image, exposure.unit),
-        ("MASK", exposure.mask.array, ""),
-        ("VARIANCE", exposure.variance, f"{exposure.unit}**2"),
-    )
-    for name, array, unit in planes:
-        header = common.copy()
-        if unit:
-            header["BUNIT"] = unit
-        if name == "MASK":
-            _describe_planes(header, exposure.mask.planes)
-        hdus.append(_image_hdu(array, header, name, compress))
-    hdus.extend(structure_to_hdus(_metadata(exposure, provenance), "META"))
-    hdus[0].header["SMNEXT"] = (len(hdus) - 1, "number of extensions")
-    with atomic_path(path) as temporary:
-        hdus.writeto(temporary, checksum=False)
+    cards = [] if exposure.wcs is None else _wcs_cards(exposure)
+    for axis in (0, 1):
+        cards.append(
+            (f"LTV{axis + 1}", 0.0 - exposure.origin[axis], "array index + 1 = parent index + 1 + LTV")
+        )
+    unit = [("BUNIT", exposure.unit, "")] if exposure.unit else []
+    squared = [("BUNIT", f"{exposure.unit}**2", "")]
+    planes = [
+        ("IMAGE", exposure.image, cards + unit),
+        ("MASK", exposure.mask.array, cards + _plane_cards(exposure.mask.planes)),
+        ("VARIANCE", exposure.variance, cards + squared),
+    ]
+    rest = structure_to_arrays(_metadata(exposure, provenance), "META")
+    primary = [
+        *_primary_cards(exposure), ("SMNEXT", len(planes) + len(rest), "number of extensions")
+    ]  # fmt: skip
+    with atomic_path(path, durable=durable) as temporary:
+        if compress:
+            _write_compressed(temporary, primary, planes, rest)
+            return
+        extensions = [image_extension(array, name, more) for name, array, more in planes]
+        extensions += [image_extension(array, name) for name, array in rest]
+        with temporary.open("wb") as stream:
+            write_blocks(stream, [primary_extension(primary), *extensions])
 
 
-def _image_hdu(array: Any, header: fits.Header, name: str, compress: bool) -> Any:
-    array = np.ascontiguousarray(array)
-    if not compress:
-        return fits.ImageHDU(array, header, name=name)
-    if array.dtype.kind == "f":
-        return fits.CompImageHDU(array, header, name=name, compression_type="GZIP_2", quantize_level=0.0)
-    return fits.CompImageHDU(array, header, name=name, compression_type="RICE_1")
+def _write_compressed(path: Path, primary: list[Card], planes: list[Any], rest: list[Any]) -> None:
+    hdus = fits.HDUList([fits.PrimaryHDU(header=fits.Header(primary))])
+    for name, array, cards in planes:
+        array = np.ascontiguousarray(array)
+        real = array.dtype.kind == "f"
+        how: dict[str, Any] = (
+            {"compression_type": "GZIP_2", "quantize_level": 0.0} if real else {"compression_type": "RICE_1"}
+        )
+        hdus.append(fits.CompImageHDU(array, fits.Header(cards), name=name, **how))
+    hdus.extend(fits.ImageHDU(array, name=name) for name, array in rest)
+    hdus.writeto(path, checksum=False)
 
 
-def _primary_header(exposure: Exposure) -> fits.Header:
-    header, info = fits.Header(), exposure.info
+def _wcs_cards(exposure: Exposure) -> list[Card]:
+    header = wcs_header(exposure.wcs, exposure.origin)
+    return [(card.keyword, card.value, card.comment) for card in header.cards if card.keyword]
+
+
+def _primary_cards(exposure: Exposure) -> list[Card]:
+    info = exposure.info
     cards: dict[str, tuple[Any, str]] = {
         "INSTRUME": (info.instrument, "instrument"),
         "DETECTOR": (info.detector, "detector"),
@@ -95,19 +114,20 @@ def _primary_header(exposure: Exposure) -> fits.Header:
         "MJD-MID": (info.mjd, "mid exposure, UTC"),
         "AIRMASS": (info.airmass, "airmass"),
     }
+    found: list[Card] = [("SMFORMAT", FORMAT_VERSION, "version of the layout of a starmill exposure")]
     for name, (value, comment) in cards.items():
-        if value not in ("", None) and not (isinstance(value, float) and not np.isfinite(value)):
-            header[name] = (
-                str(value)[:60].encode("ascii", "replace").decode() if isinstance(value, str) else value,
-                comment,
-            )
-    header["SMFORMAT"] = (FORMAT_VERSION, "version of the layout of a starmill exposure")
-    return header
+        if value in ("", None) or (isinstance(value, float) and not np.isfinite(value)):
+            continue
+        text = str(value)[:60].encode("ascii", "replace").decode() if isinstance(value, str) else value
+        found.append((name, text, comment))
+    return found
 
 
-def _describe_planes(header: fits.Header, planes: MaskPlanes) -> None:
-    for name, bit in planes.items():
-        header[f"HIERARCH MP_{name}"] = (bit, planes.description(name)[: max(0, 42 - len(name))])
+def _plane_cards(planes: MaskPlanes) -> list[Card]:
+    return [
+        (f"HIERARCH MP_{name}", bit, planes.description(name)[: max(0, 42 - len(name))])
+        for name, bit in planes.items()
+    ]
 
 
 def _metadata(exposure: Exposure, provenance: Any) -> dict[str, Any]:
@@ -153,10 +173,10 @@ def read_exposure(path: str | Path, hdu: int | str | None = None, *, box: Box | 
     InputError
         With file, extension and reason.
     """
-    with open_fits(path) as hdus:
+    with open_blocks(path) as hdus:
         _check_complete(hdus)
         number = find_image_hdu(hdus, hdu)
-        header = merged_header(hdus, number)
+        header = _merged_header(hdus, number)
         meta = structure_from_hdus(hdus, "META") if "META" in hdus else {}
         origin = tuple(meta.get("origin", _origin(header)))
         section = None if box is None else box.shifted(-origin[0], -origin[1])
@@ -201,12 +221,12 @@ def read_exposure_component(path: str | Path, name: str) -> Any:
     InputError
         For another name or a file that is not an exposure.
     """
-    with open_fits(path) as hdus:
+    with open_blocks(path) as hdus:
         if "META" not in hdus:
             raise InputError("the file is not a starmill exposure: it has no META extension")
         meta = structure_from_hdus(hdus, "META")
         if name in ("wcs", "box"):
-            header = hdus["IMAGE"].header
+            header = _merged_header(hdus, hdus.index_of("IMAGE"))
             origin = tuple(meta["origin"])
             return (
                 wcs_from_header(header, origin)
@@ -242,6 +262,12 @@ def _rich_parts(meta: dict[str, Any]) -> dict[str, Any]:
 
         parts["detector"] = Detector.from_dict(detector)
     return parts
+
+
+def _merged_header(hdus: Any, number: int) -> fits.Header:
+    if isinstance(hdus, PlainFile):
+        return hdus[0].header.merged_with(hdus[number].header)
+    return merged_header(hdus, number)
 
 
 def _check_complete(hdus: Any) -> None:
@@ -281,7 +307,7 @@ def _read_mask(hdus: Any, section: Box | None, shape: tuple[int, int], origin: t
         return Mask.zeros(shape, origin=origin)
     array = _plane(hdus, "MASK", section, np.int32)
     header = hdus["MASK"].header
-    named = {card.keyword[3:]: int(card.value) for card in header.cards if card.keyword.startswith("MP_")}
+    named = {name[3:]: int(header[name]) for name in header if name.startswith("MP_")}
     if not named:
         mask = Mask.zeros(array.shape, origin=origin)
         mask.set("BAD", array != 0)

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zlib.error, fits.VerifyError)
+READ_ERRORS = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zlib.error, fits.VerifyError)
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
             if error.path is None:
                 raise type(error)(error.message, path=path, hdu=error.hdu) from error
             raise
-        except (*_READ_ERRORS, AstropyUserWarning) as error:
+        except (*READ_ERRORS, AstropyUserWarning) as error:
             reason = str(error).split("\n")[0]
             raise InputError(f"the file cannot be read as FITS: {reason}", path=path) from error
 

@@ -15,7 +15,7 @@ from starmill.datamodel.camera import Camera, Detector
 from starmill.datamodel.raw_frame import RawFrame
 from starmill.errors import InputError, nearest_name
 from starmill.io.config import load_yaml, read_yaml_text
-from starmill.io.fits import open_fits
+from starmill.io.fits_blocks import open_blocks
 from starmill.io.translators import Translator, find_translator
 
 __all__ = ["camera_folders", "camera_names", "load_camera", "read_raw"]
@@ -98,7 +98,7 @@ def read_raw(
     """
     camera = load_camera(camera)
     translator = find_translator(camera)
-    with open_fits(path) as hdus:
+    with open_blocks(path, foreign=True) as hdus:
         primary = _cards(hdus[0].header)
         template = camera.detector(detector) if camera.detectors else Detector("0", ())
         extensions = _image_extensions(hdus, template)

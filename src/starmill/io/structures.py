@@ -10,15 +10,15 @@ import json
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
+from numpy.typing import NDArray
 
 from starmill.errors import InputError
 
-__all__ = ["structure_from_hdus", "structure_to_hdus"]
+__all__ = ["structure_from_hdus", "structure_to_arrays"]
 
 
-def structure_to_hdus(values: Any, name: str) -> list[fits.ImageHDU]:
-    """Return the extensions that hold nested values.
+def structure_to_arrays(values: Any, name: str) -> list[tuple[str, NDArray[Any]]]:
+    """Return what the extensions that hold nested values are called and contain.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def structure_to_hdus(values: Any, name: str) -> list[fits.ImageHDU]:
     name : str
         EXTNAME of the document; the arrays are called ``<name>_1``, ``<name>_2``, ...
     """
-    arrays: list[np.ndarray] = []
+    arrays: list[NDArray[Any]] = []
 
     def plain(item: Any) -> Any:
         if isinstance(item, np.ndarray):
@@ -40,14 +40,12 @@ def structure_to_hdus(values: Any, name: str) -> list[fits.ImageHDU]:
             return [plain(value) for value in item]
         return item
 
-    document = json.dumps(plain(values)).encode()
-    hdus = [fits.ImageHDU(np.frombuffer(document, np.uint8), name=name)]
-    hdus += [fits.ImageHDU(array, name=f"{name}_{i}") for i, array in enumerate(arrays, start=1)]
-    return hdus
+    document = np.frombuffer(json.dumps(plain(values)).encode(), np.uint8)
+    return [(name, document), *((f"{name}_{i}", array) for i, array in enumerate(arrays, start=1))]
 
 
-def structure_from_hdus(hdus: fits.HDUList, name: str) -> Any:
-    """Return the nested values that :func:`structure_to_hdus` put into extensions.
+def structure_from_hdus(hdus: Any, name: str) -> Any:
+    """Return the nested values that :func:`structure_to_arrays` described, from the extensions of an open file.
 
     Raises
     ------

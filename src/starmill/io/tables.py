@@ -18,18 +18,30 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from numpy.typing import NDArray
 
 from starmill.datamodel.catalog import Catalog, Column, Schema
 from starmill.datamodel.footprint import FootprintSet
 from starmill.errors import InputError
 from starmill.io.atomic import atomic_path
 from starmill.io.fits import open_fits
-from starmill.io.structures import structure_from_hdus, structure_to_hdus
+from starmill.io.fits_blocks import (
+    Card,
+    image_extension,
+    open_blocks,
+    parse_blocks,
+    primary_extension,
+    table_extension,
+    write_blocks,
+)
+from starmill.io.structures import structure_from_hdus, structure_to_arrays
 
 __all__ = ["TABLE_SUFFIXES", "read_catalog", "write_catalog"]
 
 
-def write_catalog(catalog: Catalog, path: str | Path, *, footprints: bool = True) -> None:
+def write_catalog(
+    catalog: Catalog, path: str | Path, *, footprints: bool = True, durable: bool = True
+) -> None:
     """Write a catalogue; the file appears complete or not at all.
 
     Parameters
@@ -39,10 +51,12 @@ def write_catalog(catalog: Catalog, path: str | Path, *, footprints: bool = True
         Its suffix chooses the format: ``.fits``, ``.ecsv``, ``.parquet`` (needs pyarrow), ``.votable``.
     footprints : bool
         False leaves the footprints out.
+    durable : bool
+        False leaves it to the caller to synchronise the file with the disk.
     """
     path = Path(path)
     writer, _ = _format(path)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=durable) as temporary:
         writer(catalog if footprints else catalog.with_footprints(None), temporary)
 
 
@@ -130,16 +144,19 @@ def _footprints_from_dict(parts: dict[str, Any]) -> FootprintSet:
 
 def _footprints_to_text(footprints: FootprintSet) -> str:
     buffer = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), *structure_to_hdus(_footprints_to_dict(footprints), "FOOT")]).writeto(
-        buffer
-    )
+    arrays = structure_to_arrays(_footprints_to_dict(footprints), "FOOT")
+    write_blocks(buffer, [primary_extension(), *(image_extension(array, name) for name, array in arrays)])
     return base64.b64encode(zlib.compress(buffer.getvalue(), 6)).decode()
 
 
 def _footprints_from_text(text: str | None) -> FootprintSet | None:
     if not text:
         return None
-    with fits.open(io.BytesIO(zlib.decompress(base64.b64decode(text)))) as hdus:
+    content = zlib.decompress(base64.b64decode(text))
+    plain = parse_blocks(content)
+    if plain is not None:
+        return _footprints_from_dict(structure_from_hdus(plain, "FOOT"))
+    with fits.open(io.BytesIO(content)) as hdus:
         return _footprints_from_dict(structure_from_hdus(hdus, "FOOT"))
 
 
@@ -148,32 +165,46 @@ def _footprints_from_text(text: str | None) -> FootprintSet | None:
 
 def _write_fits(catalog: Catalog, path: Path) -> None:
     flags = [name for name, column in catalog.schema.items() if column.is_flag]
-    columns, comments = [], []
-    for name, column in catalog.schema.items():
-        if column.is_flag:
-            continue
-        values = catalog[name]
-        columns.append(fits.Column(name, _tform(column), unit=column.unit or None, array=values))
-        comments.append(column.description)
+    columns = {name: column for name, column in catalog.schema.items() if not column.is_flag}
+    forms = [_tform(column) for column in columns.values()]
+    fields: list[tuple[Any, ...]] = [
+        (name, _row_type(column), column.shape) for name, column in columns.items()
+    ]
+    cards: list[Card] = []
+    for i, column in enumerate(columns.values(), start=1):
+        cards += [(f"TUNIT{i}", column.unit, "")] if column.unit else []
+        cards += [(f"TCOMM{i}", column.description, "")] if column.description else []
     if flags:
-        packed = np.stack([catalog[name] for name in flags], axis=1)
-        columns.append(fits.Column("flags", f"{len(flags)}X", array=packed))
-        comments.append("flags, one bit each, named in TFLAG1, TFLAG2, ...")
-    table = fits.BinTableHDU.from_columns(columns, nrows=len(catalog), name="CATALOG")
-    for i, comment in enumerate(comments, start=1):
-        table.header[f"TCOMM{i}"] = comment.encode("ascii", "replace").decode()
-    for i, name in enumerate(flags, start=1):
-        table.header[f"TFLAG{i}"] = name
-    hdus = fits.HDUList([fits.PrimaryHDU(), table, *structure_to_hdus(_annotations(catalog), "NOTES")])
+        fields.append(("flags", "u1", (-(-len(flags) // 8),)))
+        forms.append(f"{len(flags)}X")
+        cards.append((f"TCOMM{len(fields)}", "flags, one bit each, named in TFLAG1, TFLAG2, ...", ""))
+    cards += [(f"TFLAG{i}", name, "") for i, name in enumerate(flags, start=1)]
+    rows = np.zeros(len(catalog), np.dtype(fields))
+    for name, column in columns.items():
+        text = np.dtype(column.dtype).kind == "U"
+        rows[name] = np.char.encode(catalog[name], "ascii", "replace") if text else catalog[name]
+    if flags:
+        rows["flags"] = np.packbits(np.stack([catalog[name] for name in flags], axis=1), axis=1)
+    arrays = structure_to_arrays(_annotations(catalog), "NOTES")
     if catalog.footprints is not None:
-        hdus.extend(structure_to_hdus(_footprints_to_dict(catalog.footprints), "FOOTPRINTS"))
-    hdus.writeto(path)
+        arrays += structure_to_arrays(_footprints_to_dict(catalog.footprints), "FOOTPRINTS")
+    table = table_extension(rows, forms, "CATALOG", cards)
+    with path.open("wb") as stream:
+        write_blocks(
+            stream, [primary_extension(), table, *(image_extension(array, name) for name, array in arrays)]
+        )
+
+
+def _row_type(column: Column) -> str:
+    """Return the type of a column in the file: big-endian numbers, ASCII text."""
+    kind = np.dtype(column.dtype)
+    return f"S{max(1, kind.itemsize // 4)}" if kind.kind == "U" else kind.newbyteorder(">").str
 
 
 def _tform(column: Column) -> str:
     kind = np.dtype(column.dtype)
     if kind.kind == "U":
-        return f"{kind.itemsize // 4}A"
+        return f"{max(1, kind.itemsize // 4)}A"
     letter = {"f8": "D", "f4": "E", "i8": "K", "i4": "J", "i2": "I", "u1": "B"}.get(kind.str[1:])
     if letter is None:
         raise InputError(f"a column of type {column.dtype} cannot be written to FITS")
@@ -181,29 +212,45 @@ def _tform(column: Column) -> str:
 
 
 def _read_fits(path: Path) -> Catalog:
-    with open_fits(path) as hdus:
-        number = next(
-            (i for i, h in enumerate(hdus) if isinstance(h, fits.BinTableHDU | fits.TableHDU)), None
-        )
-        if number is None:
-            raise InputError("the file holds no table")
-        data, header = hdus[number].data, hdus[number].header
-        if "NOTES" not in hdus:
-            from astropy.table import Table
-
-            return Catalog.from_astropy(Table(data))
+    with open_blocks(path) as hdus:
+        if "NOTES" not in hdus or "CATALOG" not in hdus:
+            return _read_foreign_fits(path)
+        data, header = hdus["CATALOG"].data, hdus["CATALOG"].header
         notes = structure_from_hdus(hdus, "NOTES")
         columns: dict[str, Any] = {}
         for name, dtype, _, _, shape in notes["schema"]:
             if np.dtype(dtype) != np.bool_:
-                columns[name] = np.asarray(data[name]).reshape(len(data), *shape)
-        bits = np.asarray(data["flags"], bool) if "flags" in data.names else np.zeros((len(data), 0), bool)
+                values = np.asarray(data[name])
+                if values.dtype.kind == "S":
+                    values = np.char.decode(values, "ascii")
+                columns[name] = values.astype(dtype).reshape(len(data), *shape)
+        bits = _read_flags(data, header)
         for i in range(bits.shape[1]):
             columns[header[f"TFLAG{i + 1}"]] = np.ascontiguousarray(bits[:, i])
         footprints = None
         if "FOOTPRINTS" in hdus:
             footprints = _footprints_from_dict(structure_from_hdus(hdus, "FOOTPRINTS"))
         return _annotated(columns, len(data), notes, footprints)
+
+
+def _read_flags(data: Any, header: Any) -> NDArray[np.bool_]:
+    """Return the packed flags of a table, (n, n_flags)."""
+    if "flags" not in data.dtype.names:
+        return np.zeros((len(data), 0), np.bool_)
+    if isinstance(data, fits.FITS_rec):
+        return np.asarray(data["flags"], np.bool_)
+    count = int(str(header[f"TFORM{len(data.dtype.names)}"]).removesuffix("X"))
+    return np.unpackbits(data["flags"], axis=1, count=count).astype(np.bool_)
+
+
+def _read_foreign_fits(path: Path) -> Catalog:
+    from astropy.table import Table
+
+    with open_fits(path) as hdus:
+        table = next((h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU)), None)
+        if table is None:
+            raise InputError("the file holds no table")
+        return Catalog.from_astropy(Table(table.data))
 
 
 # ECSV and VOTable, through astropy tables

@@ -65,7 +65,8 @@ def source_pixels(
     spans, offsets = everything.spans, everything.span_offsets
     if replace and len(spans):
         level, scatter = _sky_noise(exposure, image, variance, noise)
-        draws = np.random.default_rng(seed).standard_normal(NOISE_TABLE, dtype=np.float32)
+        filled = int((spans[:, 2] - spans[:, 1] + 1).sum())
+        draws = np.random.default_rng(seed).standard_normal(min(NOISE_TABLE, filled), dtype=np.float32)
         fill_spans(image, spans, draws * np.float32(scatter) + np.float32(level))
         return everything, spans, offsets
     none = everything._replace(

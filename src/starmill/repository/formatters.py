@@ -7,6 +7,7 @@ without the rest of the file says so in `components` and `cutouts`.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -26,7 +27,8 @@ class Formatter:
     extension : str
         Of the file name, with the dot.
     write : callable
-        ``write(value, path, provenance)``; the provenance (plain values or None) is kept in files that can.
+        ``write(value, path, provenance)``; the provenance (plain values or None) is kept in files that can. The
+        file is not synchronised with the disk: who publishes it does that.
     read : callable
         ``read(path, component, box)``; both None for the whole.
     components : tuple of str
@@ -164,7 +166,7 @@ def _read_array(path: Path, _component: str | None, box: Any) -> Any:
 def _write_exposure(value: Any, path: Path, provenance: Any = None) -> None:
     from starmill.io.exposure_file import write_exposure
 
-    write_exposure(value, path, provenance=provenance)
+    write_exposure(value, path, provenance=provenance, durable=False)
 
 
 def _read_exposure(path: Path, component: str | None, box: Any) -> Any:
@@ -180,7 +182,7 @@ def _read_exposure(path: Path, component: str | None, box: Any) -> Any:
 def _write_master(value: Any, path: Path, provenance: Any = None) -> None:
     from starmill.io.calibration import write_master
 
-    write_master(value, path, provenance=provenance)
+    write_master(value, path, provenance=provenance, durable=False)
 
 
 def _read_master(path: Path, component: str | None, _box: Any) -> Any:
@@ -194,10 +196,17 @@ def _refuse_raw(_value: Any, _path: Path, _provenance: Any = None) -> None:
     raise InputError("raw frames are ingested, not put")
 
 
-def _read_raw_frame(path: Path, data_id: Any, component: str | None) -> Any:
-    from starmill.io.raw import load_camera, read_raw
+@functools.lru_cache(maxsize=16)
+def _camera(name: str) -> Any:
+    from starmill.io.raw import load_camera
 
-    camera = load_camera(str(data_id["instrument"]))
+    return load_camera(name)
+
+
+def _read_raw_frame(path: Path, data_id: Any, component: str | None) -> Any:
+    from starmill.io.raw import read_raw
+
+    camera = _camera(str(data_id["instrument"]))
     detectors = camera.detectors
     name = detectors[int(data_id["detector"])].name if len(detectors) > 1 else None
     frame = read_raw(path, camera, detector=name)
@@ -218,7 +227,7 @@ def _write_catalog(value: Any, path: Path, provenance: Any = None) -> None:
     if provenance is not None:
         value = value.with_footprints(value.footprints)
         value.meta = {**value.meta, "provenance": provenance}
-    write_catalog(value, path)
+    write_catalog(value, path, durable=False)
 
 
 def _read_catalog(path: Path, component: str | None, _box: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from starmill.errors import InputError, nearest_name
 from starmill.repository.formatters import formatter, read_dataset
+from starmill.repository.store import sync_files, sync_folder
 
 
 class LooseFiles:
@@ -76,7 +77,9 @@ class LooseFiles:
         staged = path.with_name(f".{uuid.uuid4().hex[:12]}.part-{path.name}")
         try:
             chosen.write(value, staged, None if provenance is None else dict(provenance))
+            sync_files([staged])
             staged.replace(path)
+            sync_folder(path.parent)
         finally:
             staged.unlink(missing_ok=True)
         return path
