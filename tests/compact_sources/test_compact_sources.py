@@ -47,7 +47,7 @@ def test_fluxes_sizes_and_positions_are_within_their_errors(plain):
     for value, error, wanted in (
         (catalog["peak_flux"], catalog["peak_flux_err"], truth[:, 0]),
         (catalog["gaussian_flux"], catalog["gaussian_flux_err"], flux_of(sky_map, truth)),
-        (catalog["aperture_flux"], catalog["aperture_flux_err"], flux_of(sky_map, truth)),
+        (catalog["total_flux"], catalog["total_flux_err"], flux_of(sky_map, truth)),
         (catalog["x"], catalog["x_err"], truth[:, 1]),
     ):
         pull = (value - wanted) / error

@@ -107,8 +107,18 @@ def _fill(
 
 def _block_sums(image: NDArray[np.float32], step: int) -> NDArray[np.float32]:
     """Sum blocks of step x step pixels; the last blocks may be smaller."""
-    rows = np.add.reduceat(image, np.arange(0, image.shape[0], step), axis=0)
-    return np.add.reduceat(rows, np.arange(0, image.shape[1], step), axis=1)
+    rows = _sum_runs(image, step)
+    return np.ascontiguousarray(_sum_runs(np.ascontiguousarray(rows.T), step).T)
+
+
+def _sum_runs(image: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+    """Sum every ``step`` rows; whole rows are added, which is several times faster than ``add.reduceat``."""
+    full = image.shape[0] // step
+    out = np.empty((-(-image.shape[0] // step), image.shape[1]), np.float32)
+    np.sum(image[: full * step].reshape(full, step, -1), axis=1, out=out[:full])
+    if full < out.shape[0]:
+        out[full] = image[full * step :].sum(axis=0)
+    return out
 
 
 def _expand(blocks: NDArray[np.float32], step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:

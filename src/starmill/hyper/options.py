@@ -69,7 +69,7 @@ KEYS: dict[str, tuple[str, Any]] = {
     "photometry.aper_inf": ("f", 1.0),
     "photometry.aper_sup": ("f", 2.0),
     "photometry.fwhm_radius_ratio": ("f", 1.0),
-    "photometry.aperture_correction": ("b", True),
+    "photometry.aperture_correction": ("s", "published"),
     "photometry.fixed_radius": ("b", False),
     "photometry.fwhm_1": ("L", [0.0]),
     "photometry.fwhm_2": ("L", [0.0]),
@@ -119,6 +119,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "control.mode": ("accurate", "compat"),
     "fit_options.loss": ("linear", "soft_l1", "huber", "cauchy", "arctan"),
     "fit_options.min_method": ("nmse", "redchi", "bic"),
+    "photometry.aperture_correction": ("published", "whole", "none"),
     "fit_options.weights": (None, "null", "inverse_rms", "snr", "power_snr", "spatial", "map", "mask"),
 }
 POSITIVE = (

@@ -41,6 +41,8 @@ COLUMNS: dict[str, tuple[str, str, str, str]] = {
         "One-sidedness of the surroundings; near 1 for a shoulder",
     ),
     "FLUX_PEAK_ERR": ("peak_flux_err", "F beam-1", ".6e", "Standard error of FLUX_PEAK"),
+    "FLUX_TOTAL": ("total_flux", "F", ".6e", "Flux of the whole source: with aperture correction"),
+    "FLUX_TOTAL_ERR": ("total_flux_err", "F", ".6e", "Standard error of FLUX_TOTAL"),
     "FLUX_APERTURE": (
         "aperture_flux_raw",
         "F",

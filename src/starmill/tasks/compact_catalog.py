@@ -18,6 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 FWHM_PER_SIGMA = 2.3548200450309493  # 2 sqrt(2 ln 2)
+FRACTION_OF_ONE_FWHM = 0.9375  # of a Gaussian inside semi-axes of one FWHM: 1 - 2**-4
 
 COMPACT_SCHEMA = Schema([
     *MINIMAL_COLUMNS,
@@ -29,9 +30,12 @@ COMPACT_SCHEMA = Schema([
     Column("glat", "f8", "deg", "Galactic latitude"),
     Column("peak_flux", "f8", "Jy beam-1", "fitted peak"),
     Column("peak_flux_err", "f8", "Jy beam-1", "standard error of peak_flux"),
-    Column("aperture_flux", "f8", "Jy", "flux in the ellipse, companions and background subtracted, corrected for the "
-           "part outside when the configuration says so"),
-    Column("aperture_flux_err", "f8", "Jy", "standard error of aperture_flux"),
+    Column("aperture_flux", "f8", "Jy", "flux in the ellipse of one FWHM, companions and background subtracted, unless "
+           "the configuration wants that of the whole source or the bare sum"),
+    Column("aperture_flux_err", "f8", "Jy", "standard error of aperture_flux; for the ellipse of one FWHM it contains the "
+           "part of a Gaussian outside"),
+    Column("total_flux", "f8", "Jy", "aperture flux of the whole source: divided by aperture_fraction"),
+    Column("total_flux_err", "f8", "Jy", "standard error of total_flux"),
     Column("aperture_fraction", "f8", "", "part of the fitted Gaussian inside the ellipse"),
     Column("aperture_flux_raw", "f8", "Jy", "flux in the ellipse without correction"),
     Column("gaussian_flux", "f8", "Jy", "integral of the fitted Gaussian"),
@@ -225,7 +229,7 @@ def _sky_positions(
 
 def build_catalog(
     sky_map: SkyMap, fit: GaussianFit, sums: EllipseSums, fraction: NDArray[np.float64], *,
-    jy_per_pixel: float, corrected: bool, extra: dict[str, Any],
+    jy_per_pixel: float, correction: str, extra: dict[str, Any],
 ) -> Catalog:  # fmt: skip
     """Turn fits and sums in map units into a catalogue in jansky and arcsec.
 
@@ -239,8 +243,8 @@ def build_catalog(
         Part of each Gaussian in its ellipse.
     jy_per_pixel : float
         Jansky per pixel of one map unit.
-    corrected : bool
-        Whether aperture fluxes are divided by ``fraction``.
+    correction : {'published', 'whole', 'none'}
+        Meaning of ``aperture_flux``: flux in the ellipse of one FWHM, of the whole source, or the bare sum.
     extra : dict of (n,) arrays
         Further columns of :data:`COMPACT_SCHEMA`; those in map units are converted to Jy/beam here.
 
@@ -253,15 +257,19 @@ def build_catalog(
     major, minor, angle, scale = ellipses_on_sky(sky_map, sources)
     x_err, y_err = fit.position_err
     errors = fit.size_err
-    divisor = fraction if corrected else np.ones(n)
+    total, total_err = sums.flux / fraction * jy_per_pixel, sums.flux_err / fraction * jy_per_pixel
+    part = {"published": np.full(n, FRACTION_OF_ONE_FWHM), "whole": np.ones(n), "none": fraction}[correction]
+    # the ellipse of one FWHM leaves light out, so as a measure of the source it is uncertain by that part
+    left_out = (1.0 - FRACTION_OF_ONE_FWHM) * part * total if correction == "published" else 0.0
     failed = (fit.status >= 2) | ~np.isfinite(fit.sources).all(axis=1)
     edge = sums.missing_area > 0.01 * (sums.area + sums.missing_area)
     columns: dict[str, Any] = {
         "id": np.arange(1, n + 1), "x": sources[:, 1], "y": sources[:, 2], "x_err": x_err, "y_err": y_err,
         **_sky_positions(sky_map, sources[:, 1], sources[:, 2]),
         "peak_flux": sources[:, 0] * per_beam, "peak_flux_err": fit.peak_err * per_beam,
-        "aperture_flux": sums.flux / divisor * jy_per_pixel, "aperture_flux_raw": sums.flux * jy_per_pixel,
-        "aperture_flux_err": sums.flux_err / divisor * jy_per_pixel, "aperture_fraction": fraction,
+        "aperture_flux": part * total, "aperture_flux_err": np.hypot(part * total_err, left_out),
+        "aperture_flux_raw": sums.flux * jy_per_pixel, "aperture_fraction": fraction,
+        "total_flux": total, "total_flux_err": total_err,
         "gaussian_flux": fit.flux * jy_per_pixel, "gaussian_flux_err": fit.flux_err * jy_per_pixel,
         "fwhm_major": major, "fwhm_minor": minor, "position_angle": angle,
         "fwhm_major_err": FWHM_PER_SIGMA * errors[0] * scale, "fwhm_minor_err": FWHM_PER_SIGMA * errors[1] * scale,

@@ -364,7 +364,7 @@ class CompactSourcesTask(Task):
         sums = EllipseSums(sums.flux * data.scale, flux_err * data.scale, sums.area, sums.missing_area)
         in_unit = _rescaled(fit, data.scale)
         catalog = build_catalog(
-            sky_map, in_unit, sums, fraction, jy_per_pixel=jy_per_pixel, corrected=config.aperture_correction,
+            sky_map, in_unit, sums, fraction, jy_per_pixel=jy_per_pixel, correction=config.aperture_correction,
             extra=self._numbers(data, fit, groups, level + background, noise, flat, hidden),
         )  # fmt: skip
         blank = np.where(data.valid, np.float32(0), np.float32(np.nan))

@@ -90,9 +90,10 @@ class PhotometryConfig(Config):
     """Measure fluxes in ellipses."""
 
     aperture_ratio: float = field(1.0, "semi-axes of the ellipse over the fitted FWHM", gt=0)
-    aperture_correction: bool = field(
-        True,
-        "divide by the part of the fitted Gaussian that lies in the ellipse; False gives the flux in the ellipse",
+    aperture_correction: Literal["published", "whole", "none"] = field(
+        "published",
+        "what aperture_flux means: the flux in the ellipse of one FWHM (93.75 % of a Gaussian, the rule of HYPER) "
+        "whatever the ratio; the flux of the whole source; or the bare sum in the ellipse",
     )
     fixed_axes: tuple[float, float] | None = field(
         None, "FWHM of fixed apertures; fitted when not given", unit="arcsec"

@@ -425,7 +425,7 @@ class PublishedPhotometryTask(Task):
         }  # fmt: skip
         catalog = build_catalog(
             sky_map, fit, EllipseSums(*(sums[:, i] for i in range(4))), enclosed_fraction(sources, ellipses),
-            jy_per_pixel=1.0, corrected=False, extra=extra,
+            jy_per_pixel=1.0, correction="none", extra=extra,
         )  # fmt: skip
         own = sources.copy()
         own[:, 0] /= factor
