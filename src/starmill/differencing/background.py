@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from starmill.datamodel.field import ConstantField
 from starmill.differencing.spatial_terms import SpatialTerms
-from starmill.differencing.stamp_system import neighbour_mean
 from starmill.errors import AlgorithmError
+from starmill.kernels.cell_means import clipped_cell_means
+from starmill.numerics.tiles import map_tiles
 
 __all__ = ["DifferentialBackground", "fit_differential_background"]
 
@@ -104,36 +104,19 @@ def cell_means(difference, variance, bad, cell):
     A cell with less than a tenth of its pixels has a NaN mean.
     """
     ny, nx = difference.shape
-    rows = np.linspace(0, ny, max(1, round(ny / cell)) + 1).astype(int)
-    columns = np.linspace(0, nx, max(1, round(nx / cell)) + 1).astype(int)
+    rows = np.linspace(0, ny, max(1, round(ny / cell)) + 1).astype(np.int64)
+    columns = np.linspace(0, nx, max(1, round(nx / cell)) + 1).astype(np.int64)
     step = 2 if min(np.diff(rows).min(), np.diff(columns).min()) >= 48 else 1
-    out = []
-    for top, bottom in pairwise(rows):
-        for left, right in pairwise(columns):
-            part = np.s_[top:bottom:step, left:right:step]
-            center = (left + right - 1) / 2, (top + bottom - 1) / 2
-            weights = neighbour_mean(variance[part])
-            out.append((*center, *_clipped_mean(difference[part], weights, bad[part] | ~(weights > 0))))
-    return tuple(np.array(out).T)
+    left, right = columns[:-1], columns[1:]
+    out = np.empty((len(rows) - 1, len(left), 2))
 
+    def work(j):
+        top, bottom = np.full(len(left), rows[j]), np.full(len(left), rows[j + 1])
+        clipped_cell_means(difference, variance, bad, top, bottom, left, right, step, 0.1, out[j])
 
-def _clipped_mean(values, variance, bad):
-    """Return the weighted mean of the pixels within three standard deviations, and its error."""
-    good = ~bad
-    if good.sum() < max(10, 0.1 * good.size):
-        return np.nan, np.nan
-    values, sigma = values[good].astype(np.float64), np.sqrt(variance[good].astype(np.float64))
-    weight = 1 / sigma**2
-    center = np.median(values)
-    for _ in range(4):
-        near = np.abs(values - center) < 3 * sigma
-        if near.sum() < 10:
-            return np.nan, np.nan
-        new = np.average(values[near], weights=weight[near])
-        if abs(new - center) < 1e-3 * sigma.min():
-            break
-        center = new
-    return new, 1 / np.sqrt(weight[near].sum())
+    map_tiles(work, range(len(out)))
+    y, x = np.meshgrid((rows[:-1] + rows[1:] - 1) / 2, (left + right - 1) / 2, indexing="ij")
+    return x.ravel(), y.ravel(), out[..., 0].ravel(), out[..., 1].ravel()
 
 
 def _is_determined(terms, n):

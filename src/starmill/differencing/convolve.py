@@ -120,26 +120,26 @@ class BandConvolver:
         self._fill = _sparse_median(image, bad)
         self._fill_variance = None if variance is None else _sparse_median(variance, bad)
 
-    def rows(self, first, last):
-        """Return the ConvolvedRows of rows ``first`` to ``last`` (exclusive)."""
+    def rows(self, first, last, image, variance=None):
+        """Convolve rows ``first`` to ``last`` (exclusive) into the given ``(rows, nx)`` float32 arrays.
+
+        Returns
+        -------
+        rows : ConvolvedRows
+        """
         half = self._nodes.half_width
         nx = self.box.width
         low, high = max(first - half - REACH, 0), min(last + half + REACH, self.box.height)
         padded = np.empty((last - first + 2 * half, nx + 2 * half + LONG_RUN), np.float32)
-        out = []
-        for source, nodes, fill in (
-            (self.image, self._nodes, self._fill),
-            (self.variance, self._squared, self._fill_variance),
+        for source, nodes, fill, out in (
+            (self.image, self._nodes, self._fill, image),
+            (self.variance, self._squared, self._fill_variance, variance),
         ):
-            if source is None:
-                out.append(None)
-                continue
-            slab = np.asarray(source[low:high], np.float32)
-            padded_rows(slab, self.bad[low:high], first, last, low, half, REACH, fill, padded)
-            result = np.empty((last - first, nx), np.float32)
-            nodes.convolve(padded, first, result)
-            out.append(result)
-        return ConvolvedRows(out[0], out[1], self._lost.rows(first, last))
+            if source is not None:
+                slab = np.asarray(source[low:high], np.float32)
+                padded_rows(slab, self.bad[low:high], first, last, low, half, REACH, fill, padded)
+                nodes.convolve(padded, first, out)
+        return ConvolvedRows(image, variance, self._lost.rows(first, last))
 
 
 class LostShare:

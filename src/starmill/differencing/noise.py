@@ -7,7 +7,33 @@ from scipy.ndimage import uniform_filter
 
 from starmill.errors import AlgorithmError
 
-__all__ = ["image_variance"]
+__all__ = ["PoissonVariance", "image_variance"]
+
+
+class PoissonVariance:
+    """Variance of an image from its own pixels, computed for the parts that are asked for: no plane is kept.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        Counts above zero light.
+    gain : float
+        Electrons per count.
+    floor : float
+        Variance of a pixel without light, counts squared; also that of pixels that are not finite.
+    """
+
+    ndim = 2
+
+    def __init__(self, image, gain, floor):
+        self.image, self.gain, self.floor = image, np.float32(gain), np.float32(floor)
+        self.shape = image.shape
+
+    def __getitem__(self, part):
+        """Return the variance of a part of the image as an array."""
+        counts = np.abs(np.asarray(self.image[part], np.float32))
+        variance = counts / self.gain + self.floor
+        return np.where(np.isfinite(variance), variance, self.floor)
 
 
 def image_variance(image, bad, *, gain=np.nan, read_noise=0.0):

@@ -8,9 +8,10 @@ import numpy as np
 
 from starmill.datamodel.geometry import Box
 from starmill.differencing.convolve import BandConvolver
+from starmill.kernels.pixel_limits import subtract_rows
 from starmill.numerics.tiles import map_tiles, row_bands
 
-__all__ = ["Convolved", "convolve_image", "subtract_convolved"]
+__all__ = ["Convolved", "Subtracted", "convolve_image", "subtract_convolved", "subtract_matched"]
 
 BAND = 64  # rows worked at once: image, halo and output of one band stay in the cache
 
@@ -30,6 +31,76 @@ class Convolved:
     image: np.ndarray
     variance: np.ndarray | None
     lost: np.ndarray
+
+
+@dataclass(frozen=True)
+class Subtracted:
+    """A difference image before its background is taken off.
+
+    Attributes
+    ----------
+    convolved, difference, variance : (ny, nx) float32 arrays
+        The convolved reference, target minus it, and the sum of the variances.
+    status : (ny, nx) uint8 array
+        0 for a clean pixel, 1 when bad pixels touch it, 2 or more when it is unusable.
+    """
+
+    convolved: np.ndarray
+    difference: np.ndarray
+    variance: np.ndarray
+    status: np.ndarray
+
+    @property
+    def bad(self):
+        """Unusable pixels, ``(ny, nx)`` bool."""
+        return self.status > 1
+
+
+def subtract_matched(
+    reference, target, kernel, *, variances, bad, lost_limit, origin=(0, 0), squared=True, threads=None
+):  # fmt: skip
+    """Convolve the reference and subtract it from the target, band by band.
+
+    Parameters
+    ----------
+    reference, target : (ny, nx) float32 arrays
+        NaN only where bad.
+    kernel : SpatialKernel
+        In the parent frame.
+    variances : (array, array)
+        Of the reference and of the target, or objects whose slices of rows are arrays.
+    bad : ((ny, nx) bool array, (ny, nx) bool array)
+        Bad pixels of the reference and of the target.
+    lost_limit : float
+        A pixel with more of its kernel on bad pixels is unusable.
+    origin : (int, int)
+        Parent position (x, y) of the first pixel.
+    squared : bool
+        False convolves the variance with the kernel itself.
+    threads : int, optional
+
+    Returns
+    -------
+    subtracted : Subtracted
+    """
+    convolver = BandConvolver(
+        reference, kernel, variance=variances[0], bad=bad[0], box=Box.from_shape(reference.shape, origin),
+        squared=squared,
+    )  # fmt: skip
+    convolved, difference, variance = (np.empty(reference.shape, np.float32) for _ in range(3))
+    status = np.empty(reference.shape, np.uint8)
+
+    def work(ends):
+        rows = slice(*ends)
+        band = convolver.rows(*ends, convolved[rows], variance[rows])
+        own = np.asarray(variances[1][rows], np.float32)
+        subtract_rows(
+            target[rows], own, band.image, band.lost, bad[0][rows], bad[1][rows], np.float32(lost_limit),
+            difference[rows], variance[rows], status[rows],
+        )  # fmt: skip
+
+    map_tiles(work, row_bands(reference.shape[0], BAND), threads)
+    return Subtracted(convolved, difference, variance, status)
 
 
 def convolve_image(image, kernel, *, variance=None, bad=None, origin=(0, 0), squared=True, threads=None):
@@ -58,16 +129,16 @@ def convolve_image(image, kernel, *, variance=None, bad=None, origin=(0, 0), squ
     convolver = BandConvolver(
         image, kernel, variance=variance, bad=bad, box=Box.from_shape(image.shape, origin), squared=squared
     )
-    out = [np.empty(image.shape, np.float32) for _ in range(3)]
+    out, lost = np.empty(image.shape, np.float32), np.empty(image.shape, np.float32)
+    out_variance = None if variance is None else np.empty(image.shape, np.float32)
 
-    def work(rows):
-        band = convolver.rows(*rows)
-        for target, values in zip(out, (band.image, band.variance, band.lost), strict=True):
-            if values is not None:
-                target[slice(*rows)] = values
+    def work(ends):
+        rows = slice(*ends)
+        band = convolver.rows(*ends, out[rows], None if out_variance is None else out_variance[rows])
+        lost[rows] = band.lost
 
     map_tiles(work, row_bands(image.shape[0], BAND), threads)
-    return Convolved(out[0], None if variance is None else out[1], out[2])
+    return Convolved(out, out_variance, lost)
 
 
 def subtract_convolved(convolved, target, target_variance, background=None):

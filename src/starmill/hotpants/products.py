@@ -44,10 +44,7 @@ def write_products(session, extra=None):
         return
     products = session.get_final_outputs()
     if extra.get("mous", 1.0) < 0:
-        products |= {
-            "diff_image": session.results["diff_image"],
-            "noise_image": session.results["noise_image"],
-        }
+        products |= session.unfilled()
     noise = products["noise_image"]
     sigma = np.where(noise > 0, products["diff_image"] / np.where(noise > 0, noise, 1), 0).astype(np.float32)
     cards = header_cards(session, products)

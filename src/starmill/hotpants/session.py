@@ -11,16 +11,19 @@ import numpy as np
 
 from starmill.datamodel.geometry import Box
 from starmill.differencing.background import fit_differential_background
+from starmill.differencing.convolve import repair_bad
 from starmill.differencing.kernel_basis import gaussian_basis, image_basis
 from starmill.differencing.kernel_fit import KernelModel, fit_kernel
+from starmill.differencing.noise import PoissonVariance
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamp_system import build_stamp_system, convolve_with_basis
 from starmill.differencing.stamps import StampSet, choose_stamps, spread_mask, stamps_at
-from starmill.differencing.subtract import convolve_image, subtract_convolved
+from starmill.differencing.subtract import BAND, subtract_matched
 from starmill.errors import StarmillError
 from starmill.hotpants.options import HotpantsConfig, HotpantsError
 from starmill.hotpants.substamp import Substamp, SubstampStatus
-from starmill.kernels.pixel_limits import classify_pixels, finish_difference
+from starmill.kernels.pixel_limits import classify_pixels, difference_sums, finish_difference
+from starmill.numerics.tiles import map_tiles, row_bands
 
 __all__ = ["Hotpants"]
 
@@ -95,31 +98,35 @@ class Hotpants:
         self.fit = None
         self.background = None
         self.results: dict[str, Any] = {}
+        self._hidden: tuple[Any, ...] | None = None
         self._systems: dict[str, Any] = {}
         self._stamps: dict[str, StampSet] = {}
 
     def _prepare(self, data, mask, error, upper, lower, pedestal, gain, read_noise, name):
-        """Return pixels (bad ones zero), variance, mask bits of one image."""
-        bits, bad = np.zeros(data.shape, np.int32), np.empty(data.shape, bool)
+        """Return pixels, variance, mask bits and bad pixels of one image."""
+        bits, bad = np.zeros(data.shape, np.uint8), np.empty(data.shape, bool)
         if mask is not None:
             mask = np.asarray(mask)
             if mask.shape != data.shape:
                 raise HotpantsError(f"the mask of the {name} is {mask.shape}, the image {data.shape}")
             bits[mask != 0] |= EXTERNAL | INPUT_BAD
-        variance = np.empty(data.shape, np.float32)
-        codes = np.array([FILL, SATURATED, LOW, NOT_A_NUMBER], np.int32) | INPUT_BAD
-        classify_pixels(
-            data, np.inf if upper is None else upper - pedestal, -np.inf if lower is None else lower - pedestal,
-            np.float32(self.config.fillval), gain, max((read_noise / gain) ** 2, 1e-12), codes, bits, variance, bad,
-        )  # fmt: skip
+        variance = PoissonVariance(data, gain, max((read_noise / gain) ** 2, 1e-12))
         if error is not None:
             error = np.asarray(error, np.float32)
             if error.shape != data.shape:
                 raise HotpantsError(f"the noise of the {name} is {error.shape}, the image {data.shape}")
             variance = np.where(np.isfinite(error), error, 0).astype(np.float32) ** 2
             bits[~(variance > 0)] |= INPUT_BAD
-            bad = bits != 0
-        if bad.mean() > 0.98:
+        codes = np.array([FILL, SATURATED, LOW, NOT_A_NUMBER], np.uint8) | np.uint8(INPUT_BAD)
+        high, low = (np.inf if upper is None else upper), (-np.inf if lower is None else lower)
+        fill = np.float32(self.config.fillval)
+
+        def classify(ends):
+            rows = slice(*ends)
+            return classify_pixels(data[rows], high - pedestal, low - pedestal, fill, codes, bits[rows], bad[rows])
+
+        n_bad, n_not_finite = np.sum(map_tiles(classify, row_bands(len(data), BAND)), axis=0)
+        if n_bad > 0.98 * data.size:
             shares = {
                 n: ((bits & b) > 0).mean()
                 for n, b in (("not finite", NOT_A_NUMBER), ("saturated", SATURATED))
@@ -132,11 +139,9 @@ class Hotpants:
                 f"the {name} has no usable pixels: "
                 + ", ".join(f"{share:.1%} {what}" for what, share in shares.items())
             )
-        thin = np.s_[::4, ::4] if min(data.shape) > 64 else np.s_[:, :]
-        filled = np.array(data, np.float32)
-        filled[bad] = np.median(filled[thin][~bad[thin]])
-        variance[bad] = np.median(variance[thin][~bad[thin]])
-        return {"data": filled, "variance": variance, "bits": bits, "bad": bad}
+        if n_not_finite:
+            data = repair_bad(data, bad)
+        return {"data": data, "variance": variance, "bits": bits, "bad": bad}
 
     @functools.cached_property
     def _basis(self):
@@ -359,37 +364,39 @@ class Hotpants:
             raise HotpantsError("iterative_fit_and_clip has not been run")
         config, kernel = self.config, self.fit.kernel
         reference, target = self._pair(self.conv_direction)
-        convolved = convolve_image(
-            reference["data"],
-            kernel,
-            variance=reference["variance"],
-            bad=reference["bad"],
-            squared=not config.conv_var,
-        )
-        difference, variance = subtract_convolved(convolved, target["data"], target["variance"])
-        unusable = target["bad"] | reference["bad"] | (convolved.lost > 1 - config.kfm)
+        subtracted = subtract_matched(
+            reference["data"], target["data"], kernel, variances=(reference["variance"], target["variance"]),
+            bad=(reference["bad"], target["bad"]), lost_limit=1 - config.kfm, squared=not config.conv_var,
+        )  # fmt: skip
         self.background = fit_differential_background(
-            difference,
-            variance,
-            unusable,
+            subtracted.difference,
+            subtracted.variance,
+            subtracted.bad,
             self.box,
             order=config.bgo + max(config.nregx, config.nregy) - 1,
             family="polynomial",
         )
-        level = self.background.field.image(self.box, np.float32)
-        mask = reference["bits"] | target["bits"]
         scale = self._normalisation()
-        noise = variance
-        finish_difference(
-            convolved.image, level, target["data"], variance, convolved.lost, 1 - config.kfm,
-            (1.0 if self.conv_direction == "t" else -1.0) / scale, 1.0 / scale,
-            np.array([TOUCHED, TOO_FEW_TAPS, UNUSABLE], np.int32), mask, difference, noise,
-        )  # fmt: skip
+        factor, mask = (1.0 if self.conv_direction == "t" else -1.0) / scale, np.empty(self.box.shape, np.int32)
+        codes = np.array([TOUCHED, TOO_FEW_TAPS, UNUSABLE], np.int32)
+
+        def finish(ends):
+            rows = slice(*ends)
+            level = self.background.field.image(Box(0, ends[0], self.box.width, ends[1] - ends[0]), np.float32)
+            finish_difference(
+                subtracted.convolved[rows], level, subtracted.status[rows], reference["bits"][rows],
+                target["bits"][rows], np.float32(factor), np.float32(1.0 / scale), codes,
+                subtracted.difference[rows], subtracted.variance[rows], mask[rows],
+            )  # fmt: skip
+
+        map_tiles(finish, row_bands(len(mask), BAND))
+        difference, noise = subtracted.difference, subtracted.variance
         if config.rescale_ok:
             noise *= _touched_factor(difference / np.maximum(noise, 1e-30), mask)
+        self._hidden = None
         self.results = {
             "diff_image": difference,
-            "convolved_image": convolved.image,
+            "convolved_image": subtracted.convolved,
             "noise_image": noise,
             "output_mask": mask,
         }
@@ -420,23 +427,14 @@ class Hotpants:
         if not self.results:
             raise HotpantsError("convolve_and_difference has not been run")
         config, mask = self.config, self.results["output_mask"]
-        unusable = (mask & UNUSABLE) > 0
-        difference = np.where(unusable, np.float32(config.fillval), self.results["diff_image"])
-        noise = np.where(unusable, np.float32(config.fillval_noise), self.results["noise_image"])
-        good = mask == 0
-        if good.sum() < 10:
-            good = ~unusable
-        step = 2 if good.size > 4_000_000 else 1  # every second row of a large image is enough for statistics
-        good, values, sigma = good[::step], difference[::step], noise[::step]
-        values, sigma = values[good], sigma[good]
-        if len(values) == 0:
-            raise HotpantsError(f"no pixel of the difference is usable ({unusable.mean():.1%} are flagged)")
-        chi2 = (values / np.maximum(sigma, 1e-30)) ** 2
-        near = np.abs(values) < config.stat_sig * sigma
-        stats = {
-            "diff_mean": float(values[near].mean()), "diff_std": float(values[near].std()),
-            "noise_mean": float(sigma.mean()), "x2norm": float(chi2.mean()), "nx2norm": len(values),
-        }  # fmt: skip
+        difference, noise = self.results["diff_image"], self.results["noise_image"]
+        if self._hidden is None:
+            where = np.flatnonzero(mask >= UNUSABLE)
+            if len(where) == mask.size:
+                raise HotpantsError("no pixel of the difference is usable (all are flagged)")
+            self._hidden = (where, difference.flat[where], noise.flat[where])
+            difference.flat[where], noise.flat[where] = config.fillval, config.fillval_noise
+        stats = _statistics(difference, noise, mask, config.stat_sig)
         used = self.fit.chi2[self.fit.used]
         return {
             "diff_image": difference, "convolved_image": self.results["convolved_image"], "noise_image": noise,
@@ -444,6 +442,14 @@ class Hotpants:
             "kernel_solution": self.kernel_solution,
             "fit_stats": {"meansig": float(used.mean()), "scatter": float(used.std())},
         }  # fmt: skip
+
+    def unfilled(self):
+        """Return ``diff_image`` and ``noise_image`` with the values that fill values replaced, as a dict."""
+        out = {name: self.results[name].copy() for name in ("diff_image", "noise_image")}
+        if self._hidden is not None:
+            out["diff_image"].flat[self._hidden[0]] = self._hidden[1]
+            out["noise_image"].flat[self._hidden[0]] = self._hidden[2]
+        return out
 
     def get_substamp_details(self):
         """Return the lists of all substamps: ``template_substamps``, ``image_substamps``, ``final_fit_locations``."""
@@ -519,6 +525,26 @@ def _load(data):
     if image.ndim != 2 or image.size == 0:
         raise HotpantsError(f"images must be two-dimensional and not empty, not {image.shape}")
     return image, None
+
+
+def _statistics(difference, noise, mask, clip):
+    """Return the statistics of the pixels without any flag, or of all usable ones when there are too few."""
+    for bits in (mask, mask & UNUSABLE):
+        sums = np.zeros((len(row_bands(len(mask), BAND)), 6))
+
+        def add(item, bits=bits, sums=sums):
+            rows = slice(*item[1])
+            difference_sums(difference[rows], noise[rows], bits[rows], np.float32(clip), sums[item[0]])
+
+        map_tiles(add, enumerate(row_bands(len(mask), BAND)))
+        n, noise_sum, chi2, near, total, squares = sums.sum(axis=0)
+        if n >= 10:
+            break
+    mean = total / max(near, 1)
+    return {
+        "diff_mean": mean, "diff_std": float(np.sqrt(max(squares / max(near, 1) - mean**2, 0))),
+        "noise_mean": noise_sum / n, "x2norm": chi2 / n, "nx2norm": int(n),
+    }  # fmt: skip
 
 
 def _minus(image, pedestal):

@@ -1,4 +1,4 @@
-"""One pass over an image that says which pixels are usable and how noisy they are."""
+"""Single passes over an image: which pixels are usable, the difference of a band, the finished difference."""
 
 from __future__ import annotations
 
@@ -6,86 +6,151 @@ import numpy as np
 
 from starmill.kernels._jit import njit
 
+__all__ = ["classify_pixels", "difference_sums", "finish_difference", "subtract_rows"]
+
 
 @njit
-def classify_pixels(data, upper, lower, fill, gain, read_variance, codes, bits, variance, bad):
-    """Flag pixels outside limits and give the others a Poisson variance.
+def classify_pixels(data, upper, lower, fill, codes, bits, bad):
+    """Flag pixels outside limits.
 
     Parameters
     ----------
     data : (ny, nx) float32 array
-        May hold NaN and infinity; these and pixels that are flagged become the value of ``fill``.
+        May hold NaN and infinity.
     upper, lower : float
         ``data >= upper`` and ``data <= lower`` are flagged; infinite for no limit.
     fill : float
         Pixels of this value are flagged.
-    gain : float
-        Electrons per unit.
-    read_variance : float
-        Variance of a pixel without light.
-    codes : (4,) int32 array
+    codes : (4,) uint8 array
         Values or-ed to the bits of pixels that are fill, too high, too low, not finite.
-    bits : (ny, nx) int32 array
+    bits : (ny, nx) uint8 array
         Changed.
-    variance : (ny, nx) float32 array
-        Overwritten: ``abs(data) / gain + read_variance``.
     bad : (ny, nx) bool array
         Overwritten: pixels with any bit set.
+
+    Returns
+    -------
+    n_bad, n_not_finite : int
     """
     ny, nx = data.shape
-    scale = np.float32(1.0 / gain)
-    base = np.float32(read_variance)
+    n_bad, n_not_finite = 0, 0
     for y in range(ny):
-        row, flags, out, marks = data[y], bits[y], variance[y], bad[y]
+        row, flags, marks = data[y], bits[y], bad[y]
         for x in range(nx):
             value = row[x]
             if not np.isfinite(value):
                 flags[x] |= codes[3]
-                value = np.float32(0.0)
+                n_not_finite += 1
             elif value == fill:
                 flags[x] |= codes[0]
             elif value >= upper:
                 flags[x] |= codes[1]
             elif value <= lower:
                 flags[x] |= codes[2]
-            out[x] = abs(value) * scale + base
             marks[x] = flags[x] != 0
+            n_bad += marks[x]
+    return n_bad, n_not_finite
+
+
+@njit
+def subtract_rows(
+    target, target_variance, convolved, lost, bad_reference, bad_target, limit, difference, variance, status
+):
+    """Subtract a band of the convolved reference and add the variances.
+
+    Parameters
+    ----------
+    target, target_variance, convolved, lost : (rows, nx) float32 arrays
+        ``lost`` is the share of the kernel on bad pixels.
+    bad_reference, bad_target : (rows, nx) bool arrays
+    limit : float32
+        Share above which a pixel is unusable.
+    difference : (rows, nx) float32 array
+        Overwritten.
+    variance : (rows, nx) float32 array
+        Of the convolved reference; that of the target is added.
+    status : (rows, nx) uint8 array
+        Overwritten: 0 clean, 1 touched by a bad pixel, plus 2 when too much is lost, plus 4 when bad itself.
+    """
+    rows, nx = target.shape
+    for y in range(rows):
+        for x in range(nx):
+            difference[y, x] = target[y, x] - convolved[y, x]
+            variance[y, x] += target_variance[y, x]
+            code = np.uint8(lost[y, x] > 0) | (np.uint8(lost[y, x] > limit) << 1)
+            status[y, x] = code | (np.uint8(bad_reference[y, x] or bad_target[y, x]) << 2)
 
 
 @njit
 def finish_difference(
-    convolved, level, target, variance, lost, limit, factor, noise_factor, codes, bits, difference, noise
+    convolved, level, status, reference_bits, target_bits, factor, noise_factor, codes, difference, variance, bits
 ):
-    """Subtract, scale and flag in one pass.
+    """Take the background off, scale and flag, in one pass over a band.
 
     Parameters
     ----------
-    convolved : (ny, nx) float32 array
+    convolved : (rows, nx) float32 array
         The background is added to it.
-    level, target, variance, lost : (ny, nx) float32 arrays
-        Background, image to match, variance of the difference, share of the kernel on bad pixels.
-    limit : float
-        Share above which a pixel is unusable.
-    factor, noise_factor : float
+    level : (rows, nx) float32 array
+        The background.
+    status : (rows, nx) uint8 array
+        See :func:`subtract_rows`.
+    reference_bits, target_bits : (rows, nx) uint8 arrays
+        Bits of the inputs.
+    factor, noise_factor : float32
         What difference and noise are multiplied by.
     codes : (3,) int32 array
         Bits for touched, too much lost, unusable.
-    bits : (ny, nx) int32 array
-        Bits of both inputs; changed.
-    difference, noise : (ny, nx) float32 arrays
+    difference, variance : (rows, nx) float32 arrays
+        Overwritten by the finished difference and the noise.
+    bits : (rows, nx) int32 array
         Overwritten.
     """
-    ny, nx = convolved.shape
-    scale, noise_scale = np.float32(factor), np.float32(noise_factor)
-    for y in range(ny):
-        model, flags = convolved[y], bits[y]
+    rows, nx = convolved.shape
+    touched, lost, unusable = codes[0], codes[1], codes[2]
+    for y in range(rows):
         for x in range(nx):
-            model[x] += level[y, x]
-            difference[y, x] = (target[y, x] - model[x]) * scale
-            noise[y, x] = np.sqrt(max(variance[y, x], np.float32(0.0))) * noise_scale
-            flag = codes[2] if flags[x] != 0 else 0
-            if lost[y, x] > 0:
-                flag |= codes[0]
-                if lost[y, x] > limit:
-                    flag |= codes[1] | codes[2]
-            flags[x] |= flag
+            convolved[y, x] += level[y, x]
+            difference[y, x] = (difference[y, x] - level[y, x]) * factor
+            variance[y, x] = np.sqrt(max(variance[y, x], np.float32(0.0))) * noise_factor
+            code = np.int32(status[y, x])
+            flag = np.int32(reference_bits[y, x] | target_bits[y, x])
+            flag |= touched * (code & 1) | lost * ((code >> 1) & 1)
+            bits[y, x] = flag | unusable * np.int32(code > 1)
+
+
+@njit
+def difference_sums(difference, noise, bits, clip, out):
+    """Add up what the statistics of a difference need.
+
+    Parameters
+    ----------
+    difference, noise : (rows, nx) float32 arrays
+    bits : (rows, nx) int32 array
+        Only pixels with no bit count.
+    clip : float32
+        Pixels within so many times the noise count for the mean of the difference.
+    out : (6,) float64 array
+        Added to: number of pixels, their sum of noise and of (difference / noise) squared; number of pixels
+        within the limit, their sum and sum of squares.
+    """
+    rows, nx = difference.shape
+    for y in range(rows):
+        n, near = 0, 0
+        noise_sum, chi2, total, squares = 0.0, 0.0, 0.0, 0.0
+        for x in range(nx):
+            if bits[y, x] == 0:
+                value, sigma = np.float64(difference[y, x]), np.float64(max(noise[y, x], np.float32(1e-30)))
+                n += 1
+                noise_sum += sigma
+                chi2 += (value / sigma) ** 2
+                if abs(value) < clip * sigma:
+                    near += 1
+                    total += value
+                    squares += value * value
+        out[0] += n
+        out[1] += noise_sum
+        out[2] += chi2
+        out[3] += near
+        out[4] += total
+        out[5] += squares
