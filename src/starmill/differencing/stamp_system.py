@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.linalg import blas
+from scipy.ndimage import uniform_filter
 from scipy.signal import fftconvolve
 
-from starmill.kernels.normal_matrix import convolve_stamp
+from starmill.kernels.normal_matrix import convolve_stamp, stamp_weights, weigh_design
+from starmill.numerics.tiles import map_tiles
 
 __all__ = ["StampSystem", "build_stamp_system", "convolve_with_basis"]
+
+_BATCH = 16  # stamps worked by one thread at a time
 
 
 @dataclass(frozen=True)
@@ -85,43 +89,80 @@ def build_stamp_system(
     -------
     system : StampSystem
     """
-    n, half, border = len(stamps), stamps.half_width, basis.half_width
-    side = 2 * half + 1
+    n, border = len(stamps), basis.half_width
     matrix = np.empty((n, len(basis), len(basis)))
     vector, power = np.empty((n, len(basis))), np.empty(n)
     pixels, masked = np.empty(n, int), np.empty(n)
     gram = _noise_gram(basis, prefilter) * noise_correction
     reach = max(1, border // 2) if reach is None else reach
-    for s, (x, y) in enumerate(zip(stamps.x, stamps.y, strict=True)):
-        wide = np.s_[y - half - border : y + half + border + 1, x - half - border : x + half + border + 1]
-        inner = np.s_[y - half : y + half + 1, x - half : x + half + 1]
-        spoilt = bad_reference[wide]
-        cut, fill = reference[wide], np.median(reference[inner])
-        cut = np.where(spoilt, 0, cut - fill).astype(np.float32)
-        noise_reference = _reference_noise(np.where(spoilt, 0, variance_reference[wide]), match_sigma)
-        variance = (
-            neighbour_mean(variance_target[inner])
-            + scale**2 * noise_reference[border:-border, border:-border]
-        )
-        good = ~bad_target[inner] & (variance > 0) & ~_reached(spoilt, reach)[border:-border, border:-border]
-        weight = np.where(good, 1 / np.where(good, variance, 1), 0)
-        design = np.empty((len(basis) + 2, side * side))
-        design[:-2] = convolve_with_basis(cut, basis).reshape(len(basis), -1)
-        level = np.median(target[inner][good]) if good.any() else 0.0
-        design[-2], design[-1] = np.where(good, target[inner] - level, 0).ravel(), 1
-        root = np.sqrt(weight).ravel()
-        design *= root
-        products = design @ design.T
-        products = products[:-1, :-1] - np.outer(products[:-1, -1], products[-1, :-1]) / max(
-            products[-1, -1], 1e-300
-        )
-        reference_noise = np.sum(
-            weight * (variance_reference[wide] * ~spoilt)[border:-border, border:-border]
-        )
-        matrix[s] = products[:-1, :-1] - reference_noise * gram
-        vector[s], power[s] = products[:-1, -1], products[-1, -1]
-        pixels[s], masked[s] = good.sum(), 1 - good.mean()
+    profile, norm = _squared_gaussian(match_sigma, border)
+    side = 2 * stamps.half_width + 1
+
+    def work(items):
+        weights, design = np.empty((side, side)), np.empty((len(basis) + 2, side * side))
+        for s in items:
+            wide, inner = _parts(stamps.x[s], stamps.y[s], stamps.half_width, border)
+            spoilt, noise = bad_reference[wide], np.asarray(variance_reference[wide], np.float32)
+            pixels[s] = stamp_weights(
+                noise, np.asarray(variance_target[inner], np.float32), spoilt, bad_target[inner], scale, profile,
+                norm, reach, weights,
+            )  # fmt: skip
+            masked[s] = 1 - pixels[s] / side**2
+            good = weights > 0
+            cut = np.where(spoilt, np.float32(0), reference[wide] - _level(reference[inner], good))
+            values = np.where(good, target[inner] - _level(target[inner], good), np.float32(0))
+            _fill_design(cut, values, weights, basis, design)
+            products = _symmetric_products(design)
+            constant = products[:-1, -1] / max(products[-1, -1], 1e-300)
+            products = products[:-1, :-1] - np.outer(constant, products[-1, :-1])
+            light = np.sum(weights * np.where(spoilt, 0, noise)[border:-border, border:-border])
+            matrix[s] = products[:-1, :-1] - light * gram
+            vector[s], power[s] = products[:-1, -1], products[-1, -1]
+
+    map_tiles(work, [range(i, min(i + _BATCH, n)) for i in range(0, n, _BATCH)])
     return StampSystem(stamps.x + origin[0], stamps.y + origin[1], matrix, vector, power, pixels, masked)
+
+
+def _parts(x, y, half, border):
+    """Return the slices of a stamp with and without the border of half a kernel."""
+    reach = half + border
+    return (
+        np.s_[y - reach : y + reach + 1, x - reach : x + reach + 1],
+        np.s_[y - half : y + half + 1, x - half : x + half + 1],
+    )
+
+
+def _level(values, good):
+    return np.float32(np.median(values[good])) if good.any() else np.float32(0)
+
+
+def _fill_design(cut, values, weights, basis, design):
+    """Write the weighted columns of a stamp: the convolved reference, the target, a constant."""
+    size = values.size
+    if basis.vertical is None:
+        convolved, minus_first = convolve_with_basis(cut, basis), np.zeros(len(basis), bool)
+    else:
+        horizontal, index, vertical = basis.filters
+        convolved, minus_first = np.empty((len(basis), *values.shape), np.float32), basis.minus_first
+        convolve_stamp(cut, basis.size, horizontal, index, vertical, convolved)
+    roots = np.sqrt(weights).ravel()
+    weigh_design(convolved.reshape(len(basis), size), minus_first, values.ravel(), roots, design)
+
+
+def _symmetric_products(design):
+    """Return the scalar products of all rows, ``(n, n)``; only half of them are computed."""
+    half = blas.dsyrk(1.0, design.T, trans=1)
+    return half + np.triu(half, 1).T
+
+
+def _squared_gaussian(sigma, border):
+    """Return the profile of the square of a unit-sum Gaussian, with unit sum, and the sum of the square."""
+    if sigma is None:
+        return np.ones(1), 1.0
+    width = max(sigma, 0.3) / np.sqrt(2)
+    at = np.arange(-min(int(4 * width + 0.5), border), min(int(4 * width + 0.5), border) + 1)
+    profile = np.exp(-0.5 * (at / width) ** 2)
+    return profile / profile.sum(), 1 / (8 * np.pi * width**2)
 
 
 def convolve_with_basis(cut, basis):
@@ -163,19 +204,3 @@ def _noise_gram(basis, prefilter):
         return basis.gram()
     flat = fftconvolve(basis.images, prefilter[None], mode="full", axes=(1, 2)).reshape(len(basis), -1)
     return flat @ flat.T
-
-
-def _reference_noise(variance, match_sigma):
-    """Return the variance convolved with the square of a unit-sum Gaussian."""
-    if match_sigma is None:
-        return neighbour_mean(variance)
-    sigma = max(match_sigma, 0.3)
-    return gaussian_filter(variance, sigma / np.sqrt(2)) / (4 * np.pi * sigma**2)
-
-
-def _reached(spoilt, reach):
-    """Return the pixels within a square of half width ``reach`` of a spoilt pixel."""
-    if not spoilt.any():
-        return spoilt
-    grown = uniform_filter(spoilt.astype(np.float32), 2 * reach + 1, mode="constant")
-    return grown > 0.5 / (2 * reach + 1) ** 2

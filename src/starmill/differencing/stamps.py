@@ -149,9 +149,10 @@ def _candidates(image, bad, border):
 
 
 def _cell_sky(image, bad, grid_y, grid_x):
-    """Return the median and robust spread of every fourth pixel of each cell, ``(cells,)`` each."""
+    """Return the median and robust spread of some thousand pixels of each cell, ``(cells,)`` each."""
     sky, spread = np.empty(grid_y * grid_x), np.empty(grid_y * grid_x)
-    thin, thin_bad = image[::4, ::4], bad[::4, ::4]
+    step = max(4, min(image.shape[0] // grid_y, image.shape[1] // grid_x) // 32)
+    thin, thin_bad = image[::step, ::step], bad[::step, ::step]
     rows = np.linspace(0, thin.shape[0], grid_y + 1).astype(int)
     columns = np.linspace(0, thin.shape[1], grid_x + 1).astype(int)
     for j in range(grid_y):
@@ -186,6 +187,6 @@ def _pick(x, y, cell, signal, bad, half_width, per_cell):
 def spread_mask(bad, half_width):
     """Return a mask grown by a square of the given half width, ``(ny, nx)`` bool."""
     out = np.array(bad, bool)
-    y, x = np.nonzero(bad)
+    y, x = np.divmod(np.flatnonzero(bad), bad.shape[1])
     mark_squares(x, y, int(half_width), out)
     return out
