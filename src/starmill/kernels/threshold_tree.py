@@ -1,12 +1,14 @@
-"""Multi-threshold tree of one footprint.
+"""Multi-threshold trees of footprints.
 
 Pixels are joined from the brightest downwards, one level at a time. Where branches meet, those whose light above
 the next higher level exceeds a part ``contrast`` of the whole object's stay separate objects (Bertin & Arnouts 1996,
-A&AS 117, 393, section 6); all others are absorbed. Every pixel links to the pixel it was joined to, so the links
-lead to the peak of its object.
+A&AS 117, 393, section 6), provided that their peak stands out of the junction by more than noise does; all others are
+absorbed. Every pixel links to the pixel it was joined to, so the links lead to the peak of its object.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -23,66 +25,76 @@ def _find(tree, i):
 
 
 @njit
-def _joined(number, tree, y, x):
-    """Rank of a pixel that is in the tree already; -1 for any other."""
-    if not (0 <= y < number.shape[0] and 0 <= x < number.shape[1]):
-        return -1
-    k = number[y, x]
-    return k if k >= 0 and tree[k] >= 0 else -1
+def _touching(y, x, values, number, tree, roots, ranks):
+    """Components that touch a pixel and the highest pixel of each among its neighbours; returns their number.
 
-
-@njit
-def _main_component(y, x, values, number, tree, top, total):
-    """Component with most light among those that touch a pixel; -1 for none."""
-    best = -1
-    for dy in range(-1, 2):
-        for dx in range(-1, 2):
-            k = _joined(number, tree, y + dy, x + dx)
-            if k < 0:
+    ``number`` has a border of one pixel.
+    """
+    n = 0
+    for qy in range(y, y + 3):
+        row = number[qy]
+        for qx in range(x, x + 3):
+            k = row[qx]
+            if k < 0 or tree[k] < 0:
                 continue
             root = _find(tree, k)
-            more = best >= 0 and total[root] > total[best]
-            tie = best >= 0 and total[root] == total[best] and values[top[root]] > values[top[best]]
-            if best < 0 or more or tie:
-                best = root
-    return best
+            known = False
+            for c in range(n):
+                if roots[c] == root:
+                    known = True
+                    if values[k] > values[ranks[c]]:
+                        ranks[c] = k
+            if not known:
+                roots[n], ranks[n] = root, k
+                n += 1
+    return n
 
 
 @njit
-def _join_pixel(p, x, y, values, number, tree, link, top, total, count, level, needed, min_pixels):
-    """Join a pixel to the components of its eight neighbours."""
-    best = _main_component(y, x, values, number, tree, top, total)
+def _join_pixel(p, x, y, values, number, tree, link, top, total, count, noise, level, needed, min_pixels, min_drop,
+                roots, ranks):  # fmt: skip
+    """Join a pixel to the components of its eight neighbours.
+
+    One that stands out, with most light, takes in the others: those that are strong stay objects.
+    """
+    n = _touching(y, x, values, number, tree, roots, ranks)
     tree[p], link[p], top[p] = p, p, p
     total[p], count[p] = 0.0, 0
-    if best < 0:
+    if n == 0:
         return
-    highest = -1
-    for dy in range(-1, 2):
-        for dx in range(-1, 2):
-            q = _joined(number, tree, y + dy, x + dx)
-            if q >= 0 and q != p and _find(tree, q) == best and (highest < 0 or values[q] > values[highest]):
-                highest = q
-    link[p], tree[p] = highest, best
-    for dy in range(-1, 2):
-        for dx in range(-1, 2):
-            q = _joined(number, tree, y + dy, x + dx)
-            if q < 0:
-                continue
-            other = _find(tree, q)
-            if other == best:
-                continue
-            strong = total[other] - level * count[other] > needed and count[other] >= min_pixels
-            if not strong:
-                link[top[other]] = p  # absorbed: its light goes to the object it touches here
-            elif values[top[other]] > values[top[best]]:
-                top[best] = top[other]
-            total[best] += total[other]
-            count[best] += count[other]
-            tree[other] = best
+    main = 0
+    floor = values[p]
+    if n > 1:
+        main_stands = values[top[roots[0]]] - floor >= min_drop * noise[top[roots[0]]]
+        for c in range(1, n):
+            root, best = roots[c], roots[main]
+            stands = values[top[root]] - floor >= min_drop * noise[top[root]]
+            if stands != main_stands:
+                better = stands
+            elif total[root] != total[best]:
+                better = total[root] > total[best]
+            else:
+                better = values[top[root]] > values[top[best]]
+            if better:
+                main, main_stands = c, stands
+    best = roots[main]
+    link[p], tree[p] = ranks[main], best
+    for c in range(n):
+        other = roots[c]
+        if c == main:
+            continue
+        strong = total[other] - level * count[other] > needed and count[other] >= min_pixels
+        if not (strong and values[top[other]] - floor >= min_drop * noise[top[other]]):
+            link[top[other]] = p  # absorbed: its light goes to the object it touches here
+        elif values[top[other]] > values[top[best]]:
+            top[best] = top[other]
+        total[best] += total[other]
+        count[best] += count[other]
+        tree[other] = best
 
 
 @njit
-def split_by_levels(pixels, inside, threshold, n_levels, contrast, min_pixels):
+def split_by_levels(pixels, inside, noise, threshold, n_levels, contrast, min_pixels, min_drop):
     """Objects of a footprint.
 
     Parameters
@@ -91,6 +103,8 @@ def split_by_levels(pixels, inside, threshold, n_levels, contrast, min_pixels):
         Usually smoothed.
     inside : (ny, nx) bool array
         The footprint.
+    noise : (ny, nx) float32 array
+        Error of ``pixels``.
     threshold : float
         Lowest level, positive; fainter pixels are joined at the end.
     n_levels : int
@@ -99,38 +113,42 @@ def split_by_levels(pixels, inside, threshold, n_levels, contrast, min_pixels):
         Part of the light of the whole object that a branch must exceed.
     min_pixels : int
         Fewest pixels of a branch.
+    min_drop : float
+        Smallest height of the peak of a branch over the junction, in units of the noise at the peak.
 
     Returns
     -------
     labels : (ny, nx) int64 array
         0, 1, ... on the footprint in the order of decreasing peaks, -1 outside.
-    peaks : (n, 2) int64 array
-        y, x of the peak of each object.
+    n_objects : int
     """
     ny, nx = pixels.shape
-    number = np.full((ny, nx), -1, np.int64)
+    number = np.full((ny + 2, nx + 2), -1, np.int64)
     n = 0
-    for y in range(ny):
-        for x in range(nx):
-            n += 1 if inside[y, x] else 0
-    values, ys, xs = np.empty(n), np.empty(n, np.int64), np.empty(n, np.int64)
-    k = 0
     whole = 0.0
     for y in range(ny):
         for x in range(nx):
             if inside[y, x]:
-                values[k], ys[k], xs[k] = -pixels[y, x], y, x
+                n += 1 if pixels[y, x] >= threshold else 0
                 whole += max(pixels[y, x], np.float32(0.0))
+    values, ys, xs = np.empty(n), np.empty(n, np.int64), np.empty(n, np.int64)
+    k = 0
+    for y in range(ny):
+        for x in range(nx):
+            if inside[y, x] and pixels[y, x] >= threshold:
+                values[k], ys[k], xs[k] = -pixels[y, x], y, x
                 k += 1
     order = np.argsort(values, kind="mergesort")
-    sorted_values = np.empty(n)
+    sorted_values, sorted_noise = np.empty(n), np.empty(n)
     for k in range(n):
         p = order[k]
-        number[ys[p], xs[p]] = k
+        number[ys[p] + 1, xs[p] + 1] = k
         sorted_values[k] = -values[p]
+        sorted_noise[k] = noise[ys[p], xs[p]]
     tree = np.full(n, -1, np.int64)
     link, top = np.empty(n, np.int64), np.empty(n, np.int64)
     total, count = np.zeros(n), np.zeros(n, np.int64)
+    roots, ranks = np.empty(9, np.int64), np.empty(9, np.int64)
     needed = contrast * whole
     highest = sorted_values[0] if n else 0.0
     step = np.log(max(highest, threshold * 1.0001) / threshold) / max(n_levels, 1)
@@ -143,20 +161,9 @@ def split_by_levels(pixels, inside, threshold, n_levels, contrast, min_pixels):
         while stop < n and sorted_values[stop] >= floor:
             p = order[stop]
             _join_pixel(
-                stop,
-                xs[p],
-                ys[p],
-                sorted_values,
-                number,
-                tree,
-                link,
-                top,
-                total,
-                count,
-                above,
-                needed,
-                min_pixels,
-            )
+                stop, xs[p], ys[p], sorted_values, number, tree, link, top, total, count, sorted_noise, above, needed,
+                min_pixels, min_drop, roots, ranks,
+            )  # fmt: skip
             stop += 1
         for k in range(start, stop):
             root = _find(tree, k)
@@ -164,23 +171,30 @@ def split_by_levels(pixels, inside, threshold, n_levels, contrast, min_pixels):
             count[root] += 1
         start = stop
         index = max(index - 1, -1)
-    return _label_links(number, order, ys, xs, link)
+    stands = np.empty(n, np.bool_)
+    for k in range(n):
+        stands[k] = sorted_values[k] - threshold >= min_drop * sorted_noise[k]
+    labels, n_objects = _label_links(number, link, total, count, tree, stands, threshold, needed, min_pixels)
+    _spread_labels(labels, pixels, inside)
+    return labels, max(n_objects, 1)
 
 
 @njit
-def _label_links(number, order, ys, xs, link):
-    """Follow the links of all pixels to the peaks."""
+def _label_links(number, link, total, count, tree, stands, threshold, needed, min_pixels):
+    """Follow the links of all pixels to the peaks; regions of their own need enough light as well."""
     n = link.shape[0]
     object_of = np.full(n, -1, np.int64)
     n_objects = 0
     for k in range(n):
-        if link[k] == k:
+        if link[k] != k:
+            continue
+        root = _find(tree, k)
+        weak = total[root] - threshold * count[root] <= needed or count[root] < min_pixels
+        if n_objects == 0 or (stands[k] and not weak):
             object_of[k] = n_objects
             n_objects += 1
-    peaks = np.empty((n_objects, 2), np.int64)
-    for k in range(n):
-        if link[k] == k:
-            peaks[object_of[k], 0], peaks[object_of[k], 1] = ys[order[k]], xs[order[k]]
+        else:
+            object_of[k] = n  # left to the surroundings
     for k in range(n):
         end = k
         while object_of[end] < 0:
@@ -190,9 +204,229 @@ def _label_links(number, order, ys, xs, link):
         while object_of[walk] < 0:
             object_of[walk] = found
             walk = link[walk]
-    labels = np.full(number.shape, -1, np.int64)
-    for y in range(number.shape[0]):
-        for x in range(number.shape[1]):
-            if number[y, x] >= 0:
-                labels[y, x] = object_of[number[y, x]]
-    return labels, peaks
+    ny, nx = number.shape[0] - 2, number.shape[1] - 2
+    labels = np.full((ny, nx), -1, np.int64)
+    for y in range(ny):
+        for x in range(nx):
+            k = number[y + 1, x + 1]
+            if k >= 0 and object_of[k] < n:
+                labels[y, x] = object_of[k]
+    return labels, n_objects
+
+
+@njit
+def _spread_labels(labels, pixels, inside):
+    """Give the other pixels of the footprint, ring by ring, the label of their brightest labelled neighbour."""
+    ny, nx = labels.shape
+    waiting_y, waiting_x = np.empty(ny * nx, np.int64), np.empty(ny * nx, np.int64)
+    found = np.empty(ny * nx, np.int64)
+    n = 0
+    any_label = False
+    for y in range(ny):
+        for x in range(nx):
+            if inside[y, x]:
+                any_label = any_label or labels[y, x] >= 0
+                if labels[y, x] < 0:
+                    waiting_y[n], waiting_x[n] = y, x
+                    n += 1
+    while n > 0:
+        left = 0
+        for k in range(n):
+            y, x = waiting_y[k], waiting_x[k]
+            best = -1
+            highest = -np.inf
+            for qy in range(max(y - 1, 0), min(y + 2, ny)):
+                for qx in range(max(x - 1, 0), min(x + 2, nx)):
+                    if labels[qy, qx] >= 0 and pixels[qy, qx] > highest:
+                        best, highest = labels[qy, qx], pixels[qy, qx]
+            found[k] = best
+        for k in range(n):
+            y, x = waiting_y[k], waiting_x[k]
+            if found[k] >= 0:
+                labels[y, x] = found[k]
+            elif not any_label:
+                labels[y, x] = 0
+            else:
+                waiting_y[left], waiting_x[left] = y, x
+                left += 1
+        if left == n:  # a part that touches no object: the first one takes it
+            for k in range(n):
+                labels[waiting_y[k], waiting_x[k]] = 0
+            break
+        n = left
+
+
+@njit
+def _smooth_inside(pixels, inside, taps, work):
+    """Convolve a stamp with a separable kernel, in place; nothing outside the footprint counts."""
+    ny, nx = pixels.shape
+    half = taps.shape[0] // 2
+    for y in range(ny):
+        for x in range(nx):
+            value = 0.0
+            for k in range(max(-half, -x), min(half, nx - 1 - x) + 1):
+                value += taps[half + k] * pixels[y, x + k]
+            work[y, x] = value
+    for y in range(ny):
+        for x in range(nx):
+            value = 0.0
+            for k in range(max(-half, -y), min(half, ny - 1 - y) + 1):
+                value += taps[half + k] * work[y + k, x]
+            pixels[y, x] = np.float32(value) if inside[y, x] else np.float32(0.0)
+
+
+@njit
+def _may_split(pixels, inside, variance, y0, x0, threshold, least_drop):
+    """Tell whether two pixels that stand out of the threshold are the highest of their neighbourhoods."""
+    ny, nx = pixels.shape
+    found = 0
+    for y in range(ny):
+        for x in range(nx):
+            value = pixels[y, x]
+            if not inside[y, x] or value < threshold:
+                continue
+            if value - threshold < least_drop * math.sqrt(max(variance[y0 + y, x0 + x], np.float32(0.0))):
+                continue
+            is_top = True
+            for qy in range(max(y - 1, 0), min(y + 2, ny)):
+                for qx in range(max(x - 1, 0), min(x + 2, nx)):
+                    if inside[qy, qx] and pixels[qy, qx] > value:
+                        is_top = False
+            if is_top:
+                found += 1
+                if found > 1:
+                    return True
+    return False
+
+
+@njit
+def label_footprints(image, variance, spans, span_offsets, pixel_offsets, first, last, taps, threshold, n_levels, contrast,
+                     min_pixels, min_drop, labels, smoothed, n_objects):  # fmt: skip
+    """Find the objects of many footprints.
+
+    Parameters
+    ----------
+    image, variance : (ny, nx) float32 arrays
+    spans : (n_spans, 3) int32 array
+        Inside the image.
+    span_offsets, pixel_offsets : (n + 1,) int64 arrays
+    first, last : int
+        Footprints ``first`` to ``last - 1`` are done.
+    taps : (2 half + 1,) float64 array
+        Separable smoothing kernel, sum one.
+    threshold, n_levels, contrast, min_pixels, min_drop
+        As :func:`split_by_levels`.
+    labels : (n_pixels,) int32 array, smoothed : (n_pixels,) float32 array
+        Written in span order: object of every pixel, and the smoothed image.
+    n_objects : (n,) int64 array
+        Written; 1 leaves ``labels`` as they are.
+    """
+    power = 0.0
+    for k in range(taps.shape[0]):
+        power += taps[k] * taps[k]
+    for i in range(first, last):
+        n_objects[i] = 1
+        s0, s1 = span_offsets[i], span_offsets[i + 1]
+        if s1 <= s0:
+            continue
+        y0, x0, y1, x1 = spans[s0, 0], spans[s0, 1], spans[s1 - 1, 0], spans[s0, 2]
+        for s in range(s0, s1):
+            x0, x1 = min(x0, spans[s, 1]), max(x1, spans[s, 2])
+        shape = (y1 - y0 + 1, x1 - x0 + 1)
+        pixels, inside = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+        for s in range(s0, s1):
+            y = spans[s, 0]
+            for x in range(spans[s, 1], spans[s, 2] + 1):
+                value = image[y, x]
+                inside[y - y0, x - x0] = True
+                pixels[y - y0, x - x0] = value if math.isfinite(value) else np.float32(0.0)
+        _smooth_inside(pixels, inside, taps, np.empty(shape, np.float64))
+        k = pixel_offsets[i]
+        for s in range(s0, s1):
+            for x in range(spans[s, 1], spans[s, 2] + 1):
+                smoothed[k] = pixels[spans[s, 0] - y0, x - x0]
+                k += 1
+        if not _may_split(pixels, inside, variance, y0, x0, threshold, min_drop * power):
+            continue
+        noise = np.zeros(shape, np.float32)
+        for s in range(s0, s1):
+            y = spans[s, 0]
+            for x in range(spans[s, 1], spans[s, 2] + 1):
+                noise[y - y0, x - x0] = power * math.sqrt(max(variance[y, x], np.float32(0.0)))
+        found, n_objects[i] = split_by_levels(
+            pixels, inside, noise, threshold, n_levels, contrast, min_pixels, min_drop
+        )
+        if n_objects[i] < 2:
+            continue
+        k = pixel_offsets[i]
+        for s in range(s0, s1):
+            for x in range(spans[s, 1], spans[s, 2] + 1):
+                labels[k] = found[spans[s, 0] - y0, x - x0]
+                k += 1
+
+
+@njit
+def count_objects(spans, span_offsets, pixel_offsets, labels, parents, child_offsets, n_spans, n_pixels):
+    """Count spans and pixels of the objects of split footprints.
+
+    Parameters
+    ----------
+    spans, span_offsets, pixel_offsets, labels
+        As :func:`label_footprints`.
+    parents : (m,) int64 array
+        Footprints with several objects.
+    child_offsets : (m + 1,) int64 array
+        Number of the first object of each.
+    n_spans, n_pixels : (n_children,) int64 arrays
+        Zero on entry; filled.
+    """
+    for j in range(parents.shape[0]):
+        i = parents[j]
+        k = pixel_offsets[i]
+        for s in range(span_offsets[i], span_offsets[i + 1]):
+            before = -1
+            for _ in range(spans[s, 1], spans[s, 2] + 1):
+                child = child_offsets[j] + labels[k]
+                n_pixels[child] += 1
+                if child != before:
+                    n_spans[child] += 1
+                before = child
+                k += 1
+
+
+@njit
+def collect_objects(image, variance, mask, spans, span_offsets, pixel_offsets, labels, smoothed, parents, child_offsets,
+                    next_span, next_pixel, child_spans, child_image, child_variance, child_mask, tops):  # fmt: skip
+    """Write spans, pixels and highest pixel of the objects of split footprints.
+
+    Parameters
+    ----------
+    image, variance : (ny, nx) float32 arrays, mask : (ny, nx) int32 array
+    spans, span_offsets, pixel_offsets, labels, smoothed, parents, child_offsets
+        As :func:`count_objects`.
+    next_span, next_pixel : (n_children,) int64 arrays
+        Where each object starts; changed.
+    child_spans : (n_spans, 3) int32 array, child_image, child_variance : float32 arrays, child_mask : int32 array
+        Written.
+    tops : (n_children, 3) float64 array
+        Filled with y, x and height of the highest smoothed pixel; heights are minus infinity on entry.
+    """
+    for j in range(parents.shape[0]):
+        i = parents[j]
+        k = pixel_offsets[i]
+        for s in range(span_offsets[i], span_offsets[i + 1]):
+            y = spans[s, 0]
+            before = -1
+            for x in range(spans[s, 1], spans[s, 2] + 1):
+                child = child_offsets[j] + labels[k]
+                if child != before:
+                    child_spans[next_span[child], 0], child_spans[next_span[child], 1] = y, x
+                    next_span[child] += 1
+                child_spans[next_span[child] - 1, 2] = x
+                before = child
+                at = next_pixel[child]
+                child_image[at], child_variance[at], child_mask[at] = image[y, x], variance[y, x], mask[y, x]
+                next_pixel[child] += 1
+                if smoothed[k] > tops[child, 2]:
+                    tops[child, 0], tops[child, 1], tops[child, 2] = y, x, smoothed[k]
+                k += 1
