@@ -14,7 +14,7 @@ from astropy.io import fits
 
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.mask import Mask
-from starmill.execution.frames import FrameJob, process_frame
+from starmill.execution.frames import FrameJob, process_frames
 from starmill.io.exposure_file import write_exposure
 from starmill.io.fits import info_from_header, wcs_from_header
 from starmill.numerics.tiles import set_threads
@@ -66,7 +66,7 @@ def main():
             path = Path(folder) / "frame.fits"
             write_exposure(exposure, path)
             start = time.process_time()
-            process_frame(FrameJob(str(path), folder))
+            process_frames([FrameJob(str(path), folder)])
             print(f"with reading, writing, picture and report: {time.process_time() - start:.2f} CPU s")
 
 

@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from starmill.cli.main import cli
+from starmill.cli.runtime import exit_code_of
 from starmill.errors import InputError
+from starmill.execution.frames import FrameJob, process_frames
 from starmill.execution.loose import run_on_files
+from starmill.execution.pool import _Worker
 from starmill.repository import Repository
 from starmill.repository.ingest_maps import ingest_maps, map_name
 from starmill.repository.loose_files import LooseFiles
 from starmill.repository.verify import verify
+from tests.cli.test_process import star_field, write
 from tests.execution.toy_tasks import AddNumberTask, SumNumbersTask
 
 
@@ -46,6 +51,66 @@ def test_mistakes_are_named(tmp_path):
         files.put("totl", {})
     with pytest.raises(InputError, match=r"must end in \.json"):
         LooseFiles({}, {"total": ("json", tmp_path / "out.fits")})
+
+
+def _frame(path, seed):
+    return write(path, star_field(seed)[0])
+
+
+def _command(*words):
+    return exit_code_of(lambda: cli.main([str(w) for w in words], "starmill", standalone_mode=False), words)
+
+
+@pytest.mark.parametrize("options", [[], ["--table", "ecsv", "--compress"]])
+def test_loose_products_are_made_again_byte_by_byte(tmp_path, capsys, options):
+    night, out, moved = tmp_path / "night", tmp_path / "out", tmp_path / "elsewhere" / "deep" / "er"
+    night.mkdir()
+    frame = _frame(night / "a.fits", 1)
+    words = ["process", frame, "--no-isr", "--no-pictures", "-q", "-o", out]
+    assert _command(*words, *options, "--set", "characterize.detect_deep.threshold=6") == 0
+    table = "a.catalog.ecsv" if options else "a.catalog.fits"
+    for name in ("a.exposure.fits", table):
+        assert _command("rerun", out / name, "--json") == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["identical"] == {"a.exposure.fits": True, table: True}
+    moved.mkdir(parents=True)
+    frame.rename(moved / "a.fits")
+    assert _command("rerun", out / "a.exposure.fits", "-o", tmp_path / "again") == 3
+    assert "a.fits (exposure) was not found" in capsys.readouterr().err
+    assert (
+        _command("rerun", out / "a.exposure.fits", "--inputs", tmp_path / "elsewhere", "-o", tmp_path / "new")
+        == 0
+    )
+    assert (tmp_path / "new" / table).read_bytes() == (out / table).read_bytes()
+    frame = _frame(frame, 2)  # the same name, other content
+    assert _command("rerun", out / "a.exposure.fits") == 3
+    assert _command("rerun", moved / "a.fits") == 3
+    assert "does not say how it was made" in capsys.readouterr().err
+    assert _command("rerun", out / "none.fits") == 3
+
+
+def test_a_frame_that_kills_its_worker_fails_and_the_others_are_done(tmp_path, monkeypatch):
+    frames = [_frame(tmp_path / f"{name}.fits", seed) for seed, name in enumerate("abc")]
+    monkeypatch.setenv("STARMILL_CAMERAS", str(tmp_path))
+    jobs = [FrameJob(str(path), str(tmp_path / "out"), pictures=False) for path in frames]
+    reported = []
+    killed = []
+
+    def report(summary):
+        reported.append(summary["frame"])
+
+    def start(self, settings):
+        original(self, settings)
+        if len(killed) < 1:  # the first worker dies before it can answer: its frame is tried again
+            killed.append(self.process.pid)
+            self.process.kill()
+
+    original = _Worker.__init__
+    monkeypatch.setattr(_Worker, "__init__", start)
+    summaries = process_frames(jobs, processes=2, report=report)
+    assert [summary["state"] for summary in summaries] == ["done"] * 3
+    assert sorted(reported) == ["a", "b", "c"]
+    assert killed
 
 
 def _header():

@@ -56,6 +56,16 @@ def test_round_trip_without_loss(tmp_path, compress):
     assert [p.name for p in tmp_path.iterdir()] == ["e.fits"]
 
 
+def test_compressed_files_do_not_depend_on_the_time(tmp_path, monkeypatch):
+    exposure, written = make_exposure(), []
+    for now in (1e9, 1.5e9):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        write_exposure(exposure, tmp_path / "e.fits", compress=True)
+        written.append((tmp_path / "e.fits").read_bytes())
+    assert written[0] == written[1]
+    np.testing.assert_array_equal(read_exposure(tmp_path / "e.fits").image, exposure.image)
+
+
 def test_plain_astropy_sees_the_right_sky(tmp_path):
     exposure, path = make_exposure(), tmp_path / "e.fits"
     write_exposure(exposure, path)

@@ -1,17 +1,27 @@
-"""Runs a task on loose files, with the provenance that a product of a repository has."""
+"""Tasks on loose files: the work of a repository's quanta, with files named by hand and no registry.
+
+`run_on_files` does one piece of work in this process; `loose_message` and `run_messages` give many to an executor.
+Products carry the provenance from which ``starmill rerun`` makes them again.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import starmill
 from starmill.execution.blas_threads import one_blas_thread
-from starmill.execution.provenance import text_checksum
-from starmill.repository.loose_files import LooseFiles
-from starmill.repository.store import file_checksum
+from starmill.execution.executor import LOST, Executor
+from starmill.execution.master_cache import MASTERS
+from starmill.execution.provenance import canonical, text_checksum, versions
+from starmill.repository.loose_files import LooseFile, LooseFiles
+
+_ATTEMPTS = 3  # a frame whose worker dies so often is a failure
+_COMPANIONS = {"frame": "starmill.execution.frames"}
 
 
 def run_on_files(task: Any, files: LooseFiles) -> dict[str, Path]:
@@ -29,9 +39,85 @@ def run_on_files(task: Any, files: LooseFiles) -> dict[str, Path]:
     written : dict of str to Path
         By result name; a result that the task did not give is left out.
     """
+    inputs = files.get_all(read_input)
     with one_blas_thread():
-        result = task.run(**files.get_all())
-    provenance = _provenance(task, files)
+        result = task.run(**inputs)
+    return write_outputs(files, result, loose_provenance(task, files))
+
+
+def loose_message(
+    identifier: int, task: str, config: Mapping[str, Any], files: LooseFiles, **more: Any
+) -> dict[str, Any]:
+    """Return the message that makes a worker run a task on files.
+
+    Parameters
+    ----------
+    identifier : int
+        Of the answer.
+    task : str
+        Name of the class.
+    config : mapping
+        All its values.
+    files : LooseFiles
+        Which files.
+    **more
+        ``resume`` keeps products that were made from the same; ``companions`` names who draws pictures and
+        writes reports, ``settings`` are theirs.
+    """
+    return {
+        "id": identifier,
+        "attempt": 1,
+        "task": task,
+        "config": canonical(config),
+        "loose": {"files": files.to_dict(), **more},
+    }
+
+
+def run_messages(messages: Iterable[Mapping[str, Any]], executor: Executor) -> Iterator[dict[str, Any]]:
+    """Give messages to an executor and yield their answers as they come; a lost worker's work is tried again."""
+    waiting = deque(messages)
+    sent: dict[int, dict[str, Any]] = {}
+    while waiting or executor.running:
+        while waiting and executor.free > 0:
+            message = dict(waiting.popleft())
+            sent[message["id"]] = message
+            executor.submit(message)
+        for answer in executor.wait(1.0):
+            message = sent[answer["id"]]
+            if answer["status"] == LOST and message["attempt"] < _ATTEMPTS:
+                waiting.append(message | {"attempt": message["attempt"] + 1})
+            else:
+                yield answer
+
+
+def work_on_files(message: Mapping[str, Any], task: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Do the work of a message in a worker.
+
+    Returns
+    -------
+    outputs : dict
+        ``path``, ``checksum`` and ``size`` by result name.
+    notes : dict
+        ``state`` ('done', or 'kept' when a resumed run finds the products), and what the companions tell.
+    """
+    loose = message["loose"]
+    files = LooseFiles.from_dict(loose["files"])
+    inputs = files.get_all(read_input)
+    provenance = loose_provenance(task, files)
+    if loose.get("resume") and _is_made(files, provenance):
+        return {}, {"state": "kept"}
+    with one_blas_thread():
+        result = task.run(**inputs)
+    notes = {"state": "done"}
+    if loose.get("companions"):
+        write = import_module(_COMPANIONS[loose["companions"]]).write_companions
+        notes |= write(result, files, task.full_metadata(), **loose.get("settings", {}))
+    written = write_outputs(files, result, provenance)
+    return {name: {"path": str(path), "size": path.stat().st_size} for name, path in written.items()}, notes
+
+
+def write_outputs(files: LooseFiles, result: Any, provenance: Mapping[str, Any]) -> dict[str, Path]:
+    """Write the results that have a file, in the order of the outputs."""
     written = {}
     for name in files.outputs:
         value = getattr(result, name, None)
@@ -40,19 +126,60 @@ def run_on_files(task: Any, files: LooseFiles) -> dict[str, Path]:
     return written
 
 
-def _provenance(task: Any, files: LooseFiles) -> dict[str, Any]:
+def read_input(file: LooseFile) -> Any:
+    """Read one file; master frames are kept, because the next frame needs the same ones."""
+    if file.storage == "master_frame" and file.path.is_file():
+        return MASTERS.get(file.checksum, file.read)
+    return file.read()
+
+
+def loose_provenance(task: Any, files: LooseFiles) -> dict[str, Any]:
+    """Return what products are made from; names without folders, so that it holds on any machine."""
     config: Mapping[str, Any] = task.config.to_dict()
-    inputs = []
-    for name, entry in files.inputs.items():
-        pairs = [entry] if isinstance(entry, tuple) and isinstance(entry[0], str) else list(entry)
-        inputs += [
-            {"keyword": name, "file": Path(str(path)).name, "checksum": file_checksum(str(path))}
-            for _, path in pairs  # type: ignore[misc]
-        ]
     return {
         "task": type(task).__name__,
         "config": dict(config),
         "config_checksum": text_checksum(json.dumps(config, sort_keys=True)),
         "starmill": starmill.__version__,
-        "inputs": inputs,
+        "versions": {name: value for name, value in versions().items() if name != "starmill"},
+        "many": [name for name in files.many if name not in files.matching],
+        "inputs": [
+            {
+                "keyword": name,
+                "storage": file.storage,
+                "file": file.path.name,
+                "checksum": file.checksum,
+                "details": file.details,
+            }
+            for name, used in sorted(files.used.items())
+            for file in used
+        ],
+        "outputs": {name: [storage, path.name] for name, (storage, path) in files.outputs.items()},
     }
+
+
+def read_provenance(path: Path) -> dict[str, Any] | None:
+    """Return the provenance that a product carries; None when it has none."""
+    from starmill.io.exposure_file import read_exposure_component
+    from starmill.io.tables import TABLE_SUFFIXES, read_catalog
+
+    if path.suffix == ".fits":
+        from starmill.io.fits_blocks import open_blocks
+
+        with open_blocks(path) as hdus:
+            is_exposure, is_catalog = "META" in hdus, "NOTES" in hdus
+    else:
+        is_exposure, is_catalog = False, path.suffix in TABLE_SUFFIXES
+    if is_exposure:
+        found = read_exposure_component(path, "provenance")
+    else:
+        found = read_catalog(path).meta.get("provenance") if is_catalog else None
+    return found if isinstance(found, dict) and "outputs" in found else None
+
+
+def _is_made(files: LooseFiles, provenance: Mapping[str, Any]) -> bool:
+    """Tell whether all products are there; the last one, written last, says from what they were made."""
+    paths = [path for _, path in files.outputs.values()]
+    if not all(path.is_file() for path in paths):
+        return False
+    return read_provenance(paths[-1]) == json.loads(json.dumps(provenance))

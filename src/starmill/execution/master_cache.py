@@ -48,3 +48,7 @@ class MasterCache:
             _, (_, freed) = self._kept.popitem(last=False)
             self._total -= freed
         return master
+
+
+MASTERS = MasterCache()
+"""The masters of this process."""

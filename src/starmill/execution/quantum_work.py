@@ -19,12 +19,11 @@ from typing import Any
 
 from starmill.errors import NoDataError, StarmillError
 from starmill.execution.blas_threads import one_blas_thread
-from starmill.execution.master_cache import MasterCache
+from starmill.execution.master_cache import MASTERS
 from starmill.repository.data_id import DataId
 from starmill.repository.formatters import formatter, read_dataset
 from starmill.repository.store import file_checksum, open_store
 
-_MASTERS = MasterCache()
 DONE, FAILED, NO_WORK = "done", "failed", "no_work"
 
 
@@ -37,7 +36,7 @@ def run_quantum(message: Mapping[str, Any]) -> dict[str, Any]:
         ``store`` (URL), ``writer`` (staging folder), ``task``, ``config`` (JSON text), ``inputs`` (keyword to
         list of file descriptions), ``many`` (keywords that take a list), ``lazy`` (a list of functions),
         ``outputs`` (keyword, storage, optional), ``provenance`` (plain values kept in the files), ``id`` and
-        ``attempt``.
+        ``attempt``. With ``loose`` instead of a store: see `starmill.execution.loose`.
 
     Returns
     -------
@@ -87,8 +86,12 @@ def _plain(value: Any) -> Any:
 
 
 def _work(message: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    store = open_store(message["store"])
     task = _task(message["task"], message["config"])
+    if "loose" in message:
+        from starmill.execution.loose import work_on_files
+
+        return work_on_files(message, task)
+    store = open_store(message["store"])
     with contextlib.ExitStack() as stack:
         inputs = {}
         for keyword, files in message["inputs"].items():
@@ -131,7 +134,7 @@ def _task(name: str, config: str) -> Any:
 
 def _read(store: Any, file: Mapping[str, Any], stack: contextlib.ExitStack) -> Any:
     if file["storage"] == "master_frame":
-        return _MASTERS.get(file["checksum"], lambda: _read_file(store, file, stack))
+        return MASTERS.get(file["checksum"], lambda: _read_file(store, file, stack))
     return _read_file(store, file, stack)
 
 

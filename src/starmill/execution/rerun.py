@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starmill.errors import RepositoryError
+from starmill.errors import InputError, RepositoryError
+from starmill.execution.loose import read_provenance, run_on_files
 from starmill.execution.provenance import datasets_where, quantum_record, versions
 from starmill.execution.quantum_work import DONE, run_quantum
 from starmill.repository import schema
 from starmill.repository.dataset_ref import StoredDataset
+from starmill.repository.loose_files import LooseFiles
 from starmill.repository.repository import Repository
+from starmill.repository.store import file_checksum
 
 
 @dataclass(frozen=True)
 class RerunReport:
-    """Outcome of making a quantum again.
+    """Outcome of making a product again.
 
     Attributes
     ----------
     task, data_key : str
-        What was run.
+        What was run; the name of the file when it is a loose one.
     identical : dict
-        Dataset type to whether the new file has the registered checksum.
+        Dataset type, or name of the file, to whether the new file has the checksum of the old one.
     other_versions : dict
         Packages whose version differs from then: name to (then, now).
     cpu_seconds : float
@@ -80,9 +86,81 @@ def rerun_dataset(repository: Repository, ref: StoredDataset, *, keep: Path | No
             with repository.store.reading(output["token"]) as path:
                 shutil.copyfile(path, keep / name)
         repository.store.discard(output["token"])
-    then, now = json.loads(record["versions_text"] or "{}"), versions()
-    changed = {name: (then.get(name, "absent"), now[name]) for name in now if then.get(name) != now[name]}
+    changed = _changed(json.loads(record["versions_text"] or "{}"))
     return RerunReport(record["task"], record["data_key"], identical, changed, answer["cpu_seconds"])
+
+
+def rerun_file(path: Path, folders: Sequence[Path] = (), *, keep: Path | None = None) -> RerunReport:
+    """Make a loose product, and those that were written with it, once more.
+
+    Parameters
+    ----------
+    path : Path
+        A product that carries its provenance: an exposure or a catalogue.
+    folders : sequence of Path
+        Where its inputs are looked for, by name and checksum, also in folders below; then follow the folder of the
+        product, the one above, and those beside it.
+    keep : Path, optional
+        Folder that gets the new files; they are deleted otherwise.
+
+    Returns
+    -------
+    report : RerunReport
+        Files that were written with the product but are no longer beside it are left out.
+
+    Raises
+    ------
+    InputError
+        When the file has no provenance, or an input is nowhere to be found with its content.
+    """
+    from starmill.pipelines.task_names import find_task, resolve_config
+
+    provenance = read_provenance(path)
+    if provenance is None:
+        raise InputError("the file does not say how it was made", path=path)
+    inputs: dict[str, Any] = {}
+    for item in provenance["inputs"]:
+        entry = (item["storage"], _find_input(item, folders, path.absolute()), item["details"])
+        if item["keyword"] in provenance["many"]:
+            inputs.setdefault(item["keyword"], []).append(entry)
+        else:
+            inputs[item["keyword"]] = entry
+    cls = find_task(provenance["task"])
+    task = cls(resolve_config(cls, provenance["config"]))
+    begin = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = {
+            name: (storage, Path(folder) / file) for name, (storage, file) in provenance["outputs"].items()
+        }
+        written = run_on_files(task, LooseFiles(inputs, outputs))
+        identical = {}
+        for made in written.values():
+            before = path.parent / made.name
+            if before.is_file():
+                identical[made.name] = file_checksum(before) == file_checksum(made)
+            if keep is not None:
+                keep.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(made, keep / made.name)
+    then = {"starmill": provenance["starmill"], **provenance["versions"]}
+    return RerunReport(provenance["task"], path.name, identical, _changed(then), time.process_time() - begin)
+
+
+def _find_input(item: dict[str, Any], folders: Iterable[Path], product: Path) -> Path:
+    name, above = item["file"], product.parent.parent
+    candidates = [candidate for folder in folders for candidate in sorted(folder.rglob(name))]
+    candidates += [product.with_name(name), above / name, *sorted(above.glob(f"*/{name}"))]
+    there = [candidate for candidate in candidates if candidate.is_file()]
+    for candidate in there:
+        if file_checksum(candidate) == item["checksum"]:
+            return candidate
+    found = f"; of this name but other content: {there[0]}" if there else ""
+    raise InputError(f"the input {name} ({item['keyword']}) was not found{found}", path=product)
+
+
+def _changed(then: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Return the packages whose version is another than it was."""
+    now = versions()
+    return {name: (then.get(name, "absent"), now[name]) for name in now if then.get(name) != now[name]}
 
 
 def _message(repository: Repository, record: dict[str, Any]) -> dict[str, Any]:

@@ -95,6 +95,22 @@ def _write_compressed(path: Path, primary: list[Card], planes: list[Any], rest: 
         hdus.append(fits.CompImageHDU(array, fits.Header(cards), name=name, **how))
     hdus.extend(fits.ImageHDU(array, name=name) for name, array in rest)
     hdus.writeto(path, checksum=False)
+    _forget_times(path)
+
+
+def _forget_times(path: Path) -> None:
+    """Set the time in the header of every gzip tile to zero: the same exposure gives the same bytes."""
+    places = []
+    with fits.open(path, disable_image_compression=True, memmap=False) as hdus:
+        for hdu in hdus[1:]:
+            if str(hdu.header.get("ZCMPTYPE", "")).startswith("GZIP"):
+                heap = hdu.fileinfo()["datLoc"] + hdu.header["NAXIS1"] * hdu.header["NAXIS2"]
+                raw = hdu.data.view(np.ndarray).view(hdu.data.dtype)["COMPRESSED_DATA"]
+                places += [heap + int(offset) + 4 for _, offset in raw]
+    with path.open("r+b") as stream:
+        for place in places:
+            stream.seek(place)
+            stream.write(bytes(4))
 
 
 def _wcs_cards(exposure: Exposure) -> list[Card]:

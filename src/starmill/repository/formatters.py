@@ -35,6 +35,8 @@ class Formatter:
         What can be read alone.
     cutouts : bool
         Whether a `Box` can be read alone.
+    others : tuple of str
+        Further extensions that choose a variant of the format, for loose files.
     """
 
     extension: str
@@ -42,6 +44,12 @@ class Formatter:
     read: Callable[[Path, str | None, Any], Any]
     components: tuple[str, ...] = field(default=())
     cutouts: bool = False
+    others: tuple[str, ...] = field(default=())
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """All extensions that a file of this format may have."""
+        return (self.extension, *self.others)
 
 
 def formatter(storage: str) -> Formatter:
@@ -57,7 +65,13 @@ def register_formatter(storage: str, new: Formatter) -> None:
 
 
 def read_dataset(
-    storage: str, path: Path, component: str | None = None, box: Any = None, *, data_id: Any = None
+    storage: str,
+    path: Path,
+    component: str | None = None,
+    box: Any = None,
+    *,
+    data_id: Any = None,
+    hdu: int | str | None = None,
 ) -> Any:
     """Read a file, a component of it, or a cutout.
 
@@ -73,6 +87,8 @@ def read_dataset(
         Name of a part.
     box : Box, optional
         Cutout, pixels of the parent frame.
+    hdu : int or str, optional
+        Extension of an image that another program wrote.
 
     Returns
     -------
@@ -81,6 +97,10 @@ def read_dataset(
     """
     if storage == "raw" and data_id is not None:
         return _read_raw_frame(path, data_id, component)
+    if storage == "exposure" and hdu is not None:
+        from starmill.io.exposure_file import read_exposure
+
+        return read_exposure(path, hdu, box=box)
     chosen = formatter(storage)
     if component is not None and component not in chosen.components:
         known = ", ".join(chosen.components) or "none"
@@ -163,10 +183,10 @@ def _read_array(path: Path, _component: str | None, box: Any) -> Any:
         raise InputError(f"not an array file: {error}", path=path) from error
 
 
-def _write_exposure(value: Any, path: Path, provenance: Any = None) -> None:
+def _write_exposure(value: Any, path: Path, provenance: Any = None, *, compress: bool = False) -> None:
     from starmill.io.exposure_file import write_exposure
 
-    write_exposure(value, path, provenance=provenance, durable=False)
+    write_exposure(value, path, provenance=provenance, compress=compress, durable=False)
 
 
 def _read_exposure(path: Path, component: str | None, box: Any) -> Any:
@@ -196,8 +216,19 @@ def _refuse_raw(_value: Any, _path: Path, _provenance: Any = None) -> None:
     raise InputError("raw frames are ingested, not put")
 
 
-@functools.lru_cache(maxsize=16)
 def _camera(name: str) -> Any:
+    """Return a camera; it is read again when its file has changed."""
+    from starmill.io.raw import camera_folders
+
+    own = [folder / f"{name}.yaml" for folder in camera_folders()]
+    if name.endswith((".yaml", ".yml")):
+        own = [Path(name)]
+    changed = [path.stat().st_mtime_ns for path in own if path.is_file()]
+    return _load_camera(name, tuple(changed))
+
+
+@functools.lru_cache(maxsize=16)
+def _load_camera(name: str, changed: tuple[int, ...]) -> Any:  # noqa: ARG001  tells when to read again
     from starmill.io.raw import load_camera
 
     return load_camera(name)
@@ -208,7 +239,8 @@ def _read_raw_frame(path: Path, data_id: Any, component: str | None) -> Any:
 
     camera = _camera(str(data_id["instrument"]))
     detectors = camera.detectors
-    name = detectors[int(data_id["detector"])].name if len(detectors) > 1 else None
+    several = len(detectors) > 1 and data_id.get("detector") is not None
+    name = detectors[int(data_id["detector"])].name if several else None
     frame = read_raw(path, camera, detector=name)
     if component is None:
         return frame
@@ -276,6 +308,13 @@ _FORMATTERS: dict[str, Formatter] = {
     "text": Formatter(".txt", _write_text, _read_text),
     "array": Formatter(".npy", _write_array, _read_array, cutouts=True),
     "exposure": Formatter(".fits", _write_exposure, _read_exposure, _EXPOSURE_PARTS, cutouts=True),
+    "compressed_exposure": Formatter(
+        ".fits",
+        functools.partial(_write_exposure, compress=True),
+        _read_exposure,
+        _EXPOSURE_PARTS,
+        cutouts=True,
+    ),
     "master_frame": Formatter(
         ".fits", _write_master, _read_master, ("image", "variance", "mask", "properties")
     ),
@@ -283,5 +322,7 @@ _FORMATTERS: dict[str, Formatter] = {
     "spatial_kernel": Formatter(".json", _write_json, _read_kernel),
     "sky_map": Formatter(".fits", _write_map, _read_map),
     "raw": Formatter(".fits", _refuse_raw, _read_raw),
-    "catalog": Formatter(".fits", _write_catalog, _read_catalog, ("schema", "meta")),
+    "catalog": Formatter(
+        ".fits", _write_catalog, _read_catalog, ("schema", "meta"), others=(".ecsv", ".parquet", ".votable")
+    ),
 }

@@ -6,14 +6,54 @@ driven by a repository can be driven by it.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from starmill.errors import InputError, nearest_name
+from starmill.io.atomic import atomic_path
 from starmill.repository.formatters import formatter, read_dataset
-from starmill.repository.store import sync_files, sync_folder
+from starmill.repository.store import file_checksum
+
+Entry = tuple[str, str | Path] | tuple[str, str | Path, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class LooseFile:
+    """One input.
+
+    Attributes
+    ----------
+    storage : str
+        Name of the format.
+    path : Path
+        The file.
+    details : dict
+        What its reader must know besides: ``data_id`` of a raw frame, ``hdu`` of an image.
+    """
+
+    storage: str
+    path: Path
+    details: dict[str, Any]
+
+    def read(self) -> Any:
+        """Return the content."""
+        if not self.path.is_file():
+            raise InputError("the file does not exist", path=self.path)
+        return read_dataset(self.storage, self.path, **self.details)
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the file."""
+        status = self.path.stat()
+        return _checksum(str(self.path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _checksum(path: str, size: int, time: int) -> str:  # noqa: ARG001  size and time tell when to read again
+    return file_checksum(path)
 
 
 class LooseFiles:
@@ -21,50 +61,68 @@ class LooseFiles:
 
     Parameters
     ----------
-    inputs : mapping of str to (storage, path) or to a list of them
+    inputs : mapping of str to (storage, path), (storage, path, details) or to a list of them
         By argument name of the task; storage names are those of the dataset types (``exposure``, ``catalog``,
-        ``master_frame``, ``json``, ...). Raw frames need their camera: use `data_id`.
+        ``master_frame``, ``json``, ...). Details: ``data_id`` of a raw frame, ``hdu`` of an image.
     outputs : mapping of str to (storage, path)
         By result name.
     data_id : mapping, optional
         ``instrument`` and ``detector`` of raw frames.
+    matching : mapping of str to str, optional
+        Inputs of which several candidates are given, to the input whose filter the right one has.
     """
 
     def __init__(
         self,
-        inputs: Mapping[str, tuple[str, str | Path] | Sequence[tuple[str, str | Path]]],
+        inputs: Mapping[str, Entry | Sequence[Entry]],
         outputs: Mapping[str, tuple[str, str | Path]],
         *,
         data_id: Mapping[str, Any] | None = None,
+        matching: Mapping[str, str] | None = None,
     ) -> None:
-        self.inputs = dict(inputs)
+        common = {"data_id": dict(data_id)} if data_id else {}
+        self.many = [name for name, entry in inputs.items() if not isinstance(entry, tuple)]
+        self.inputs = {
+            name: [_loose_file(one, common) for one in ([entry] if isinstance(entry, tuple) else entry)]
+            for name, entry in inputs.items()
+        }
+        self.matching = dict(matching or {})
+        self.used: dict[str, list[LooseFile]] = {}
         self.outputs = {name: (storage, Path(path)) for name, (storage, path) in outputs.items()}
-        self.data_id = dict(data_id or {})
         for name, (storage, path) in self.outputs.items():
-            extension = formatter(storage).extension
-            if not path.name.endswith(extension):
+            extensions = formatter(storage).extensions
+            if not path.name.endswith(extensions):
                 raise InputError(
-                    f"output '{name}' is stored as {storage} and must end in {extension}", path=path
+                    f"output '{name}' is stored as {storage} and must end in {' or '.join(extensions)}",
+                    path=path,
                 )
 
-    def get(self, name: str) -> Any:
-        """Read one input: a value, or a list where several files are given."""
+    def get(self, name: str, read: Callable[[LooseFile], Any] = LooseFile.read) -> Any:
+        """Read one input: a value, or a list where several files are given.
+
+        Parameters
+        ----------
+        name : str
+            Argument name.
+        read : callable
+            Reads one file.
+        """
         if name not in self.inputs:
             near = nearest_name(name, self.inputs)
             raise InputError(f"there is no input {name!r}" + (f"; did you mean '{near}'?" if near else ""))
-        entry = self.inputs[name]
-        if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
-            return self._read(str(entry[0]), Path(str(entry[1])))
-        return [self._read(str(storage), Path(str(path))) for storage, path in entry]
+        files = self.inputs[name]
+        values = [read(file) for file in files]
+        self.used[name] = files
+        return values if name in self.many else values[0]
 
-    def _read(self, storage: str, path: Path) -> Any:
-        if not path.is_file():
-            raise InputError("the file does not exist", path=path)
-        return read_dataset(storage, path, data_id=self.data_id or None)
-
-    def get_all(self) -> dict[str, Any]:
-        """Read all inputs, as the keyword arguments of a task."""
-        return {name: self.get(name) for name in self.inputs}
+    def get_all(self, read: Callable[[LooseFile], Any] = LooseFile.read) -> dict[str, Any]:
+        """Read all inputs, as the keyword arguments of a task; `used` tells the files afterwards."""
+        values = {name: self.get(name, read) for name in self.inputs if name not in self.matching}
+        for name, other in self.matching.items():
+            candidates = [(file, read(file)) for file in self.inputs[name]]
+            file, values[name] = _of_filter(candidates, values[other].info.filter, name)
+            self.used[name] = [file]
+        return values
 
     def put(self, name: str, value: Any, provenance: Mapping[str, Any] | None = None) -> Path:
         """Write one output; the file appears complete or not at all."""
@@ -72,14 +130,45 @@ class LooseFiles:
             near = nearest_name(name, self.outputs)
             raise InputError(f"there is no output {name!r}" + (f"; did you mean '{near}'?" if near else ""))
         storage, path = self.outputs[name]
-        chosen = formatter(storage)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(f".{uuid.uuid4().hex[:12]}.part-{path.name}")
-        try:
-            chosen.write(value, staged, None if provenance is None else dict(provenance))
-            sync_files([staged])
-            staged.replace(path)
-            sync_folder(path.parent)
-        finally:
-            staged.unlink(missing_ok=True)
+        with atomic_path(path) as temporary:
+            formatter(storage).write(value, temporary, None if provenance is None else dict(provenance))
         return path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "inputs": {
+                name: [[file.storage, str(file.path), file.details] for file in files]
+                for name, files in self.inputs.items()
+            },
+            "many": self.many,
+            "matching": self.matching,
+            "outputs": {name: [storage, str(path)] for name, (storage, path) in self.outputs.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LooseFiles:
+        """Make it again from plain values."""
+        matching = values["matching"]
+        inputs: dict[str, Any] = {}
+        for name, files in values["inputs"].items():
+            entries = [(storage, path, details) for storage, path, details in files]
+            inputs[name] = entries if name in values["many"] or name in matching else entries[0]
+        outputs = {name: (storage, path) for name, (storage, path) in values["outputs"].items()}
+        return cls(inputs, outputs, matching=matching)
+
+
+def _loose_file(entry: Entry, common: dict[str, Any]) -> LooseFile:
+    storage, path, *more = entry
+    return LooseFile(str(storage), Path(str(path)), dict(more[0]) if more else common)
+
+
+def _of_filter(candidates: list[tuple[LooseFile, Any]], wanted: str, keyword: str) -> tuple[LooseFile, Any]:
+    """Return the candidate of a filter; the one that does not say its filter when there is none."""
+    matching = [pair for pair in candidates if pair[1].filter == wanted]
+    if not matching:
+        matching = [pair for pair in candidates if not pair[1].filter or not wanted]
+    if not matching:
+        known = ", ".join(repr(value.filter) for _, value in candidates)
+        raise InputError(f"no {keyword} is of the frame's filter {wanted!r} (given: {known})")
+    return matching[0]
