@@ -33,7 +33,7 @@ from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeas
 from starmill.tasks.subtract_background import SubtractBackgroundConfig, SubtractBackgroundTask
 
 FWHM = 3.6
-PLUGINS = ["peak", "shape", "windowed_centroid", "sky", "pixel", "aperture_flux", "kron_flux", "half_light"]
+PLUGINS = ["isophotal", "windowed_centroid", "sky", "pixel", "aperture_flux", "kron_flux", "half_light"]
 COLUMNS = ("NUMBER", "X_IMAGE", "Y_IMAGE", "XWIN_IMAGE", "YWIN_IMAGE", "ALPHA_J2000", "DELTA_J2000", "FLUX_AUTO",
            "FLUXERR_AUTO", "KRON_RADIUS", "FLUX_APER(1)", "FLUXERR_APER(1)", "FLUX_RADIUS", "ELONGATION", "FLAGS",
            "SNR_WIN")  # fmt: skip
@@ -52,7 +52,7 @@ def read_exposure(folder):
 
 def make_tasks(deblender):
     """Return the four tasks of the chain."""
-    slots = {"centroid": "peak", "shape": "shape", "psf_shape": "psf_shape"}
+    slots = {"centroid": "isophotal", "shape": "isophotal", "psf_shape": "psf_shape"}
     measure = SingleFrameMeasurementConfig(
         plugins=PLUGINS, options={"aperture_flux": {"radii": [5.0]}}, slots=slots
     )

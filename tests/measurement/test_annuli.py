@@ -6,7 +6,6 @@ from numpy.testing import assert_allclose
 
 from starmill.datamodel.ellipse import ellipse_axes
 from starmill.kernels import annuli
-from starmill.measurement.kron import GROWTH_RADII, radius_where
 from starmill.measurement.shape import inverse_moments
 from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
 from tests.measurement.scenes import bare_pixels, catalog_at, star_field
@@ -60,12 +59,6 @@ def test_axes_of_moments():
     assert_allclose(b[:2], [1, 1])
     assert_allclose(theta[:2], [0, np.pi / 4])
     assert np.isnan(a[2])
-
-
-def test_radius_of_a_flat_disk():
-    curve = np.minimum(GROWTH_RADII, 10.0)[None] ** 2
-    assert radius_where(curve, np.array([25.0]))[0] == pytest.approx(5.0)
-    assert np.isnan(radius_where(curve, np.array([101.0]))[0])
 
 
 def test_extended_fluxes_of_stars():

@@ -12,6 +12,7 @@ from starmill.datamodel.catalog import Column
 from starmill.datamodel.ellipse import ellipse_axes
 from starmill.kernels.annuli import first_moment_radii
 from starmill.kernels.overlap import circular_apertures, ellipse_sums
+from starmill.kernels.radial_growth import radii_of_light
 from starmill.measurement.context import MeasurementContext
 from starmill.measurement.plugin import ORDER_FLUX, Plugin, error_from, register
 from starmill.measurement.shape import inverse_moments, usable_shapes
@@ -154,35 +155,6 @@ def growth_curves(context: MeasurementContext) -> tuple[NDArray[np.float64], NDA
     return context.cache["growth"]
 
 
-def radius_where(curve: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the first radius where a growth curve reaches a flux.
-
-    Parameters
-    ----------
-    curve : (n, n_radii) array
-        Flux within :data:`GROWTH_RADII`; NaN beyond the edge of the image.
-    target : (n,) array
-
-    Returns
-    -------
-    radius : (n,) array, pixels
-        Linear in the area between radii, NaN when the curve does not reach the target.
-    """
-    area = np.concatenate([[0.0], GROWTH_RADII**2])
-    flux = np.column_stack([np.zeros(len(curve)), curve])
-    with np.errstate(all="ignore"):
-        above = flux >= target[:, None]
-        above &= (target > 0)[:, None]
-        k = np.argmax(above, axis=1)
-        rows = np.arange(len(curve))
-        k0 = np.maximum(k - 1, 0)
-        f0, f1 = flux[rows, k0], flux[rows, k]
-        fraction = np.clip((target - f0) / (f1 - f0), 0.0, 1.0)
-        # between two radii the light of a falling profile is convex in the area: half way to quadratic
-        radius = np.sqrt(area[k0] + fraction * (area[k] - area[k0]))
-    return np.where(above.any(axis=1), radius, np.nan)
-
-
 @register
 @dataclass(frozen=True)
 class HalfLightRadius(Plugin):
@@ -191,6 +163,8 @@ class HalfLightRadius(Plugin):
     Parameters
     ----------
     fraction : float
+    reach : float
+        The radius is sought out to this multiple of the Kron radius.
     """
 
     name: ClassVar[str] = "half_light"
@@ -198,6 +172,7 @@ class HalfLightRadius(Plugin):
     needs_psf: ClassVar[bool] = True
 
     fraction: float = 0.5
+    reach: float = 3.0
 
     def columns(self) -> list[Column]:
         return [
@@ -206,8 +181,9 @@ class HalfLightRadius(Plugin):
         ]
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
-        total = context["kron_flux"]
-        radius = radius_where(growth_curves(context)[0], self.fraction * total)
+        target = self.fraction * np.nan_to_num(context["kron_flux"])
+        reach = np.clip(np.nan_to_num(self.reach * context["kron_radius"]), 6.0, 100.0).astype(np.float64)
+        radius = radii_of_light(context.pixels, context.array_x, context.array_y, target, reach)
         return {"half_light_radius": radius, "half_light_flag": ~np.isfinite(radius)}
 
 

@@ -10,6 +10,7 @@ from starmill.measurement.extendedness import Extendedness, SizeExtendedness, St
 from starmill.measurement.forced import ForcedCentroid, ForcedShape
 from starmill.measurement.galaxy_models import CModelFlux, SersicFlux
 from starmill.measurement.gaussian_flux import GaussianFlux
+from starmill.measurement.isophotal import IsophotalMoments
 from starmill.measurement.joint_psf import JointPsfFlux
 from starmill.measurement.kron import EllipticalApertureFlux, HalfLightRadius, KronFlux, PetrosianFlux
 from starmill.measurement.local_background import LocalBackground, LocalVariance
@@ -34,6 +35,7 @@ __all__ = [
     "GaussianFlux",
     "HalfLightRadius",
     "InputCount",
+    "IsophotalMoments",
     "JointPsfFlux",
     "KronFlux",
     "LocalBackground",

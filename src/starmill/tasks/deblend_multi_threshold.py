@@ -23,7 +23,7 @@ class MultiThresholdDeblendConfig(Config):
     """Levels and contrast of the tree."""
 
     base_threshold: float = field(
-        3.0, "Lowest level in units of the noise of the smoothed image.", gt=0, unit="sigma"
+        1.5, "Lowest level in units of the noise of the smoothed image.", gt=0, unit="sigma"
     )
     smoothing: float = field(0.5, "Sigma of the smoothing before the tree, times the sigma of the PSF.", gt=0)
     n_levels: int = field(32, "Levels between the lowest one and the peak, at equal ratios.", ge=1)
