@@ -65,7 +65,7 @@ def published(folder):
     """Score the two published maps: against the table, and the whole flux against that of the sources as drawn."""
     print("published maps (0.02 arcsec rule)")
     print(
-        "map  CPU s  rows matched false  peak med/68%   FLUX-table med/68%/95%   total-drawn med/68%/95%   pulls  pos (arcsec)"
+        "map  CPU s rows matched false peak med/68%  FLUX-table med/68%/95%   total-drawn med/68%/95%   pulls  pos (arcsec)"
     )
     for k in (1, 2):
         with warnings.catch_warnings():

@@ -92,7 +92,7 @@ def test_window_fit():
     image = gaussians.image((32, 34), SOURCES[:1]) + 0.01 * np.random.default_rng(1).standard_normal((32, 34))
     start = SOURCES[:1] * [1, 1, 1, 0.9, 1.1, 1]
     fitted, status = np.empty((1, 6)), np.zeros(1, np.int64)
-    fit_windows(image, start, WIDE, 5, OPTIONS, fitted, status)
+    fit_windows(image, start, WIDE, 5, -1, OPTIONS, fitted, status)
     wanted = gaussian_windows.fit_window(image, start[0], 5)
     assert status[0] == 0
     np.testing.assert_allclose(gaussians.covariance(fitted[0]), gaussians.covariance(wanted), rtol=1e-4)

@@ -6,7 +6,7 @@ pixels; with the noise given, chi2 and BIC use it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starmill.errors import InputError
+from starmill.kernels.box_background import clip_sorted, fill_gaps
 from starmill.numerics.least_squares import huber_least_squares
 
 __all__ = [
-    "SCORES", "BackgroundScore", "PolynomialBackground", "clip_values", "evaluate_polynomial", "fill_masked",
+    "SCORES", "BackgroundScore", "PolynomialBackground", "clip_limits", "clip_values", "evaluate_polynomial", "fill_masked",
     "fit_polynomial_background", "score_background",
 ]  # fmt: skip
 
@@ -101,17 +102,32 @@ def clip_values(values: NDArray[Any], n_sigma: float = 3.0, n_iterations: int = 
         NaN does not survive.
     n_sigma, n_iterations
     """
-    keep = np.isfinite(values)
-    for _ in range(n_iterations):
-        inside = values[keep]
-        if inside.size == 0:
-            break
-        middle, limit = np.median(inside), n_sigma * inside.std()
-        smaller = keep & (np.abs(np.where(keep, values, middle) - middle) <= limit)
-        if smaller.sum() == keep.sum():
-            break
-        keep = smaller
-    return keep
+    low, high, _ = clip_limits(np.ravel(values), n_sigma, n_iterations)
+    return np.asarray((values >= low) & (values <= high))
+
+
+def clip_limits(
+    values: NDArray[Any], n_sigma: float = 3.0, n_iterations: int = 10
+) -> tuple[float, float, float]:
+    """Return the smallest and the largest value that survive clipping, and the median of all that do.
+
+    Parameters
+    ----------
+    values : (n,) array
+        NaN does not survive.
+    n_sigma, n_iterations
+        See :func:`clip_values`.
+    """
+    ordered = np.sort(np.asarray(values, np.float64))  # NaN last
+    n = int(np.searchsorted(ordered, np.inf))
+    skip = int(np.searchsorted(ordered[:n], -np.inf, side="right"))
+    ordered = ordered[skip:n]
+    if ordered.size == 0:
+        return np.inf, -np.inf, np.nan
+    first, last = clip_sorted(ordered, float(n_sigma), int(n_iterations))
+    count = last - first
+    middle = 0.5 * (ordered[first + (count - 1) // 2] + ordered[first + count // 2])
+    return float(ordered[first]), float(ordered[last - 1]), float(middle)
 
 
 def fit_polynomial_background(
@@ -203,9 +219,7 @@ def score_background(
     )
 
 
-def fill_masked(
-    image: NDArray[Any], widths: Iterable[float] | Sequence[float] = tuple(range(2, 11))
-) -> NDArray[np.float64]:
+def fill_masked(image: NDArray[Any], widths: Sequence[float] = tuple(range(2, 11))) -> NDArray[np.float64]:
     """Replace NaN by the Gaussian mean of what is around; outside of the image counts as zero.
 
     Parameters
@@ -220,23 +234,9 @@ def fill_masked(
     filled : (ny, nx) float64 array
         Pixels that even the widest Gaussian does not reach stay NaN.
     """
-    image = np.asarray(image, np.float64)
-    missing = ~np.isfinite(image)
+    image = np.ascontiguousarray(image, np.float64)
     filled = image.copy()
-    if not missing.any() or missing.all():
+    if np.isnan(image).all():
         return filled
-    y, x = np.nonzero(missing)
-    for width in widths:
-        half = int(8 * width) // 2
-        offset = np.arange(-half, half + 1)
-        profile = np.exp(-0.5 * (offset / width) ** 2)
-        padded = np.pad(np.where(missing, 0.0, image), half)
-        known = np.pad((~missing).astype(np.float64), half, constant_values=1.0)
-        rows, columns = y[:, None] + np.arange(2 * half + 1), x[:, None] + np.arange(2 * half + 1)
-        index = rows[:, :, None], columns[:, None, :]
-        weight = np.einsum("kij,i,j->k", known[index], profile, profile, optimize=True)
-        inside = np.einsum("kij,i,j->k", padded[index], profile, profile, optimize=True)
-        if (weight > 1e-12).all():
-            filled[y, x] = inside / weight
-            break
+    fill_gaps(image, np.array(widths, np.float64), filled)
     return filled

@@ -11,22 +11,23 @@ Traficante et al. 2015, MNRAS 451, 3089, section 3.3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
 
-from starmill.background.polynomial import clip_values, exponents, fill_masked, fit_polynomial_background
+from starmill.background.polynomial import clip_limits, exponents, fill_masked, fit_polynomial_background
 from starmill.errors import AlgorithmError
+from starmill.kernels import box_background as kernel
 from starmill.kernels.gaussian_windows import fit_windows
 
 __all__ = ["BoxBackground", "box_sizes", "separate_background"]
 
 MASK_LEVEL = 0.1353  # exp(-2), the published value
 MASK_FRACTION = 0.3  # a group's masks may cover at most this part of its box
+SCORE_KINDS = {"nmse": kernel.NMSE, "redchi": kernel.REDCHI, "bic": kernel.BIC}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,49 +108,109 @@ def separate_background(
     As published, a box larger than the smallest one is scored with the polynomial counted from the first pixel of
     the common part and not of the box, and the mean square that normalises ``nmse`` is that of the box.
     """
-    best: BoxBackground | None = None
-    lowest, reference, first_size = np.inf, None, 0
-    fallback: BoxBackground | None = None
+    whole = not sizes
+    x, y, members = _nearby(x, y, members, max(sizes, default=0))
+    lowest, best, fallback = np.inf, None, None
+    reference: NDArray[np.float64] | None = None
+    first_size = 0
     for size in sizes or (0,):
         corner, cut = _box(image, x[members], y[members], size)
         if cut.size == 0 or not np.isfinite(cut).any():
             continue
-        median = float(np.median(cut[clip_values(cut.ravel(), 3.0, 5).reshape(cut.shape)]))
-        local = cut - median
-        lx, ly = x - corner[0], y - corner[1]
-        whole = not sizes
-        filled, free = _masks(local, lx, ly, members, beam_sigma, max_size, mask_others=not whole)
-        masked = np.where(free, filled, np.nan)
         if fallback is None:
             fallback = BoxBackground(corner, cut, np.zeros_like(cut), -1)
+        median = clip_limits(cut.ravel(), 3.0, 5)[2]
+        lx, ly = x - corner[0], y - corner[1]
+        filled, free = _masks(cut - median, lx, ly, members, beam_sigma, max_size, mask_others=not whole)
+        masked = np.where(free, filled, np.nan)
         if reference is None:
             reference, first_size = masked, size
-        row, column = np.nonzero(free & np.isfinite(filled))
-        values = filled[row, column]
-        keep = clip_values(values)
-        common, values_there = _common_part(masked, reference, lx[members], ly[members], first_size)
-        if common[0].size < 10:
+        part, shared = _common_part(masked, reference, lx[members], ly[members], first_size)
+        if np.count_nonzero(np.isfinite(part) & np.isfinite(shared)) < 10:
             continue
-        for order in orders:
-            for method, epsilon in fitters:
-                if keep.sum() < len(exponents(order)):
-                    continue
-                fit = fit_polynomial_background(
-                    column[keep], row[keep], values[keep], order, method=method, epsilon=epsilon
-                )
-                number = _published_score(
-                    fit(common[1], common[0]) - values_there, values[keep], len(exponents(order)), score
-                )
-                if number < lowest:
-                    lowest = number
-                    grid = np.indices(cut.shape)
-                    model = fit(grid[1].ravel(), grid[0].ravel()).reshape(cut.shape)
-                    best = BoxBackground(corner, local - model, model + median, order)
-    if best is None and fallback is None:
+        for number, order, add in _candidates(masked, part, shared, orders, fitters, score):
+            if number < lowest:
+                lowest, best = number, (corner, cut, median, order, add)
+    if best is not None:
+        corner, cut, median, order, add = best
+        background = np.full(cut.shape, median)
+        add(background)
+        return BoxBackground(corner, cut - background, background, order)
+    if fallback is None:
         raise AlgorithmError(
             "no box around the source holds data", numbers={"boxes": len(sizes), "valid pixels": 0}
         )
-    return best if best is not None else fallback  # type: ignore[return-value]
+    return fallback
+
+
+def _nearby(
+    x: NDArray[Any], y: NDArray[Any], members: NDArray[np.int64], size: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+    """Keep only the sources that can lie in a box of this size around the members; 0 keeps all."""
+    if size == 0:
+        return x, y, members
+    keep = (x >= x[members].min() - size) & (x <= x[members].max() + size)
+    keep &= (y >= y[members].min() - size) & (y <= y[members].max() + size)
+    index = np.flatnonzero(keep)
+    return x[index], y[index], np.searchsorted(index, members)
+
+
+Candidate = tuple[float, int, Callable[[NDArray[np.float64]], None]]
+"""Score, order, and what adds the polynomial to an image of the box."""
+
+
+def _candidates(
+    masked: NDArray[np.float64], part: NDArray[np.float64], shared: NDArray[np.float64], orders: Sequence[int],
+    fitters: Sequence[tuple[str, float]], score: str,
+) -> Iterator[Candidate]:  # fmt: skip
+    """Fit the pixels of a box that belong to no source with every order and fitter."""
+    room = np.empty((3, masked.size))
+    n = kernel.list_values(masked, *room)
+    x, y, values = (row[:n] for row in room)
+    low, high, _ = clip_limits(values)
+    if any(method == "least_squares" for method, _ in fitters):
+        yield from _least_squares(masked.shape, (x, y, values, low, high), part, shared, orders, score)
+    robust = [fitter for fitter in fitters if fitter[0] != "least_squares"]
+    if not robust:
+        return
+    keep = (values >= low) & (values <= high)
+    common = np.nonzero(np.isfinite(part) & np.isfinite(shared))
+    for order in orders:
+        for method, epsilon in robust:
+            if keep.sum() < len(exponents(order)):
+                continue
+            fit = fit_polynomial_background(
+                x[keep], y[keep], values[keep], order, method=method, epsilon=epsilon
+            )
+
+            def add(image: NDArray[np.float64], fit: Any = fit) -> None:
+                yy, xx = np.indices(image.shape)
+                image += fit(xx.ravel(), yy.ravel()).reshape(image.shape)
+
+            number = _published_score(
+                fit(common[1], common[0]) - part[common], values[keep], len(exponents(order)), score
+            )
+            yield number, order, add
+
+
+def _least_squares(
+    shape: tuple[int, ...], pixels: tuple[Any, ...], part: NDArray[np.float64], shared: NDArray[np.float64],
+    orders: Sequence[int], score: str,
+) -> Iterator[Candidate]:  # fmt: skip
+    """All orders from one set of normal equations; ``pixels`` are x, y, values and the limits of the values."""
+    wanted = np.array(orders, np.int64)
+    if wanted.size == 0:
+        return
+    frame = np.array([0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1), max(1.0, 0.5 * max(shape))])
+    coefficients = np.zeros((wanted.size, len(exponents(max(orders)))))
+    scores = np.empty(wanted.size)
+    kernel.fit_orders(*pixels, wanted, frame, part, shared, SCORE_KINDS[score], coefficients, scores)
+    for order, solution, number in zip(orders, coefficients, scores, strict=True):
+
+        def add(image: NDArray[np.float64], order: int = order, solution: Any = solution) -> None:
+            kernel.add_polynomial(image, order, frame, solution)
+
+        yield float(number), order, add
 
 
 def _box(
@@ -191,48 +252,27 @@ def _cut_out(
     free: NDArray[np.bool_], image: NDArray[np.float64], x: NDArray[Any], y: NDArray[Any], beam_sigma: float,
     max_size: float, grouped: bool, start_sigma: float, wide: float,
 ) -> NDArray[np.bool_]:  # fmt: skip
-    """Take out of ``free`` where the Gaussian of a source exceeds a part of its peak."""
+    """Return ``free`` without the pixels where the Gaussian of a source exceeds a part of its peak."""
     n = len(x)
     largest = max_size * beam_sigma
-    sources = np.column_stack(
-        [np.ones(n), x, y, np.full(n, 1.02 * start_sigma), np.full(n, start_sigma), np.zeros(n)]
-    )
-    bounds = np.tile([1e-30, np.inf, largest / 4.0, largest * wide, 1e3], (n, 1))
+    sources, bounds = np.empty((n, 6)), np.empty((n, 5))
+    sources[:] = 1.0, 0.0, 0.0, 1.02 * start_sigma, start_sigma, 0.0
+    sources[:, 1], sources[:, 2] = x, y
+    bounds[:] = 1e-30, np.inf, largest / 4.0, largest * wide, 1e3
     fitted, status = np.empty_like(sources), np.zeros(n, np.int64)
     options = np.array([60.0, 1e-6, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     half = round(largest * 2.3548 / 2.0)
-    fit_windows(np.ascontiguousarray(image), sources.astype(float), bounds, half, options, fitted, status)
-    yy, xx = np.indices(image.shape)
-    out = free.copy()
-    for source, good in zip(fitted, status < 2, strict=True):
-        if not good or not source[0] > 0:
-            continue
-        c, s = np.cos(source[5]), np.sin(source[5])
-        u, v = c * (xx - source[1]) + s * (yy - source[2]), c * (yy - source[2]) - s * (xx - source[1])
-        unit = np.exp(-0.5 * ((u / source[3]) ** 2 + (v / source[4]) ** 2))
-        level = _group_level(unit, largest) if grouped else MASK_LEVEL
-        out &= ~(unit > level)
+    fit_windows(np.ascontiguousarray(image), sources, bounds, half, -1, options, fitted, status)
+    out = np.array(free, bool)
+    most, longest = (MASK_FRACTION, 2.0 * largest * 2.3548) if grouped else (1.0, np.inf)
+    kernel.cut_out(out, fitted, status, MASK_LEVEL, most, longest)
     return out
-
-
-def _group_level(unit: NDArray[np.float64], largest: float) -> float:
-    """Raise the mask level until the mask is small enough beside the box and the largest source."""
-    level = MASK_LEVEL
-    while level <= 1.0:
-        above = unit > level
-        if above.mean() <= MASK_FRACTION:
-            pieces = [piece for piece in find_objects(label(above)[0]) if piece is not None]
-            extents = [np.hypot(p[0].stop - p[0].start, p[1].stop - p[1].start) for p in pieces]
-            if max(extents, default=0.0) <= 2.0 * largest * 2.3548:
-                return level
-        level *= 2.0
-    return 2.0
 
 
 def _common_part(
     masked: NDArray[np.float64], reference: NDArray[np.float64], x: NDArray[Any], y: NDArray[Any], size: int
-) -> tuple[tuple[NDArray[Any], NDArray[Any]], NDArray[np.float64]]:
-    """Pixels that this box and the smallest one share (rows, columns from the first shared pixel), and their values."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Part of this box that it shares with the smallest one, and the same part of the smallest one."""
     ny, nx = reference.shape
     if size == 0:
         part = masked
@@ -247,8 +287,7 @@ def _common_part(
     if part.shape != reference.shape:
         rows, columns = min(part.shape[0], ny), min(part.shape[1], nx)
         part, reference = part[:rows, :columns], reference[:rows, :columns]
-    place = np.nonzero(np.isfinite(reference) & np.isfinite(part))
-    return place, part[place]
+    return np.ascontiguousarray(part), np.ascontiguousarray(reference)
 
 
 def _published_score(

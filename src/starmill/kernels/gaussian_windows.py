@@ -40,8 +40,8 @@ def fit_listed(x, y, data, weight, sources, bounds, free, order, options):
 
 
 @njit
-def fit_windows(image, sources, bounds, half, options, fitted, status):
-    """Fit one Gaussian, without background, in a square window around every position.
+def fit_windows(image, sources, bounds, half, order, options, fitted, status):
+    """Fit one Gaussian in a square window around every position.
 
     Parameters
     ----------
@@ -53,6 +53,8 @@ def fit_windows(image, sources, bounds, half, options, fitted, status):
         As in :func:`starmill.kernels.gaussians.move_source`.
     half : int
         Half size of the window.
+    order : int
+        Of a polynomial that is fitted with each Gaussian; -1 for none.
     options : (8,) float64
     fitted : (n, 6) float64, status : (n,) int64, filled
         Status ``TOO_FEW_PIXELS`` also for a window without positive values.
@@ -62,7 +64,8 @@ def fit_windows(image, sources, bounds, half, options, fitted, status):
     room = (2 * half + 1) ** 2
     x, y, data = np.empty(room), np.empty(room), np.empty(room)
     for k in range(sources.shape[0]):
-        fitted[k] = sources[k]
+        for p in range(N_SHAPE):
+            fitted[k, p] = sources[k, p]
         cx, cy = int(np.rint(sources[k, 1])), int(np.rint(sources[k, 2]))
         n, top = 0, 0.0
         for j in range(max(0, cy - half), min(ny, cy + half + 1)):
@@ -77,6 +80,9 @@ def fit_windows(image, sources, bounds, half, options, fitted, status):
             continue
         start = sources[k : k + 1].copy()
         start[0, 0] = top
-        result = fit_listed(x[:n], y[:n], data[:n], np.ones(n), start, bounds[k : k + 1], free, -1, options)
-        fitted[k] = result[0][0]
+        result = fit_listed(
+            x[:n], y[:n], data[:n], np.ones(n), start, bounds[k : k + 1], free, order, options
+        )
+        for p in range(N_SHAPE):
+            fitted[k, p] = result[0][0, p]
         status[k] = result[2] if result[2] != MAX_ITERATIONS else 0

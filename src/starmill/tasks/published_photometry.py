@@ -442,28 +442,26 @@ def _snap(
     image: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64], reach: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Move to the brightest pixel nearby and to the centroid of 3 x 3 pixels; drop what ends up at the same place."""
-    out_x, out_y = x.copy(), y.copy()
-    best = np.full((x.size, 2), -1)
-    value = np.full(x.size, -np.inf)
-    for k in range(x.size):
-        row, column = round(float(y[k])), round(float(x[k]))
-        y0, x0 = max(0, row - reach), max(0, column - reach)
-        window = image[y0 : row + reach + 1, x0 : column + reach + 1]
-        if not np.isfinite(window).any():
-            continue
-        j, i = np.unravel_index(int(np.nanargmax(window)), window.shape)
-        best[k], value[k] = (y0 + j, x0 + i), window[j, i]
-        cy, cx = int(best[k, 0]), int(best[k, 1])
-        y1, x1 = max(0, cy - 1), max(0, cx - 1)
-        patch = image[y1 : cy + 2, x1 : cx + 2]
-        light = np.where(np.isfinite(patch) & (patch > 0), patch, 0.0)
-        if light.sum() > 0:
-            jj, ii = np.indices(patch.shape)
-            out_x[k], out_y[k] = (light * ii).sum() / light.sum() + x1, (light * jj).sum() / light.sum() + y1
-        else:
-            out_x[k], out_y[k] = cx, cy
-    keep = thin_pairs(out_x, out_y, value, 1.5)
-    return out_x, out_y, keep
+    if x.size == 0:
+        return x, y, np.ones(0, bool)
+    step = np.arange(-reach, reach + 1)
+    wide = np.pad(image, reach + 1, constant_values=np.nan)  # off the map is no data
+    row, column = np.rint(y).astype(int) + reach + 1, np.rint(x).astype(int) + reach + 1
+    window = wide[row[:, None, None] + step[:, None], column[:, None, None] + step].reshape(x.size, -1)
+    window = np.where(np.isnan(window), -np.inf, window)
+    best = window.argmax(axis=1)
+    value = window[np.arange(x.size), best]
+    found = np.isfinite(value)
+    row, column = row + best // step.size - reach, column + best % step.size - reach
+    near = np.arange(-1, 2)
+    patch = wide[row[:, None, None] + near[:, None], column[:, None, None] + near]
+    light = np.where(np.isfinite(patch) & (patch > 0), patch, 0.0)
+    total = light.sum(axis=(1, 2))
+    weight = np.where(total > 0, total, 1.0)
+    out_x = column - reach - 1 + (light * near).sum(axis=(1, 2)) / weight
+    out_y = row - reach - 1 + (light * near[:, None]).sum(axis=(1, 2)) / weight
+    out_x, out_y = np.where(found, out_x, x), np.where(found, out_y, y)
+    return out_x, out_y, thin_pairs(out_x, out_y, value, 1.5)
 
 
 def _moments(data: NDArray[np.float64], x: float, y: float, sigma: float) -> tuple[float, float, float]:
@@ -515,27 +513,37 @@ def _published_sums(
     peaks = np.zeros(len(ellipses))
     for k in range(len(ellipses)):
         single = flat + draw_sources(data.shape, fit.sources[k : k + 1])
-        weights = _coverage(data.shape, ellipses[k])
-        rows, columns = np.flatnonzero(weights.any(axis=1)), np.flatnonzero(weights.any(axis=0))
-        if rows.size and columns.size:
-            box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-            out[k, 1] = (single[box] * weights[box]).std() * np.sqrt((weights**2).sum())
+        box, weights = _coverage(data.shape, ellipses[k])
+        if weights.any():
+            out[k, 1] = (single[box] * weights).std() * np.sqrt((weights**2).sum())
         row, column = round(float(fit.sources[k, 2])), round(float(fit.sources[k, 1]))
         peaks[k] = single[min(max(row, 0), data.shape[0] - 1), min(max(column, 0), data.shape[1] - 1)]
     return out, peaks
 
 
-def _coverage(shape: tuple[int, ...], ellipse: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Part of every pixel inside an ellipse, from 5 x 5 points."""
+def _coverage(
+    shape: tuple[int, ...], ellipse: NDArray[np.float64]
+) -> tuple[tuple[slice, slice], NDArray[np.float64]]:
+    """Smallest box around an ellipse, and the part of each of its pixels inside, from 5 x 5 points."""
+    reach = float(ellipse[2:4].max()) + 1.0
+    y0, x0 = (max(0, int(np.floor(ellipse[axis] - reach))) for axis in (1, 0))
+    yy, xx = np.indices(
+        (max(0, min(shape[0], int(ellipse[1] + reach) + 2) - y0),
+         max(0, min(shape[1], int(ellipse[0] + reach) + 2) - x0))
+    )  # fmt: skip
     step = (np.arange(5) - 2) / 5.0
-    yy, xx = np.indices(shape)
+    u = (xx + x0 - ellipse[0])[..., None, None] + step
+    v = (yy + y0 - ellipse[1])[..., None, None] + step[:, None]
     c, s = np.cos(ellipse[4]), np.sin(ellipse[4])
-    total = np.zeros(shape)
-    for dy in step:
-        for dx in step:
-            u, v = xx + dx - ellipse[0], yy + dy - ellipse[1]
-            total += ((c * u + s * v) / ellipse[2]) ** 2 + ((c * v - s * u) / ellipse[3]) ** 2 <= 1.0
-    return total / 25.0
+    inside = ((c * u + s * v) / ellipse[2]) ** 2 + ((c * v - s * u) / ellipse[3]) ** 2 <= 1.0
+    weights = inside.mean(axis=(2, 3))
+    rows, columns = np.flatnonzero(weights.any(axis=1)), np.flatnonzero(weights.any(axis=0))
+    if rows.size == 0:
+        return (slice(0, 0), slice(0, 0)), weights[:0, :0]
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return (
+        slice(y0 + box[0].start, y0 + box[0].stop), slice(x0 + box[1].start, x0 + box[1].stop)
+    ), weights[box]  # fmt: skip
 
 
 def _renumbered(sizes: list[int], groups: SourceGroups, members: NDArray[np.int64]) -> SourceGroups:
