@@ -13,22 +13,20 @@ Variances are shared like the pixels, so that those of the children add up to th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from starmill.cosmic_rays.laplacian import selection_network
-from starmill.datamodel.footprint import FootprintSet
+from starmill.datamodel.footprint import PEAK_DTYPE, FootprintSet
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.psf import Psf
-from starmill.deblending.children import Deblended, ParentChildren, collect, usable_parents
+from starmill.deblending.children import Deblended, collect, usable_parents
 from starmill.errors import AlgorithmError, InputError
-from starmill.kernels.apportion import collect_children, count_children, largest_overlap, share_out
-from starmill.kernels.point_source_test import fit_point_sources
-from starmill.kernels.spans import count_masked, cut_stamp
-from starmill.kernels.templates import build_templates
+from starmill.kernels import symmetric_deblending as kernel
+from starmill.kernels.spans import count_masked
 from starmill.numerics.tiles import map_tiles
 
 __all__ = ["CHILD_VALUES", "SymmetricRules", "deblend_symmetric", "image_noise"]
@@ -36,6 +34,7 @@ __all__ = ["CHILD_VALUES", "SymmetricRules", "deblend_symmetric", "image_noise"]
 EDGE_RULES = {"clip": 0, "ramp": 1, "noclip": 2}
 STRAY_RULES = {"trim": 0, "r_to_peak": 1, "r_to_footprint": 2, "nearest_footprint": 3}
 STRAY_TO_PSF = {"necessary": 0, "always": 1, "never": 2}
+CHUNK_PEAKS = 500  # whose PSF images are held at a time
 BIG_WORK = 5  # parents with small templates may have this multiple of the usual work
 CHILD_VALUES = {
     "as_psf": "bool",
@@ -105,20 +104,6 @@ class SymmetricRules:
     max_big_peaks: int = 20_000
     min_axis_ratio: float = 0.0
     max_masked: float = 0.25
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """The image that the parents lie on."""
-
-    image: NDArray[np.float32]
-    variance: NDArray[np.float32]
-    mask: NDArray[np.int32]
-    box: Box
-    sigma: float
-    fwhm: float
-    rules: SymmetricRules
-    failures: dict[int, str] = field(default_factory=dict)
 
 
 def image_noise(
@@ -207,26 +192,50 @@ def deblend_symmetric(
     several = footprints.n_peaks > 1
     if not len(chosen):
         return collect(len(footprints), [], [], reasons, several, CHILD_VALUES)
-    frame = _Frame(
-        image, variance, mask, box, image_noise(variance, mask, noise_bits), max(psf.fwhm_at(), 1.0), rules
-    )
-    jobs, areas = [], footprints.areas
+    peaks, counts = _peaks_of(footprints, chosen, rules, reasons)
+    sigma, fwhm = image_noise(variance, mask, noise_bits), max(psf.fwhm_at(), 1.0)
+
+    def run(part: slice) -> _Chunk:
+        return _deblend_chunk((image, variance, mask), box, footprints, psf, rules, chosen[part],
+                              peaks[counts[part.start] : counts[part.stop]], counts[part.start : part.stop + 1],
+                              sigma, fwhm)  # fmt: skip
+
+    chunks = map_tiles(run, _slices(counts), threads=threads)
+    status = np.concatenate([c.status for c in chunks])
+    reasons["parent_too_big"][chosen[status == kernel.TOO_BIG]] = True
+    reasons["failed"][chosen[status == kernel.FAILED]] = True
+    return _join(chunks, reasons, several, origin)
+
+
+def _peaks_of(
+    footprints: FootprintSet,
+    chosen: NDArray[np.int64],
+    rules: SymmetricRules,
+    reasons: dict[str, NDArray[np.bool_]],
+) -> tuple[NDArray[np.void], NDArray[np.int64]]:
+    """Distinct peaks of the chosen parents, the brightest when there are too many, and where each parent's start."""
+    areas, kept, counts = footprints.areas, [], [0]
     for parent in chosen:
-        peaks = _distinct_peaks(footprints[parent].peaks)
+        peaks = _distinct_peaks(
+            footprints.peaks[footprints.peak_offsets[parent] : footprints.peak_offsets[parent + 1]]
+        )
         most = rules.max_big_peaks if _is_big(int(areas[parent]), rules) else rules.max_peaks
         if most and len(peaks) > most:
             reasons["too_many_peaks"][parent] = True
             peaks = peaks[:most]
-        jobs.append((int(parent), peaks))
-    results = _run_jobs(frame, footprints, psf, jobs, threads)
-    done, parts = [], []
-    for (parent, _), answer in zip(jobs, results, strict=True):
-        if isinstance(answer, str):
-            reasons[answer][parent] = True
-        else:
-            done.append(parent)
-            parts.append(answer)
-    return collect(len(footprints), done, parts, reasons, several, CHILD_VALUES)
+        kept.append(peaks)
+        counts.append(len(peaks))
+    return np.concatenate(kept), np.cumsum(counts)
+
+
+def _slices(counts: NDArray[np.int64]) -> list[slice]:
+    """Cut the parents into runs with about CHUNK_PEAKS peaks, so that the PSF images of a run only are held."""
+    out, start = [], 0
+    for stop in range(1, len(counts)):
+        if stop == len(counts) - 1 or counts[stop + 1] - counts[start] > CHUNK_PEAKS:
+            out.append(slice(start, stop))
+            start = stop
+    return out
 
 
 def _is_big(area: int, rules: SymmetricRules) -> bool:
@@ -234,22 +243,92 @@ def _is_big(area: int, rules: SymmetricRules) -> bool:
     return bool(rules.big_parent_radius and rules.max_area and area > rules.max_area)
 
 
-def _run_jobs(
-    frame: _Frame, footprints: FootprintSet, psf: Psf, jobs: list[tuple[int, Any]], threads: int | None
-) -> list[ParentChildren | str]:
-    """Deblend parents in chunks, so that the PSF images of a chunk only are held."""
-    chunks = [jobs[i : i + 200] for i in range(0, len(jobs), 200)]
+@dataclass(frozen=True)
+class _Chunk:
+    """Children of a run of parents; ``status`` has one entry for each parent, ``parent`` names the footprint."""
 
-    def run(chunk: list[tuple[int, Any]]) -> list[ParentChildren | str]:
-        peaks = np.concatenate([p for _, p in chunk])
-        psfs = psf.kernels_at(peaks["x"].astype(np.float64), peaks["y"].astype(np.float64))
-        ends = np.cumsum([len(p) for _, p in chunk])
-        return [
-            _deblend_parent(frame, footprints[parent].spans, peaks, psfs[end - len(peaks) : end])
-            for (parent, peaks), end in zip(chunk, ends, strict=True)
-        ]
+    status: NDArray[np.int64]
+    parent: NDArray[np.int64]
+    peaks: NDArray[np.void]
+    values: dict[str, NDArray[Any]]
+    n_spans: NDArray[np.int64]
+    n_pixels: NDArray[np.int64]
+    spans: NDArray[np.int32]
+    pixels: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
 
-    return [answer for part in map_tiles(run, chunks, threads=threads) for answer in part]
+
+def _deblend_chunk(
+    planes: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]],
+    box: Box,
+    footprints: FootprintSet,
+    psf: Psf,
+    rules: SymmetricRules,
+    parents: NDArray[np.int64],
+    peaks: NDArray[np.void],
+    counts: NDArray[np.int64],
+    sigma: float,
+    fwhm: float,
+) -> _Chunk:
+    """Deblend some parents."""
+    own = footprints.take(parents)
+    spans = np.ascontiguousarray(own.spans - np.array([box.y0, box.x0, box.x0], np.int32))
+    margin = int(1.5 * fwhm + 0.5) // 2
+    n = len(peaks)
+    psfs = np.ascontiguousarray(psf.kernels_at(peaks["x"].astype(np.float64), peaks["y"].astype(np.float64)))
+    big = np.array([_is_big(int(area), rules) for area in own.areas])
+    most = np.where(big, BIG_WORK, 1) * rules.max_work if rules.max_work else np.full(len(parents), 2**62)
+    status, number = np.zeros(len(parents), np.int64), np.zeros(n, np.int64)
+    n_spans, n_pixels = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    is_psf, ramped, stray = (np.zeros(n, bool) for _ in range(3))
+    fluxes, centres, chi2 = np.zeros(n), np.zeros((n, 2)), np.zeros(n)
+    found = kernel.deblend_parents(
+        *planes, spans, own.span_offsets, peaks["y"].astype(np.int64) - box.y0, peaks["x"].astype(np.int64) - box.x0,
+        counts - counts[0], psfs, _ramp_psfs(psfs, margin).copy(), fwhm, sigma, margin, np.array(rules.psf_chi2),
+        rules.psf_sweeps, EDGE_RULES[rules.edge_handling],
+        selection_network(25) if rules.median_smooth else np.zeros((0, 2), np.int64), STRAY_RULES[rules.stray_rule],
+        STRAY_TO_PSF[rules.stray_to_psf], rules.clip_stray_fraction,
+        rules.max_overlap if rules.remove_degenerate else 0.0, rules.keep_parent_variance,
+        np.where(big, rules.big_parent_radius, 0), most, status, number, is_psf, fluxes, centres, chi2, ramped, stray,
+        n_spans, n_pixels,
+    )  # fmt: skip
+    used = n_spans > 0
+    peaks = peaks[np.repeat(counts[:-1] - counts[0], np.diff(counts)) + number]
+    values = {
+        "as_psf": is_psf,
+        "psf_flux": fluxes,
+        "psf_x": peaks["x"] + centres[:, 0],
+        "psf_y": peaks["y"] + centres[:, 1],
+        "psf_chi2": chi2,
+        "ramped_template": ramped,
+        "has_stray_flux": stray,
+        "peak": number.astype(np.int32),
+    }
+    values = {name: column[used] for name, column in values.items()}
+    owner = np.repeat(parents, np.diff(counts))[used]
+    return _Chunk(status, owner, peaks[used], values, n_spans[used], n_pixels[used], found[0], found[1:])
+
+
+def _join(
+    chunks: list[_Chunk],
+    reasons: dict[str, NDArray[np.bool_]],
+    several: NDArray[np.bool_],
+    origin: tuple[int, int],
+) -> Deblended:
+    """Join the children of all runs of parents."""
+    parent, peaks, n_spans, n_pixels, spans = (
+        np.concatenate([getattr(c, name) for c in chunks])
+        for name in ("parent", "peaks", "n_spans", "n_pixels", "spans")
+    )
+    image, variance, mask = (np.concatenate([c.pixels[k] for c in chunks]) for k in range(3))
+    has_children = np.zeros(len(several), bool)
+    has_children[parent] = True
+    footprints = FootprintSet(
+        spans + np.array([origin[1], origin[0], origin[0]], np.int32), np.concatenate([[0], np.cumsum(n_spans)]),
+        peaks.astype(PEAK_DTYPE, copy=False), np.arange(len(peaks) + 1), image=image, mask=mask, variance=variance,
+        pixel_offsets=np.concatenate([[0], np.cumsum(n_pixels)]),
+    )  # fmt: skip
+    values = {name: np.concatenate([c.values[name] for c in chunks]) for name in CHILD_VALUES}
+    return Deblended(footprints, parent, values, reasons, several & ~has_children)
 
 
 def _masked_fraction(
@@ -277,18 +356,6 @@ def _distinct_peaks(peaks: NDArray[np.void]) -> NDArray[np.void]:
     return peaks[np.sort(first)]
 
 
-def _stamp(frame: _Frame, spans: NDArray[np.int32], margin: int) -> tuple[Box, dict[str, NDArray[Any]]]:
-    """Cut a parent out, with a margin of empty pixels."""
-    local = spans - np.array([frame.box.y0, frame.box.x0, frame.box.x0], np.int32)
-    y0, x0 = int(local[:, 0].min()) - margin, int(local[:, 1].min()) - margin
-    shape = (int(local[:, 0].max()) + margin + 1 - y0, int(local[:, 2].max()) + margin + 1 - x0)
-    pixels, variance = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    mask, inside = np.zeros(shape, np.int32), np.zeros(shape, bool)
-    cut_stamp(frame.image, frame.variance, frame.mask, local, margin, y0, x0, pixels, variance, mask, inside)
-    box = Box(x0 + frame.box.x0, y0 + frame.box.y0, shape[1], shape[0])
-    return box, {"pixels": pixels, "variance": variance, "mask": mask, "inside": inside}
-
-
 def _ramp_psfs(psfs: NDArray[np.float64], margin: int) -> NDArray[np.float64]:
     """Central part of the PSF images that makes edge ramps."""
     half = psfs.shape[1] // 2
@@ -296,117 +363,3 @@ def _ramp_psfs(psfs: NDArray[np.float64], margin: int) -> NDArray[np.float64]:
         return psfs
     cut = slice(half - margin, half + margin + 1)
     return np.ascontiguousarray(psfs[:, cut, cut])
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where the templates of a parent lie: peaks in the stamp, largest half size, places in the flat array."""
-
-    box: Box
-    y: NDArray[np.int64]
-    x: NDArray[np.int64]
-    limit: int
-    offsets: NDArray[np.int64]
-
-
-def _lay_out(box: Box, y: NDArray[np.int64], x: NDArray[np.int64], limit: int) -> _Layout:
-    halves_y = np.minimum(np.minimum(y, box.height - 1 - y), limit)
-    halves_x = np.minimum(np.minimum(x, box.width - 1 - x), limit)
-    sizes = (2 * halves_y + 1) * (2 * halves_x + 1)
-    return _Layout(box, y, x, limit, np.concatenate([[0], np.cumsum(sizes)]))
-
-
-def _deblend_parent(
-    frame: _Frame, spans: NDArray[np.int32], peaks: NDArray[np.void], psfs: NDArray[np.float64]
-) -> ParentChildren | str:
-    """Children of one parent, or the reason why there are none."""
-    rules = frame.rules
-    margin = int(1.5 * frame.fwhm + 0.5) // 2
-    box, stamp = _stamp(frame, spans, margin)
-    inside = stamp["inside"]
-    y, x = peaks["y"].astype(np.int64) - box.y0, peaks["x"].astype(np.int64) - box.x0
-    held = (y >= 0) & (x >= 0) & (y < box.height) & (x < box.width)
-    held[held] = inside[y[held], x[held]]
-    if held.sum() < 2:
-        return "failed"
-    number = np.flatnonzero(held)
-    peaks, psfs, y, x = peaks[held], psfs[held], y[held], x[held]
-    big = _is_big(int((spans[:, 2] - spans[:, 1] + 1).sum()), rules)
-    layout = _lay_out(box, y, x, rules.big_parent_radius if big else max(box.shape))
-    if rules.max_work and layout.offsets[-1] > (BIG_WORK if big else 1) * rules.max_work:
-        return "parent_too_big"
-    n = len(peaks)
-    is_psf, images = np.zeros(n, bool), np.zeros_like(psfs)
-    fluxes, centres, chi2 = np.zeros(n), np.zeros((n, 2)), np.zeros(n)
-    fit_point_sources(
-        stamp["pixels"], stamp["variance"], inside, y, x, psfs, frame.fwhm, np.array(rules.psf_chi2), rules.psf_sweeps,
-        is_psf, images, fluxes, centres, chi2,
-    )  # fmt: skip
-    network = selection_network(25) if rules.median_smooth else np.zeros((0, 2), np.int64)
-    flat, ramped, stray = np.zeros(layout.offsets[-1], np.float32), np.zeros(n, bool), np.zeros(n, bool)
-    build_templates(
-        stamp["pixels"], inside, y, x, _ramp_psfs(psfs, margin), is_psf, images, frame.sigma,
-        EDGE_RULES[rules.edge_handling], network, layout.limit, layout.offsets, flat, ramped,
-    )  # fmt: skip
-    if rules.remove_degenerate and not big:
-        _empty_degenerate(layout, flat, rules.max_overlap)
-    share_out(
-        inside, y, x, layout.offsets, flat, is_psf, layout.limit, 0 if big else STRAY_RULES[rules.stray_rule],
-        STRAY_TO_PSF[rules.stray_to_psf], rules.clip_stray_fraction, stray,
-    )  # fmt: skip
-    values = {
-        "as_psf": is_psf,
-        "psf_flux": fluxes,
-        "psf_x": peaks["x"] + centres[:, 0],
-        "psf_y": peaks["y"] + centres[:, 1],
-        "psf_chi2": chi2,
-        "ramped_template": ramped,
-        "has_stray_flux": stray,
-        "peak": number.astype(np.int32),
-    }
-    return _cut_children(layout, stamp, flat, peaks, values, rules.keep_parent_variance)
-
-
-def _empty_degenerate(layout: _Layout, flat: NDArray[np.float32], largest: float) -> None:
-    """Empty the template of the fainter peak of every pair of like templates (peaks come brightest first)."""
-    y, x, box, offsets = layout.y, layout.x, layout.box, layout.offsets
-    for j in range(1, len(y)):
-        for i in range(j):
-            if largest_overlap(box.height, box.width, y, x, layout.limit, offsets, flat, i, j) > largest:
-                flat[offsets[j] : offsets[j + 1]] = 0
-                break
-
-
-def _cut_children(
-    layout: _Layout,
-    stamp: dict[str, NDArray[Any]],
-    flat: NDArray[np.float32],
-    peaks: NDArray[np.void],
-    values: dict[str, NDArray[Any]],
-    keep_variance: bool,
-) -> ParentChildren | str:
-    """Gather the pixels of the children; those without any pixel are left out."""
-    y, x, box = layout.y, layout.x, layout.box
-    n_pixels, n_spans = np.zeros(len(y), np.int64), np.zeros(len(y), np.int64)
-    count_children(box.height, box.width, y, x, layout.limit, layout.offsets, flat, n_pixels, n_spans)
-    spans = np.zeros((n_spans.sum(), 3), np.int32)
-    total = int(n_pixels.sum())
-    image, variance = np.zeros(total, np.float32), np.zeros(total, np.float32)
-    mask = np.zeros(total, np.int32)
-    collect_children(
-        stamp["pixels"], stamp["variance"], stamp["mask"], keep_variance, y, x, layout.limit, layout.offsets, flat,
-        spans, image, variance, mask,
-    )  # fmt: skip
-    some = n_pixels > 0
-    if not some.any():
-        return "failed"
-    return ParentChildren(
-        spans + np.array([box.y0, box.x0, box.x0], np.int32),
-        n_spans[some],
-        n_pixels[some],
-        image,
-        variance,
-        mask,
-        peaks[some],
-        {name: v[some] for name, v in values.items()},
-    )
