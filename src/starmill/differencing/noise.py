@@ -6,6 +6,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 
 from starmill.errors import AlgorithmError
+from starmill.kernels.pixel_limits import poisson_variance
 
 __all__ = ["PoissonVariance", "image_variance"]
 
@@ -31,9 +32,10 @@ class PoissonVariance:
 
     def __getitem__(self, part):
         """Return the variance of a part of the image as an array."""
-        counts = np.abs(np.asarray(self.image[part], np.float32))
-        variance = counts / self.gain + self.floor
-        return np.where(np.isfinite(variance), variance, self.floor)
+        counts = np.asarray(self.image[part], np.float32)
+        out = np.empty(counts.shape, np.float32)
+        poisson_variance(np.atleast_2d(counts), self.gain, self.floor, np.atleast_2d(out))
+        return out
 
 
 def image_variance(image, bad, *, gain=np.nan, read_noise=0.0):

@@ -6,7 +6,7 @@ import numpy as np
 
 from starmill.kernels._jit import njit
 
-__all__ = ["classify_pixels", "difference_sums", "finish_difference", "subtract_rows"]
+__all__ = ["classify_pixels", "difference_sums", "finish_difference", "poisson_variance", "subtract_rows"]
 
 
 @njit
@@ -50,6 +50,27 @@ def classify_pixels(data, upper, lower, fill, codes, bits, bad):
             marks[x] = flags[x] != 0
             n_bad += marks[x]
     return n_bad, n_not_finite
+
+
+@njit
+def poisson_variance(counts, gain, floor, out):
+    """Write ``abs(counts) / gain + floor``, or ``floor`` where counts are not finite.
+
+    Parameters
+    ----------
+    counts : (rows, n) float32 array
+    gain, floor : float32
+        Electrons per count; variance of a pixel without light.
+    out : (rows, n) float32 array
+        Overwritten.
+    """
+    rows, n = counts.shape
+    factor, limit = np.float32(1.0) / gain, np.float32(np.inf)
+    for y in range(rows):
+        row, line = counts[y], out[y]
+        for x in range(n):
+            size = abs(row[x])
+            line[x] = (size * factor if size < limit else np.float32(0.0)) + floor
 
 
 @njit
