@@ -73,7 +73,7 @@ def test_children_have_right_places_and_fluxes(detected):
 
 
 def test_skipped_parents_are_marked(detected):
-    config = SourceDeblendConfig(max_area=10)
+    config = SourceDeblendConfig(max_area=10, big_parent_radius=0)
     result = SourceDeblendTask(config).run(exposure=detected.exposure, catalog=detected.catalog)
     assert len(result.catalog) == 3
     several = detected.catalog["n_peaks"] > 1

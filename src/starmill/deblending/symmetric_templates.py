@@ -101,7 +101,7 @@ class SymmetricRules:
     max_peaks: int = 500
     max_work: int = 20_000_000
     big_parent_radius: int = 0
-    max_big_peaks: int = 20_000
+    max_big_peaks: int = 10_000
     min_axis_ratio: float = 0.0
     max_masked: float = 0.25
 

@@ -89,7 +89,9 @@ class SourceDeblendConfig(Config):
     keep_parent_variance: bool = field(
         False, "Children get the variance of the whole pixel, not their share of it."
     )
-    max_area: int = field(10_000, "Parents with more pixels are skipped; 0 for no limit.", ge=0, unit="pixel")
+    max_area: int = field(
+        10_000, "Parents with more pixels count as big; 0 for no limit.", ge=0, unit="pixel"
+    )
     max_width: int = field(0, "Parents with a longer box are skipped; 0 for no limit.", ge=0, unit="pixel")
     min_axis_ratio: float = field(0.0, "Parents with a narrower box are skipped.", ge=0, le=1)
     max_peaks: int = field(500, "Only the brightest peaks of a parent are deblended; 0 for no limit.", ge=0)
@@ -97,10 +99,13 @@ class SourceDeblendConfig(Config):
         20_000_000, "Parents with more template pixels in all are skipped; 0 for no limit.", ge=0
     )
     big_parent_radius: int = field(
-        0,
+        25,
         "Deblend parents beyond max_area with templates of this half size; 0 skips them.",
         ge=0,
         unit="pixel",
+    )
+    max_big_peaks: int = field(
+        10_000, "Only the brightest peaks of a parent beyond max_area are deblended.", ge=1
     )
     max_masked_fraction: float = field(0.25, "Parents with more pixels without data are skipped.", ge=0, le=1)
     noise_planes: list[str] = field(
@@ -126,6 +131,7 @@ class SourceDeblendConfig(Config):
             max_peaks=self.max_peaks,
             max_work=self.max_work,
             big_parent_radius=self.big_parent_radius,
+            max_big_peaks=self.max_big_peaks,
             min_axis_ratio=self.min_axis_ratio,
             max_masked=self.max_masked_fraction,
         )
