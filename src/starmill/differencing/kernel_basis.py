@@ -11,7 +11,6 @@ from functools import cached_property
 import numpy as np
 
 from starmill.errors import InputError
-from starmill.kernels.normal_matrix import TAPS
 
 __all__ = ["KernelBasis", "delta_basis", "gaussian_basis", "image_basis", "matching_widths"]
 
@@ -62,12 +61,10 @@ class KernelBasis:
     @cached_property
     def filters(self):
         """Horizontal filters, their index and vertical filters as the compiled convolution takes them."""
-        padded = []
-        for factors in (self.horizontal, self.vertical):
-            out = np.zeros((len(factors), -(-self.size // TAPS) * TAPS), np.float32)
-            out[:, : self.size] = factors[:, ::-1]
-            padded.append(out)
-        return padded[0], np.ascontiguousarray(self.horizontal_index, np.int64), padded[1]
+        horizontal, vertical = (
+            np.ascontiguousarray(factors[:, ::-1], np.float32) for factors in (self.horizontal, self.vertical)
+        )
+        return horizontal, np.ascontiguousarray(self.horizontal_index, np.int64), vertical
 
     def gram(self):
         """Return the scalar products of the images, ``(n, n)``."""

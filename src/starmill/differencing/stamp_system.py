@@ -9,12 +9,13 @@ from scipy.linalg import blas
 from scipy.ndimage import uniform_filter
 from scipy.signal import fftconvolve
 
-from starmill.kernels.normal_matrix import convolve_stamp, stamp_weights, weigh_design
+from starmill.kernels.normal_matrix import convolve_stamp, sparse_level, stamp_weights, weigh_design
 from starmill.numerics.tiles import map_tiles
 
 __all__ = ["StampSystem", "build_stamp_system", "convolve_with_basis"]
 
 _BATCH = 16  # stamps worked by one thread at a time
+_LEVEL_STEP = 2  # the level of a stamp is the median of every second pixel both ways
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,10 @@ def build_stamp_system(
                 norm, reach, weights,
             )  # fmt: skip
             masked[s] = 1 - pixels[s] / side**2
-            good = weights > 0
-            cut = np.where(spoilt, np.float32(0), reference[wide] - _level(reference[inner], good))
-            values = np.where(good, target[inner] - _level(target[inner], good), np.float32(0))
+            level = sparse_level(reference[inner], weights, _LEVEL_STEP)
+            cut = np.where(spoilt, np.float32(0), reference[wide] - level)
+            level = sparse_level(target[inner], weights, _LEVEL_STEP)
+            values = np.where(weights > 0, target[inner] - level, np.float32(0))
             _fill_design(cut, values, weights, basis, design)
             products = _symmetric_products(design)
             constant = products[:-1, -1] / max(products[-1, -1], 1e-300)
@@ -132,10 +134,6 @@ def _parts(x, y, half, border):
     )
 
 
-def _level(values, good):
-    return np.float32(np.median(values[good])) if good.any() else np.float32(0)
-
-
 def _fill_design(cut, values, weights, basis, design):
     """Write the weighted columns of a stamp: the convolved reference, the target, a constant."""
     size = values.size
@@ -144,7 +142,7 @@ def _fill_design(cut, values, weights, basis, design):
     else:
         horizontal, index, vertical = basis.filters
         convolved, minus_first = np.empty((len(basis), *values.shape), np.float32), basis.minus_first
-        convolve_stamp(cut, basis.size, horizontal, index, vertical, convolved)
+        convolve_stamp(cut, horizontal, index, vertical, convolved)
     roots = np.sqrt(weights).ravel()
     weigh_design(convolved.reshape(len(basis), size), minus_first, values.ravel(), roots, design)
 
@@ -183,7 +181,7 @@ def convolve_with_basis(cut, basis):
         return fftconvolve(cut[None], basis.images, mode="valid", axes=(1, 2)).astype(np.float32)
     horizontal, index, vertical = basis.filters
     out = np.empty((len(basis), size, size), np.float32)
-    convolve_stamp(np.ascontiguousarray(cut, np.float32), basis.size, horizontal, index, vertical, out)
+    convolve_stamp(np.ascontiguousarray(cut, np.float32), horizontal, index, vertical, out)
     out[basis.minus_first] -= out[0]
     return out
 

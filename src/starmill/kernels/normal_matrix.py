@@ -1,8 +1,7 @@
 r"""Weights of stamps and their convolution with a separable kernel basis, for the normal matrix of a kernel fit.
 
 Every basis image is :math:`B_i(u, v) = g_i(u)\, h_{m(i)}(v)`: many share the horizontal factor, so a stamp is
-filtered along x once per distinct factor and along y once per basis image. A stamp is worked as one long line,
-because rows of some thirty pixels are too short for vector loops; sums that run over a row end are dropped.
+filtered along x once per distinct factor and along y once per basis image, two filters at a time.
 """
 
 from __future__ import annotations
@@ -10,65 +9,90 @@ from __future__ import annotations
 import numpy as np
 
 from starmill.kernels._jit import fast_njit, njit
+from starmill.kernels.statistics import quickselect
+from starmill.kernels.vector_runs import (
+    LONG_RUN,
+    SHORT_RUN,
+    correlate_long_run_by_two,
+    correlate_short_run_by_two,
+)
 
-TAPS = 7
-"""Filters are padded with zeros to a multiple of this number of taps."""
-
-
-@fast_njit
-def _add_taps(line, taps, first, stride, out):
-    """Add seven taps of a filter along a line whose steps are ``stride`` elements."""
-    a0, a1, a2, a3 = taps[first], taps[first + 1], taps[first + 2], taps[first + 3]
-    a4, a5, a6 = taps[first + 4], taps[first + 5], taps[first + 6]
-    n = out.size
-    f = first * stride
-    r0, r1, r2 = line[f : f + n], line[f + stride : f + stride + n], line[f + 2 * stride : f + 2 * stride + n]
-    r3, r4 = line[f + 3 * stride : f + 3 * stride + n], line[f + 4 * stride : f + 4 * stride + n]
-    r5, r6 = line[f + 5 * stride : f + 5 * stride + n], line[f + 6 * stride : f + 6 * stride + n]
-    for x in range(n):
-        out[x] += a0 * r0[x] + a1 * r1[x] + a2 * r2[x] + a3 * r3[x] + a4 * r4[x] + a5 * r5[x] + a6 * r6[x]
+__all__ = ["convolve_stamp", "sparse_level", "stamp_weights", "weigh_design"]
 
 
 @fast_njit
-def convolve_stamp(stamp, width, horizontal, horizontal_index, vertical, out):
+def convolve_stamp(stamp, horizontal, horizontal_index, vertical, out):
     """Convolve one stamp with every basis image.
 
     Parameters
     ----------
-    stamp : (size + width - 1, size + width - 1) float32 array
+    stamp : (size + k - 1, size + k - 1) float32 array
         Pixels with a border of half a kernel; no NaN.
-    width : int
-        Width of the kernel in pixels.
     horizontal : (m, k) float32 array
-        The distinct horizontal factors, in correlation order (flipped), padded to ``k``, a multiple of ``TAPS``.
+        The distinct horizontal factors, in correlation order (flipped).
     horizontal_index : (n,) int64 array
-        Which one each basis image takes.
+        Which one each basis image takes; equal ones follow each other.
     vertical : (n, k) float32 array
-        Vertical factors, in correlation order, padded.
+        Vertical factors, in correlation order.
     out : (n, size, size) float32 array
         Overwritten.
     """
     m, k = horizontal.shape
     n, size = out.shape[0], out.shape[1]
-    tall = size + width - 1
-    flat = np.zeros(tall * tall + k, np.float32)
+    tall = size + k - 1
+    stride, width = tall + SHORT_RUN, -(-size // SHORT_RUN) * SHORT_RUN
+    flat = np.zeros(tall * stride + LONG_RUN, np.float32)
     for y in range(tall):
         for x in range(tall):
-            flat[y * tall + x] = stamp[y, x]
-    line = np.empty(tall * tall, np.float32)
-    filtered = np.zeros((m, (tall + k) * size), np.float32)
-    for i in range(m):
-        line[:] = np.float32(0.0)
-        for v in range(0, k, TAPS):
-            _add_taps(flat, horizontal[i], v, 1, line)
+            flat[y * stride + x] = stamp[y, x]
+    plane = tall * width + LONG_RUN  # the last run may read beyond the last row
+    filtered = np.zeros((m + 1) * plane, np.float32)
+    taps, sums = horizontal.reshape(m * k), np.empty(2 * LONG_RUN, np.float32)
+    for i in range(0, m, 2):
+        both = k if i + 1 < m else 0
         for y in range(tall):
-            for x in range(size):
-                filtered[i, y * size + x] = line[y * tall + x]
-    for i in range(n):
-        image = out[i].reshape(size * size)
-        image[:] = np.float32(0.0)
-        for u in range(0, k, TAPS):
-            _add_taps(filtered[horizontal_index[i]], vertical[i], u, size, image)
+            for x in range(0, width, SHORT_RUN):
+                correlate_short_run_by_two(flat, y * stride + x, 0, 1, taps, i * k, both, 1, k, sums, 0)
+                first = i * plane + y * width + x
+                for j in range(SHORT_RUN):
+                    filtered[first + j] = sums[j]
+                    filtered[first + plane + j] = sums[SHORT_RUN + j]
+    taps, line = vertical.reshape(n * k), np.empty((2, size * width + LONG_RUN), np.float32)
+    i = 0
+    while i < n:
+        pair = i + 1 < n and horizontal_index[i + 1] == horizontal_index[i]
+        both = k if pair else 0
+        first = horizontal_index[i] * plane
+        for x in range(0, size * width, LONG_RUN):
+            correlate_long_run_by_two(filtered, first + x, width, 0, taps, i * k, both, k, 1, sums, 0)
+            for j in range(LONG_RUN):
+                line[0, x + j], line[1, x + j] = sums[j], sums[LONG_RUN + j]
+        for f in range(2 if pair else 1):
+            for y in range(size):
+                for x in range(size):
+                    out[i + f, y, x] = line[f, y * width + x]
+        i += 2 if pair else 1
+
+
+@njit
+def sparse_level(image, weights, step):
+    """Return the median of every ``step``-th pixel of every ``step``-th row that has a weight, 0 without any.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32 array
+    weights : (ny, nx) float64 array
+    step : int
+    """
+    ny, nx = image.shape
+    values = np.empty(((ny + step - 1) // step) * ((nx + step - 1) // step), np.float32)
+    n = 0
+    for y in range(0, ny, step):
+        for x in range(0, nx, step):
+            if weights[y, x] > 0:
+                values[n] = image[y, x]
+                n += 1
+    return quickselect(values, n, n // 2) if n else np.float32(0.0)
 
 
 @njit
@@ -108,26 +132,36 @@ def stamp_weights(
     """
     size, tall = target_variance.shape[0], reference_variance.shape[0]
     border, half = (tall - size) // 2, profile.size // 2
-    along_x = np.zeros((tall, size))
+    clean = np.empty((tall, tall), np.float32)
+    along_x, along_y = np.zeros((tall, size), np.float32), np.zeros((size, size), np.float32)
+    spoilt, any_bad = np.zeros((size, size), np.bool_), False
     for y in range(tall):
-        for x in range(size):
-            for i in range(profile.size):
-                u = x + border + i - half
-                if not bad_reference[y, u]:
-                    along_x[y, x] += profile[i] * reference_variance[y, u]
+        for x in range(tall):
+            clean[y, x] = np.float32(0.0) if bad_reference[y, x] else reference_variance[y, x]
+            any_bad |= bad_reference[y, x]
+    if any_bad:
+        _spread(bad_reference, border, reach, spoilt)
+    if half > 0:
+        for i in range(profile.size):
+            factor, u = np.float32(profile[i] * norm), border + i - half
+            for y in range(tall):
+                for x in range(size):
+                    along_x[y, x] += factor * clean[y, u + x]
+        for i in range(profile.size):
+            factor, u = np.float32(profile[i] * scale * scale), border + i - half
+            for y in range(size):
+                for x in range(size):
+                    along_y[y, x] += factor * along_x[u + y, x]
     n = 0
     for y in range(size):
         for x in range(size):
             weights[y, x] = 0.0
-            if bad_target[y, x] or _any_near(bad_reference, y + border, x + border, reach):
+            if bad_target[y, x] or spoilt[y, x]:
                 continue
-            noise = 0.0
-            if half > 0:
-                for i in range(profile.size):
-                    noise += profile[i] * along_x[y + border + i - half, x]
-            else:
-                noise = _mean_of_neighbours(reference_variance, y + border, x + border)
-            variance = _mean_of_neighbours(target_variance, y, x) + scale * scale * norm * noise
+            noise = np.float64(along_y[y, x])
+            if half == 0:
+                noise = scale * scale * norm * _mean_of_neighbours(clean, y + border, x + border)
+            variance = _mean_of_neighbours(target_variance, y, x) + noise
             if variance > 0:
                 weights[y, x] = 1 / variance
                 n += 1
@@ -135,12 +169,15 @@ def stamp_weights(
 
 
 @njit
-def _any_near(flags, y, x, reach):
-    for v in range(y - reach, y + reach + 1):
-        for u in range(x - reach, x + reach + 1):
-            if flags[v, u]:
-                return True
-    return False
+def _spread(bad, border, reach, out):
+    """Set the pixels of the inner part within a square of half width ``reach`` of a bad one."""
+    size = out.shape[0]
+    for y in range(border - reach, border + size + reach):
+        for x in range(border - reach, border + size + reach):
+            if bad[y, x]:
+                for v in range(max(y - border - reach, 0), min(y - border + reach + 1, size)):
+                    for u in range(max(x - border - reach, 0), min(x - border + reach + 1, size)):
+                        out[v, u] = True
 
 
 @njit

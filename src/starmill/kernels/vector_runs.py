@@ -20,6 +20,7 @@ __all__ = [
     "correlate_long_run_by_four",
     "correlate_long_run_by_two",
     "correlate_short_run_by_four",
+    "correlate_short_run_by_two",
 ]
 
 LANES = 16
@@ -104,3 +105,5 @@ correlate_long_run_by_two = _correlation(4, 2)
 """As ``correlate_long_run_by_four`` with two filters."""
 correlate_short_run_by_four = _correlation(2, 4)
 """As ``correlate_long_run_by_four`` for ``SHORT_RUN`` pixels."""
+correlate_short_run_by_two = _correlation(2, 2)
+"""As ``correlate_short_run_by_four`` with two filters."""
