@@ -126,7 +126,7 @@ def test_peaks_agree_with_the_slow_search():
     image = rng.normal(size=(50, 66)).astype("f4")
     bad = rng.random((50, 66)) < 0.05
     x, y = np.empty(100, np.int64), np.empty(100, np.int64)
-    n = block_peaks(image, bad, 8, 3, x, y)
+    n = block_peaks(image, bad, 0, 50, 8, 3, x, y)
     assert list(zip(x[:n], y[:n], strict=True)) == reference.block_peaks(image, bad, 8, 3)
 
 

@@ -8,10 +8,12 @@ import numpy as np
 
 from starmill.errors import AlgorithmError, InputError
 from starmill.kernels.kernel_convolution import block_peaks, mark_squares
+from starmill.numerics.tiles import map_tiles, row_bands
 
 __all__ = ["StampSet", "choose_stamps", "spread_mask", "stamps_at"]
 
 _BLOCK = 8  # pixels; one candidate per block, the size of a star's core
+_BAND = 64 * _BLOCK  # rows searched by one thread at a time
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,16 @@ def stamps_at(x, y, shape, *, half_width, margin):
 
 def _candidates(image, bad, border):
     """Return the brightest usable pixel of every block that is also the maximum of its 3 x 3 neighbours."""
-    blocks = (image.shape[0] // _BLOCK) * (image.shape[1] // _BLOCK)
-    x, y = np.empty(blocks, np.int64), np.empty(blocks, np.int64)
-    n = block_peaks(np.ascontiguousarray(image, np.float32), np.ascontiguousarray(bad), _BLOCK, border, x, y)
-    return x[:n], y[:n]
+    image, bad = np.ascontiguousarray(image, np.float32), np.ascontiguousarray(bad)
+    columns = image.shape[1] // _BLOCK
+
+    def search(rows):
+        blocks = -(-(rows[1] - rows[0]) // _BLOCK) * columns
+        x, y = np.empty(blocks, np.int64), np.empty(blocks, np.int64)
+        n = block_peaks(image, bad, *rows, _BLOCK, border, x, y)
+        return np.stack([x[:n], y[:n]])
+
+    return np.concatenate(map_tiles(search, row_bands(image.shape[0], _BAND)), axis=1)
 
 
 def _cell_sky(image, bad, grid_y, grid_x):
@@ -155,13 +163,16 @@ def _cell_sky(image, bad, grid_y, grid_x):
     thin, thin_bad = image[::step, ::step], bad[::step, ::step]
     rows = np.linspace(0, thin.shape[0], grid_y + 1).astype(int)
     columns = np.linspace(0, thin.shape[1], grid_x + 1).astype(int)
-    for j in range(grid_y):
+
+    def measure(j):
         for i in range(grid_x):
             part = np.s_[rows[j] : rows[j + 1], columns[i] : columns[i + 1]]
             values = thin[part][~thin_bad[part]]
             low, middle, _ = np.percentile(values, [15.87, 50, 84.13]) if len(values) else (0.0, np.inf, 0.0)
             sky[j * grid_x + i] = middle
             spread[j * grid_x + i] = max(middle - low, 1e-30)
+
+    map_tiles(measure, range(grid_y))
     return sky, spread
 
 

@@ -302,7 +302,7 @@ def mark_squares(x, y, half_width, out):
 
 
 @njit
-def block_peaks(image, bad, block, border, x, y):
+def block_peaks(image, bad, first, last, block, border, x, y):
     """Find the brightest good pixel of every block that is not below its eight neighbours.
 
     Parameters
@@ -310,6 +310,8 @@ def block_peaks(image, bad, block, border, x, y):
     image : (ny, nx) float32 array
         No NaN.
     bad : (ny, nx) bool array
+    first, last : int
+        Blocks begin in these rows (``last`` is exclusive).
     block : int
         Side of a block.
     border : int
@@ -324,7 +326,7 @@ def block_peaks(image, bad, block, border, x, y):
     """
     ny, nx = image.shape
     n = 0
-    for top in range(0, ny - block + 1, block):
+    for top in range(first, min(last, ny - block + 1), block):
         for left in range(0, nx - block + 1, block):
             best, at_y, at_x = np.float32(-np.inf), -1, -1
             for v in range(top, top + block):
