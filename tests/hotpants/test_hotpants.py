@@ -238,8 +238,9 @@ def test_command_with_sub_section_and_integers(tmp_path, images):
     words = write_inputs(tmp_path, images)
     assert run_hotpants([*words, "-gd", "20", "299", "10", "289", "-sht", "-obs", "0.5", "-c", "t"]) == 0
     with fits.open(tmp_path / "d.fits") as hdus:
-        assert hdus[0].data.shape == (280, 280)
-        assert hdus[0].header["CRPIX1"] == 30.0
+        assert hdus[0].data.shape == (320, 320)
+        assert hdus[0].header["CRPIX1"] == 50.0  # the output has the pixels of the input
+        assert (hdus[0].data[:10] < 1e-9).all()
     with fits.open(tmp_path / "d.fits", do_not_scale_image_data=True) as hdus:
         assert hdus[0].header["BITPIX"] == 16
         assert hdus[0].header["BSCALE"] == 0.5

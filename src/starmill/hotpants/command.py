@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import replace
 
@@ -10,7 +11,8 @@ import numpy as np
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.hotpants.kernel_table import kernel_from_solution
 from starmill.hotpants.options import HELP_FLAGS, HotpantsError, parse_flags, usage
-from starmill.hotpants.products import write_products
+from starmill.hotpants.products import refuse_overwriting, write_run
+from starmill.hotpants.regions import RegionRun, plan_regions
 from starmill.hotpants.session import Hotpants
 
 __all__ = ["run_hotpants"]
@@ -33,96 +35,121 @@ def run_hotpants(arguments):
         sys.stdout.write(usage())
         return 0
     config, extra = parse_flags(words)
-    session = _session(config, extra)
-    if "ki" in extra:
-        _reuse_kernel(session, extra["ki"])
-    else:
-        session.find_stamps()
-        session.fit_and_select_direction()
-        session.iterative_fit_and_clip()
-    session.convolve_and_difference()
-    write_products(session, extra)
-    if session.config.verbose:
-        _report(session)
+    refuse_overwriting(config, extra)
+    extra["command"] = shlex.join(["hotpants", *words])
+    inputs = _read_inputs(extra)
+    tables = _tables(extra["ki"]) if "ki" in extra else None
+    if tables is not None:
+        config = replace(config, ngauss=len(tables[1]["deg_fixe"]), **tables[1])
+    regions = plan_regions(config, inputs["shape"], section=extra.get("gd"), boxes=_boxes(extra, inputs))
+    if tables is not None and len(tables[0]) < len(regions):
+        raise HotpantsError(f"the kernel table has {len(tables[0])} regions, the image {len(regions)}")
+    runs = []
+    for number, region in enumerate(regions):
+        forced = runs[0].session.conv_direction if runs and extra.get("sconv") else config.force_convolve
+        session = _session(replace(config, force_convolve=forced), inputs, region)
+        if tables is not None:
+            _reuse_kernel(session, tables, number)
+        else:
+            session.find_stamps()
+            session.fit_and_select_direction()
+            session.iterative_fit_and_clip()
+        session.convolve_and_difference()
+        runs.append(RegionRun(region, session))
+    write_run(runs, config, inputs["header"], extra)
+    if config.verbose:
+        _report(runs, config.verbose)
     return 0
 
 
-def _session(config, extra):
-    """Read the inputs, cut them to the common part and the sub-section, and build the session."""
+def _read_inputs(extra):
+    """Return the planes of the command line, cut to the common part of both images."""
     from starmill.io.fits import read_image
     from starmill.io.hotpants_files import read_stamp_list
 
     image, header = read_image(extra["inim"])
     template, _ = read_image(extra["tmplim"])
-    ny, nx = (min(a, b) for a, b in zip(image.shape, template.shape, strict=True))
-    x0, x1, y0, y1 = _section(extra, header, nx, ny)
-    cut = np.s_[y0:y1, x0:x1]
-    extra["origin"] = (x0, y0)
+    shape = tuple(min(a, b) for a, b in zip(image.shape, template.shape, strict=True))
+    common = np.s_[: shape[0], : shape[1]]
 
-    def plane(name, shape):
+    def plane(name, of):
         if name not in extra:
             return None
         data, _ = read_image(extra[name])
-        if data.shape != shape:
-            raise HotpantsError(f"{extra[name]} is {data.shape}, its image {shape}")
-        return data[cut]
+        if data.shape != of:
+            raise HotpantsError(f"{extra[name]} is {data.shape}, its image {of}")
+        return data[common]
 
     catalog = None
     for name in ("ssf", "cmp"):
         if name in extra:
-            catalog = read_stamp_list(extra[name], skip_first_line=name == "cmp") - (x0, y0)
-    return Hotpants(
-        template[cut], image[cut], plane("tmi", template.shape), plane("imi", image.shape), plane("tni", template.shape),
-        plane("ini", image.shape), catalog, config, _shifted(header, x0, y0),
+            catalog = read_stamp_list(extra[name], skip_first_line=name == "cmp")
+    return {
+        "shape": shape, "header": header, "image": image[common], "template": template[common], "catalog": catalog,
+        "tmi": plane("tmi", template.shape), "imi": plane("imi", image.shape),
+        "tni": plane("tni", template.shape), "ini": plane("ini", image.shape),
+    }  # fmt: skip
+
+
+def _session(config, inputs, region):
+    """Return the session of one region."""
+
+    def cut(name):
+        return None if inputs[name] is None else inputs[name][region.read]
+
+    catalog = inputs["catalog"]
+    if catalog is not None:
+        catalog = catalog - region.origin
+        rows, columns = region.read
+        size = np.array([columns.stop - columns.start, rows.stop - rows.start])
+        catalog = catalog[((catalog >= 1) & (catalog <= size)).all(axis=1)]
+    session = Hotpants(
+        cut("template"), cut("image"), cut("tmi"), cut("imi"), cut("tni"), cut("ini"), catalog, config, inputs["header"]
     )  # fmt: skip
+    session.grid_shape = inputs["shape"]
+    return session
 
 
-def _section(extra, header, nx, ny):
-    """Return xmin, xmax, ymin, ymax (exclusive) of -gd or of the hull of -rf and -rkw, within the common part."""
+def _boxes(extra, inputs):
+    """Return the regions of -rf or -rkw, inclusive, or None."""
     from starmill.io.hotpants_files import read_region_file
 
+    if "rf" in extra:
+        return read_region_file(extra["rf"])
+    if "rkw" not in extra:
+        return None
+    name, count = extra["rkw"]
+    if not str(count).isdigit() or int(count) < 1:
+        raise HotpantsError(f"-rkw: the number of regions must be a positive integer, not {count!r}")
     boxes = []
-    if "gd" in extra:
-        boxes = [tuple(extra["gd"])]
-    elif "rf" in extra:
-        boxes = read_region_file(extra["rf"])
-    elif "rkw" in extra:
-        name, count = extra["rkw"]
-        values = [str(header.get(f"{name}{i}", header.get(name, ""))) for i in range(int(count))]
-        boxes = [
-            tuple(int(v) for v in text.strip("[] ").replace(":", ",").split(",")) for text in values if text
-        ]
-    if not boxes:
-        return 0, nx, 0, ny
-    x0, y0 = max(min(b[0] for b in boxes), 0), max(min(b[2] for b in boxes), 0)
-    x1, y1 = min(max(b[1] for b in boxes) + 1, nx), min(max(b[3] for b in boxes) + 1, ny)
-    if x1 <= x0 or y1 <= y0:
-        raise HotpantsError(f"the sub-section {x0}:{x1},{y0}:{y1} holds no pixel of the image of {nx} x {ny}")
-    return x0, x1, y0, y1
+    for i in range(int(count)):
+        text = str(inputs["header"].get(f"{name}{i}", "") if inputs["header"] is not None else "")
+        words = text.strip("[] ").replace(":", ",").split(",")
+        if len(words) != 4 or not all(w.strip().isdigit() for w in words):
+            raise HotpantsError(f"-rkw: header keyword {name}{i} is {text!r}, not xmin:xmax,ymin:ymax")
+        first = 1 if "[" in text else 0  # sections in brackets count from 1, as IRAF does
+        boxes.append(tuple(int(w) - first for w in words))
+    return boxes
 
 
-def _shifted(header, x0, y0):
-    """Return the header with the reference pixel moved by a cut."""
-    if header is None or (x0, y0) == (0, 0):
-        return header
-    header = header.copy()
-    for name, shift in (("CRPIX1", x0), ("CRPIX2", y0)):
-        if name in header:
-            header[name] = header[name] - shift
-    return header
+def _tables(path):
+    from starmill.io.hotpants_files import read_kernel_tables
+
+    return read_kernel_tables(path)
 
 
-def _reuse_kernel(session, path):
+def _reuse_kernel(session, tables, number):
     """Put the kernel of a table in place of a fit."""
-    from starmill.io.hotpants_files import read_kernel_table
-
-    solution, settings, header = read_kernel_table(path)
-    session.config = replace(session.config, ngauss=len(settings["deg_fixe"]), **settings)
-    kernel, _ = kernel_from_solution(solution, session.config, session.box)
-    direction = str(header.get("CONVOL00", "")).upper()[:1]
+    solutions, _, header = tables
+    direction = str(header.get(f"CONVOL{number:02d}", "")).upper()[:1]
     forced = session.config.force_convolve
-    session.conv_direction = {"T": "t", "I": "i"}.get(direction, forced if forced in "ti" else "t")
-    session.kernel_solution, session.fit = solution, _KnownKernel(kernel)
+    direction = {"T": "t", "I": "i"}.get(direction, forced if forced in ("t", "i") else "t")
+    if session.config.classic:
+        session.with_kernel(solutions[number], direction)
+        return
+    kernel, _ = kernel_from_solution(solutions[number], session.config, session.box)
+    session.conv_direction, session.kernel_solution = direction, solutions[number]
+    session.fit = _KnownKernel(kernel)
 
 
 class _KnownKernel:
@@ -134,12 +161,19 @@ class _KnownKernel:
         self.used = np.ones(1, bool)
 
 
-def _report(session):
-    products = session.get_final_outputs()
-    stats = products["stats"]
-    used = len(session.get_substamp_details()["final_fit_locations"])
-    sys.stderr.write(
-        f"convolved {'template' if session.conv_direction == 't' else 'image'}, kernel sum {session.kernel_sum:.5f}, "
-        f"{used} substamps, mean {stats['diff_mean']:.4g}, scatter {stats['diff_std']:.4g}, "
-        f"expected noise {stats['noise_mean']:.4g}, chi2 {stats['x2norm']:.4g}\n"
-    )
+def _report(runs, verbosity):
+    for run in runs:
+        session = run.session
+        stats = session.get_final_outputs()["stats"]
+        details = session.get_substamp_details()
+        sys.stderr.write(
+            f"{run.region.section} convolved {'template' if session.conv_direction == 't' else 'image'}, "
+            f"kernel sum {session.kernel_sum:.5f}, {len(details['final_fit_locations'])} substamps, "
+            f"mean {stats['diff_mean']:.4g}, scatter {stats['diff_std']:.4g}, "
+            f"expected noise {stats['noise_mean']:.4g}, chi2 {stats['x2norm']:.4g}\n"
+        )
+        if verbosity > 1:
+            x0, y0 = run.region.origin
+            for s in details["template_substamps"] + details["image_substamps"]:
+                reason = f" ({s.reason})" if s.reason else ""
+                sys.stderr.write(f"  {s.x + x0 + 1:.0f} {s.y + y0 + 1:.0f} {s.status.value}{reason}\n")

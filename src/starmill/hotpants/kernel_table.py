@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 
+from starmill.datamodel.field import PolynomialField
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.spatial_kernel import SpatialKernel
-from starmill.differencing.kernel_basis import gaussian_basis
-from starmill.differencing.spatial_terms import SpatialTerms
+from starmill.differencing.kernel_basis import KernelBasis
 from starmill.hotpants.options import HotpantsError
 
-__all__ = ["kernel_from_solution", "solution_vector"]
+__all__ = ["kernel_from_solution", "program_basis", "solution_vector"]
+
+
+def program_basis(config):
+    """Return the basis of a configuration in the normalisation of the C program.
+
+    There, images that are not even in both powers are not normalised, and the exponents of the Gaussians are in
+    single precision.
+    """
+    at = np.arange(-config.rkernel, config.rkernel + 1, dtype=float)
+    horizontal, vertical, even, order, component = [], [], [], [], []
+    for g, (sigma, degree) in enumerate(zip(config.sigma_gauss, config.deg_fixe, strict=True)):
+        profile = np.exp(-(at**2) * float(np.float32(1 / (2 * sigma**2))))
+        for a in range(degree + 1):
+            for b in range(degree + 1 - a):
+                even.append(a % 2 == 0 and b % 2 == 0)
+                sides = [profile * at**a, profile * at**b]
+                if even[-1]:
+                    sides = [side / side.sum() for side in sides]
+                horizontal.append(sides[0])
+                vertical.append(sides[1])
+                order.append(a + b)
+                component.append(g)
+    n = len(even)
+    minus_first = np.array(even)
+    minus_first[0] = False
+    images = np.array(vertical)[:, :, None] * np.array(horizontal)[:, None, :]
+    images[minus_first] -= images[0]
+    return KernelBasis(
+        images, np.array(horizontal), np.arange(n), np.array(vertical), minus_first, np.array(order), np.array(component)
+    )  # fmt: skip
 
 
 def solution_vector(kernel, basis, config, background):
@@ -30,44 +62,71 @@ def solution_vector(kernel, basis, config, background):
     solution : (n_basis * n_terms + n_background + 1,) array
         Element 0 is not used, 1 is the sum; then per basis image the powers ``(ix, iy)``, ix slow; then the background.
     """
-    order = max(len(f.coefficients) for f in kernel.fields) - 1
-    powers = _powers(order)
+    powers = _powers(config.ko)
     values = [0.0, float(kernel.fields[0].coefficients[0, 0])]
     for field, factor in zip(kernel.fields[1:], _factors(basis, config)[1:], strict=True):
-        values += [float(field.coefficients[j, i]) * factor for i, j in powers]
+        values += _picked(_moved(field, 1), powers, factor)
     if background is not None:
-        coefficients = np.atleast_2d(getattr(background, "coefficients", [[0.0]]))
-        values += [
-            float(coefficients[j, i]) if j < coefficients.shape[0] and i < coefficients.shape[1] else 0.0
-            for i, j in _powers(config.bgo)
-        ]
+        values += _picked(_moved(background, 1), _powers(config.bgo), 1.0)
     length = len(basis) * len(powers) + len(_powers(config.bgo)) + 1
     return np.concatenate([values, np.zeros(max(0, length - len(values)))])
 
 
-def kernel_from_solution(solution, config, box: Box):
-    """Return the SpatialKernel and the background field of a solution vector."""
-    basis = gaussian_basis(config.rkernel, config.sigma_gauss, config.deg_fixe)
-    terms = SpatialTerms(box, config.ko, "polynomial")
+def kernel_from_solution(solution, config, box: Box, basis=None):
+    """Return the SpatialKernel and the background field of a solution vector.
+
+    Parameters
+    ----------
+    solution : (n,) array
+        As from `solution_vector`.
+    config : HotpantsConfig
+    box : Box
+        Of the region.
+    basis : KernelBasis, optional
+        In the normalisation of the C program; made from the configuration when not given.
+    """
+    basis = basis or program_basis(config)
     powers = _powers(config.ko)
     n = len(powers)
     if len(solution) < 2 + (len(basis) - 1) * n:
         raise HotpantsError(
             f"the kernel table has {len(solution)} rows, at least {2 + (len(basis) - 1) * n} are needed"
         )
-    place = {degree: k for k, degree in enumerate(powers)}
-    fields = [SpatialTerms(box, 0, "polynomial").field([solution[1]])]
-    for b, factor in enumerate(_factors(basis, config)[1:]):
-        part = np.asarray(solution[2 + b * n : 2 + (b + 1) * n]) / factor
-        fields.append(terms.field([part[place[degree]] for degree in terms.degrees]))
+    fields = [PolynomialField(box, [[solution[1]]])]
+    fields += [_field(box, solution[2 + b * n : 2 + (b + 1) * n], config.ko) for b in range(len(basis) - 1)]
     start = 2 + (len(basis) - 1) * n
-    background_terms = SpatialTerms(box, config.bgo, "polynomial")
-    order = {degree: k for k, degree in enumerate(_powers(config.bgo))}
-    rest = np.asarray(solution[start : start + len(order)])
-    background = background_terms.field(
-        [rest[order[d]] if order[d] < len(rest) else 0.0 for d in background_terms.degrees]
-    )
-    return SpatialKernel(basis.images, fields), background
+    rest = np.zeros(len(_powers(config.bgo)))
+    given = np.asarray(solution[start : start + len(rest)])
+    rest[: len(given)] = given
+    return SpatialKernel(basis.images, fields), _field(box, rest, config.bgo)
+
+
+def _field(box, values, order):
+    """Return the polynomial of one run of coefficients of the table."""
+    grid = np.zeros((order + 1, order + 1))
+    for (i, j), value in zip(_powers(order), values, strict=True):
+        grid[j, i] = value
+    return PolynomialField(box, _moved(PolynomialField(box, grid), -1))
+
+
+def _moved(field, direction):
+    """Return the coefficients of a polynomial whose variables are centred half a pixel away.
+
+    The C program scales positions as ``(x - n / 2) / (n / 2)``; the centre of our box is ``(n - 1) / 2``.
+    """
+    coefficients = np.atleast_2d(getattr(field, "coefficients", [[0.0]]))
+    matrices = []
+    for size, length in zip(coefficients.shape, (field.box.height, field.box.width), strict=True):
+        step = direction / length
+        matrices.append(
+            [[comb(k, i) * step ** (k - i) if k >= i else 0.0 for k in range(size)] for i in range(size)]
+        )
+    return np.array(matrices[0]) @ coefficients @ np.array(matrices[1]).T
+
+
+def _picked(coefficients, powers, factor):
+    ny, nx = coefficients.shape
+    return [float(coefficients[j, i]) * factor if j < ny and i < nx else 0.0 for i, j in powers]
 
 
 def _powers(order):
@@ -76,6 +135,8 @@ def _powers(order):
 
 def _factors(basis, config):
     """Return what our coefficients are multiplied by: images that are not even in both powers are not normalised there."""
+    if config.use_pca and config.pca_images:
+        return [1.0] * len(basis)
     at = np.arange(-basis.half_width, basis.half_width + 1, dtype=float)
     factors = []
     k = 0

@@ -20,7 +20,9 @@ class HotpantsConfig:
 
     Thresholds are in ADU, gains in electron/ADU, read noise in electrons, widths in pixels. ``None`` for a
     threshold means no limit. ``force_convolve`` is 't', 'i' or 'b' (best); ``normalize`` is 't', 'i' or 'u' (not
-    normalised); ``fom`` is 'v' (variance), 's' (scatter) or 'h' (histogram width).
+    normalised); ``fom`` is 'v' (variance), 's' (scatter) or 'h' (histogram width). ``classic`` takes the method of
+    the C program; ``kernel_step`` is the side of its blocks of constant kernel (the size of the kernel);
+    ``auto_fill`` searches for stamps beyond those of a catalogue.
     """
 
     tuthresh: float | None = None
@@ -63,7 +65,9 @@ class HotpantsConfig:
     sigma_gauss: list = field(default_factory=lambda: [0.7, 1.5, 3.0])
     use_pca: bool = False
     pca_images: list = field(default_factory=list)
-    auto_fill: bool = True
+    auto_fill: bool = False
+    kernel_step: int | None = None
+    classic: bool = False
     output_file: str | None = None
     noise_image_file: str | None = None
     mask_image_file: str | None = None
@@ -83,6 +87,8 @@ class HotpantsConfig:
         for name in ("tgain", "igain", "fitthresh", "ks", "stat_sig"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)!r}")
+        if self.kernel_step is not None and self.kernel_step < 1:
+            raise ConfigError(f"kernel_step must be at least 1, not {self.kernel_step!r}")
         for name in ("rkernel", "rss", "nss", "nstampx", "nstampy", "nregx", "nregy"):
             if int(getattr(self, name)) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)!r}")
@@ -121,10 +127,10 @@ FLAGS: dict[str, tuple[str, int, Any, str]] = {
     "nft": ("min_frac_stamps", 1, float, "fraction of cells that must have a stamp (0.1)"),
     "mins": ("kf_spread_mask1", 1, float, "spread of input masks in kernel half widths (1)"),
     "mous": ("mous", 1, float, "negative: do not fill unusable pixels"),
-    "gd": ("gd", 4, int, "sub-section xmin xmax ymin ymax, 0-based, inclusive"),
+    "gd": ("gd", 4, int, "sub-section xmin xmax ymin ymax, 0-based, last ones exclusive"),
     "nrx": ("nregx", 1, int, "regions along x"),
     "nry": ("nregy", 1, int, "regions along y"),
-    "rf": ("rf", 1, str, "file of regions"),
+    "rf": ("rf", 1, str, "file of regions xmin:xmax,ymin:ymax, 0-based, inclusive"),
     "rkw": ("rkw", 2, str, "header keyword and number of regions"),
     "nsx": ("nstampx", 1, int, "cells along x (10)"),
     "nsy": ("nstampy", 1, int, "cells along y (10)"),
@@ -137,7 +143,7 @@ FLAGS: dict[str, tuple[str, int, Any, str]] = {
     "c": ("force_convolve", 1, str, "convolve t(emplate), i(mage) or the b(est)"),
     "n": ("normalize", 1, str, "scale of the difference: t, i or u"),
     "fom": ("fom", 1, str, "figure of merit: v, s or h"),
-    "sconv": ("sconv", 0, bool, "all regions in one direction (always so)"),
+    "sconv": ("sconv", 0, bool, "all regions in the direction of the first"),
     "ko": ("ko", 1, int, "spatial order of the kernel (2)"),
     "bgo": ("bgo", 1, int, "order of the background (1)"),
     "ssig": ("stat_sig", 1, float, "clipping of statistics (3)"),
@@ -148,7 +154,7 @@ FLAGS: dict[str, tuple[str, int, Any, str]] = {
     "fin": ("fillval_noise", 1, float, "noise of unusable pixels (0)"),
     "convvar": ("conv_var", 0, bool, "convolve the variance with the kernel, not its square"),
     "r": ("rkernel", 1, int, "half width of the kernel (10)"),
-    "kcs": ("kcs", 1, int, "not needed: the kernel varies smoothly"),
+    "kcs": ("kernel_step", 1, int, "side of blocks of constant kernel; with -classic only (2 r + 1)"),
     "ng": ("ng", -1, float, "number of Gaussians, then degree and width of each"),
     "pca": ("pca", -1, str, "number of basis images, then the files"),
     "allm": ("allm", 0, bool, "all layers in the main file"),
@@ -162,7 +168,8 @@ FLAGS: dict[str, tuple[str, int, Any, str]] = {
     "nsht": ("nsht", 0, bool, "write the noise image as 16-bit integers"),
     "nbs": ("nbs", 1, float, "BSCALE of -nsht (1)"),
     "nbz": ("nbz", 1, float, "BZERO of -nsht (0)"),
-    "v": ("verbose", 1, int, "verbosity (1)"),
+    "v": ("verbose", 1, int, "verbosity: 0, 1, or 2 with every substamp (1)"),
+    "classic": ("classic", 0, bool, "the method of the C program: its stamps, fit and blocks"),
 }
 
 _LIMITS = {"tuthresh": 25000.0, "iuthresh": 25000.0, "tlthresh": 0.0, "ilthresh": 0.0}
@@ -208,6 +215,14 @@ def parse_flags(arguments):
             raise ConfigError(f"{flag} is required")
     for name, limit in _LIMITS.items():
         found.setdefault(name, limit)
+    found.setdefault("auto_fill", 1)
+    found.setdefault("verbose", 1)
+    found["auto_fill"] = bool(found["auto_fill"])
+    if "kernel_step" in found and not found.get("classic"):
+        raise ConfigError("-kcs needs -classic: otherwise the kernel changes from pixel to pixel")
+    for first, second in (("ssf", "cmp"), ("rf", "rkw"), ("gd", "rf"), ("gd", "rkw")):
+        if first in found and second in found:
+            raise ConfigError(f"-{first} and -{second} exclude each other")
     known = {f.name for f in fields(HotpantsConfig)}
     config = HotpantsConfig(**{name: value for name, value in found.items() if name in known})
     return config, {name: value for name, value in found.items() if name not in known}

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from starmill.hotpants.kernel_table import solution_vector
-from starmill.hotpants.options import HotpantsError
+from starmill.hotpants.options import ConfigError, HotpantsError
+from starmill.hotpants.regions import Region, RegionRun, assembled
 from starmill.hotpants.substamp import SubstampStatus
 
-__all__ = ["header_cards", "write_products"]
+__all__ = ["refuse_overwriting", "write_products", "write_run"]
 
 _COLORS = {
     SubstampStatus.USED_IN_FINAL_FIT: "green",
@@ -21,54 +22,105 @@ _COLORS = {
 }
 
 
-def write_products(session, extra=None):
-    """Write every file that the configuration names.
-
-    Parameters
-    ----------
-    session : Hotpants
-        After ``convolve_and_difference``.
-    extra : dict, optional
-        Layers and scaling of the command: ``cim nim ndm allm hki sht obs obz nsht nbs nbz nc mous origin``.
-    """
-    config, extra = session.config, extra or {}
-    paths = [
+def _paths(config):
+    return [
         config.output_file, config.noise_image_file, config.mask_image_file, config.sigma_image_file,
         config.convolved_image_file, config.kernel_file,
     ]  # fmt: skip
+
+
+def refuse_overwriting(config, extra):
+    """Raise an error when ``-nc`` is set and a file of the run exists."""
     if extra.get("nc"):
-        present = [p for p in paths if p and Path(p).exists()]
+        present = [p for p in _paths(config) if p and Path(p).exists()]
         if present:
             raise HotpantsError(f"-nc: {', '.join(present)} would be overwritten")
-    if not any(paths) and not config.stamp_region_file:
+    if config.use_pca and (extra.get("hki") or config.kernel_file or "ki" in extra):
+        raise ConfigError("a kernel table (-hki, -oki, -ki) needs a basis of Gaussians, not -pca")
+
+
+def write_products(session):
+    """Write every file that the configuration of one session names."""
+    ny, nx = session.box.shape
+    region = Region(0, nx, 0, ny, 0, (ny, nx))
+    write_run([RegionRun(region, session)], session.config, session.output_header, {})
+
+
+def write_run(runs, config, header, extra):
+    """Write every file of a run.
+
+    Parameters
+    ----------
+    runs : list of RegionRun
+        After ``convolve_and_difference``.
+    config : HotpantsConfig
+    header : header or None
+        Copied to the files.
+    extra : dict
+        Layers and scaling of the command: ``cim nim ndm allm hki sht obs obz nsht nbs nbz mous command``.
+    """
+    if not any(_paths(config)) and not config.stamp_region_file:
         return
-    products = session.get_final_outputs()
-    if extra.get("mous", 1.0) < 0:
-        products |= session.unfilled()
-    noise = products["noise_image"]
-    sigma = np.where(noise > 0, products["diff_image"] / np.where(noise > 0, noise, 1), 0).astype(np.float32)
-    cards = header_cards(session, products)
-    _write_main(session, products, sigma, cards, extra)
-    _write_planes(session, products, sigma, cards, extra)
+    planes = assembled(runs, config, fill=extra.get("mous", 1.0) >= 0)
+    noise = planes["noise_image"]
+    sigma = np.where(noise > 0, planes["diff_image"] / np.where(noise > 0, noise, 1), 0).astype(np.float32)
+    cards = _header_cards(runs, config, extra)
+    table = None
+    if extra.get("hki") or config.kernel_file:
+        table = [_solution(run.session) for run in runs], kernel_cards(config)
+    _write_main(planes, sigma, cards, table, (config, header, extra))
+    _write_planes(planes, sigma, cards, table, (config, header, extra))
     if config.stamp_region_file:
-        _write_stamp_regions(session, Path(config.stamp_region_file), extra.get("origin", (0, 0)))
+        _write_stamp_regions(runs, Path(config.stamp_region_file))
 
 
-def header_cards(session, products):
-    """Return the header cards of the difference: direction, kernel sum, statistics."""
-    stats, fit, config = products["stats"], products["fit_stats"], session.config
-    ny, nx = products["diff_image"].shape
-    good = products["output_mask"] == 0
-    ratio = products["diff_image"][good] / np.maximum(products["noise_image"][good], 1e-30)
-    return {
-        "REGION00": f"[1:{nx},1:{ny}]", "CONVOL00": "TEMPLATE" if session.conv_direction == "t" else "IMAGE",
-        "KSUM00": round(session.kernel_sum, 7), "SSSIG00": round(fit["meansig"], 5), "SSSCAT00": round(fit["scatter"], 5),
-        "FSIG00": round(fit["meansig"], 5), "FSCAT00": round(fit["scatter"], 5), "X2NRM00": round(stats["x2norm"], 5),
-        "NX2NRM00": stats["nx2norm"], "DMEAN00": round(stats["diff_mean"], 6), "DSIGE00": round(stats["diff_std"], 6),
-        "DSIG00": round(float(ratio.std()) if good.any() else 0.0, 6),
-        "PHOTNORM": {"t": "TEMPLATE", "i": "IMAGE", "u": "NONE"}[config.normalize], "NREGION": 1, "MASKVAL": config.fillval,
-        "SOFTNAME": "starmill",
+def _header_cards(runs, config, extra):
+    """Return the header cards of the difference: for each region direction, kernel sum, statistics."""
+    cards = {}
+    for number, run in enumerate(runs):
+        cards |= {f"{name}{number:02d}": value for name, value in _region_cards(run, config).items()}
+    names = {
+        "DIFFCMD": extra.get("command"), "TARGET": extra.get("inim"), "TEMPLATE": extra.get("tmplim"),
+        "DIFFIM": config.output_file,
     }  # fmt: skip
+    cards |= {name: str(value) for name, value in names.items() if value}
+    return cards | {
+        "PHOTNORM": config.normalize, "NREGION": len(runs), "MASKVAL": config.fillval, "SOFTNAME": "starmill",
+        "KERINFO": bool(extra.get("hki") or config.kernel_file),
+    }  # fmt: skip
+
+
+def _region_cards(run, config):
+    session, inner = run.session, run.region.inner
+    planes = session.results
+    mask = planes["output_mask"][inner]
+    difference, noise = planes["diff_image"][inner], planes["noise_image"][inner]
+    good = mask == 0
+    touched = (mask != 0) & (mask & 0x8000 == 0)
+    merits, used = session.fit.chi2, session.fit.used
+    kept = merits[used & np.isfinite(merits)]
+    mean, scatter = (kept.mean(), kept.std()) if len(kept) else (0.0, 0.0)
+    mean, scatter = getattr(session.fit, "mean", mean), getattr(session.fit, "scatter", scatter)
+    final = session.final_merit()
+    chi2 = np.square(difference[good] / np.maximum(noise[good], 1e-30), dtype=np.float64)
+    cards = {
+        "REGION": run.region.section, "CONVOL": "TEMPLATE" if session.conv_direction == "t" else "IMAGE",
+        "KSUM": round(session.kernel_sum, 7), "SSSIG": round(float(mean), 5), "SSSCAT": round(float(scatter), 5),
+        "FSIG": round(final[0], 5), "FSCAT": round(final[1], 5),
+        "X2NRM": round(float(chi2.mean()), 5) if good.any() else 0.0, "NX2NRM": int(good.sum()),
+    }  # fmt: skip
+    for suffix, where in (("", good), ("O", touched)):
+        values, sigma = difference[where].astype(np.float64), noise[where].astype(np.float64)
+        near = np.abs(values) < config.stat_sig * np.maximum(sigma, 1e-30)
+        any_near = near.any()
+        cards |= {
+            f"DMEAN{suffix}": round(float(values[near].mean()), 6) if any_near else 0.0,
+            f"DSIGE{suffix}": round(float(values[near].std()), 6) if any_near else 0.0,
+            f"DSIG{suffix}": round(float(sigma.mean()), 6) if len(sigma) else 0.0,
+        }
+    if config.rescale_ok:
+        cards["NSCALO"] = round(float(getattr(session, "touched_scale", 1.0)), 5)
+    return cards
 
 
 def kernel_cards(config):
@@ -84,46 +136,50 @@ def kernel_cards(config):
     return cards
 
 
-def _table(session):
-    config = session.config
-    return solution_vector(
-        session.fit.kernel, session._basis, config, session.background.field
-    ), kernel_cards(config)
+def _solution(session):
+    """Return the solution of a session with its background, as the table holds it."""
+    if session.config.classic:
+        return session.kernel_solution
+    background = session.background.field if session.background is not None else None
+    if not hasattr(session.fit, "model"):  # read from a table: already in its order
+        return session.kernel_solution
+    return solution_vector(session.fit.kernel, session._basis, session.config, background)
 
 
-def _write_main(session, products, sigma, cards, extra):
+def _write_main(planes, sigma, cards, table, context):
     from starmill.io.hotpants_files import write_layers
 
-    config = session.config
+    config, header, extra = context
     if not config.output_file:
         return
-    layers = [_scaled(products["diff_image"], cards, extra, "sht", "obs", "obz")]
+    layers = [_scaled(planes["diff_image"], cards, extra, "sht", "obs", "obz")]
     if extra.get("cim") or extra.get("allm"):
-        layers.append((products["convolved_image"], {"EXTNAME": "CONVOLVED"}))
+        layers.append((planes["convolved_image"], {"EXTNAME": "CONVOLVED"}))
     if extra.get("ndm") or extra.get("allm"):
         layers.append((sigma, {"EXTNAME": "SIGMA"}))
     if extra.get("nim") or extra.get("allm"):
-        layers.append(_scaled(products["noise_image"], {"EXTNAME": "NOISE"}, extra, "nsht", "nbs", "nbz"))
-    table = _table(session) if extra.get("hki") else None
-    write_layers(config.output_file, layers, session.output_header, table)
+        layers.append(_scaled(planes["noise_image"], {"EXTNAME": "NOISE"}, extra, "nsht", "nbs", "nbz"))
+    write_layers(config.output_file, layers, header, table if extra.get("hki") else None)
 
 
-def _write_planes(session, products, sigma, cards, extra):
+def _write_planes(planes, sigma, cards, table, context):
     from starmill.io.hotpants_files import write_kernel_table, write_layers
 
-    config, header = session.config, session.output_header
-    planes = (
-        (config.noise_image_file, _scaled(products["noise_image"], cards, extra, "nsht", "nbs", "nbz")),
-        (config.mask_image_file, (products["output_mask"].astype(np.uint16), cards)),
+    config, header, extra = context
+    files = (
+        (config.noise_image_file, _scaled(planes["noise_image"], cards, extra, "nsht", "nbs", "nbz")),
+        (config.mask_image_file, (planes["output_mask"].astype(np.uint16), cards)),
         (config.sigma_image_file, (sigma, cards)),
-        (config.convolved_image_file, (products["convolved_image"], cards)),
+        (config.convolved_image_file, (planes["convolved_image"], cards)),
     )
-    for path, layer in planes:
+    for path, layer in files:
         if path:
             write_layers(path, [layer], header)
     if config.kernel_file:
-        solution, table_cards = _table(session)
-        write_kernel_table(config.kernel_file, solution, table_cards | {"PHOTNORM": cards["PHOTNORM"]})
+        solutions, table_cards = table
+        write_kernel_table(
+            config.kernel_file, solutions, table_cards | {"PHOTNORM": cards["PHOTNORM"]}, cards
+        )
 
 
 def _scaled(image, cards, extra, flag, scale, zero):
@@ -131,23 +187,29 @@ def _scaled(image, cards, extra, flag, scale, zero):
     if not extra.get(flag):
         return image, dict(cards)
     bscale, bzero = float(extra.get(scale, 1.0)), float(extra.get(zero, 0.0))
+    if bscale == 0 or not np.isfinite([bscale, bzero]).all():
+        raise ConfigError(
+            f"a scale of 16-bit integers must be finite and not 0, not {bscale:g} and {bzero:g}"
+        )
     stored = np.clip(np.rint((image - bzero) / bscale), -32768, 32767).astype(np.int16)
     return stored, {**cards, "BSCALE": bscale, "BZERO": bzero}
 
 
-def _write_stamp_regions(session, path, origin):
+def _write_stamp_regions(runs, path):
     """Write FILE (used), FILE.all and FILE.skipped with boxes of the substamps, 1-based."""
     from starmill.io.regions import write_regions
 
-    size = 2 * session.config.rss + 1
     groups = {path: [], Path(f"{path}.all"): [], Path(f"{path}.skipped"): []}
-    for substamp in session._substamps_of(session.conv_direction):
-        color = _COLORS[substamp.status]
-        box = f"box({substamp.x + origin[0] + 1:.1f},{substamp.y + origin[1] + 1:.1f},{size},{size}) # color="
-        groups[Path(f"{path}.all")].append(box + "yellow")
-        if color == "green":
-            groups[path].append(box + color)
-        elif color == "red" or substamp.reason:
-            groups[Path(f"{path}.skipped")].append(box + "red")
+    for run in runs:
+        session, origin = run.session, run.region.origin
+        size = 2 * session.config.rss + 1
+        for substamp in session.substamps_of(session.conv_direction):
+            color = _COLORS[substamp.status]
+            box = f"box({substamp.x + origin[0] + 1:.1f},{substamp.y + origin[1] + 1:.1f},{size},{size}) # color="
+            groups[Path(f"{path}.all")].append(box + "yellow")
+            if color == "green":
+                groups[path].append(box + color)
+            elif color == "red" or substamp.reason:
+                groups[Path(f"{path}.skipped")].append(box + "red")
     for file, boxes in groups.items():
         write_regions(file, boxes)

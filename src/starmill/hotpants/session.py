@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from starmill.datamodel.geometry import Box
 from starmill.differencing.background import fit_differential_background
+from starmill.differencing.cell_stamps import clipped_moments
 from starmill.differencing.convolve import repair_bad
 from starmill.differencing.kernel_basis import gaussian_basis, image_basis
 from starmill.differencing.kernel_fit import KernelModel, fit_kernel
@@ -20,32 +20,29 @@ from starmill.differencing.stamp_system import build_stamp_system, convolve_with
 from starmill.differencing.stamps import StampSet, choose_stamps, spread_mask, stamps_at
 from starmill.differencing.subtract import BAND, subtract_matched
 from starmill.errors import StarmillError
+from starmill.hotpants.inputs import (
+    EXTERNAL,
+    FILL,
+    INPUT_BAD,
+    LOW,
+    NOT_A_NUMBER,
+    SATURATED,
+    TOO_FEW_TAPS,
+    TOUCHED,
+    UNUSABLE,
+    check_catalog,
+    load_image,
+    minus,
+    raise_typed,
+)  # fmt: skip
 from starmill.hotpants.options import HotpantsConfig, HotpantsError
+from starmill.hotpants.statistics import difference_statistics, touched_factor
 from starmill.hotpants.substamp import Substamp, SubstampStatus
-from starmill.kernels.pixel_limits import classify_pixels, difference_sums, finish_difference
+from starmill.kernels.kernel_convolution import mark_squares
+from starmill.kernels.pixel_limits import classify_pixels, finish_difference
 from starmill.numerics.tiles import map_tiles, row_bands
 
 __all__ = ["Hotpants"]
-
-# Bits of the output mask, as in the C program.
-FILL, SATURATED, LOW, NOT_A_NUMBER, TOO_FEW_TAPS, EXTERNAL, TOUCHED, INPUT_BAD, UNUSABLE = (
-    0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x8000
-)  # fmt: skip
-
-
-def _typed(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn the errors of the engine into HotpantsError, with their numbers."""
-
-    @functools.wraps(method)
-    def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        try:
-            return method(self, *arguments, **keywords)
-        except HotpantsError:
-            raise
-        except StarmillError as error:
-            raise HotpantsError(str(error)) from error
-
-    return call
 
 
 class Hotpants:
@@ -64,30 +61,44 @@ class Hotpants:
     config : HotpantsConfig, optional
     output_header : header, optional
         Copied to the files that are written.
+
+    Notes
+    -----
+    With ``config.classic`` the object is a `ClassicHotpants`: the method of the C program.
     """
+
+    def __new__(cls, *arguments, config=None, **_keywords):
+        """Choose the method that the configuration names."""
+        config = arguments[7] if len(arguments) > 7 else config
+        if cls is Hotpants and config is not None and config.classic:
+            from starmill.hotpants.classic_session import ClassicHotpants
+
+            return object.__new__(ClassicHotpants)
+        return object.__new__(cls)
 
     def __init__(
         self, template_data, image_data, t_mask=None, i_mask=None, t_error=None, i_error=None, star_catalog=None,
         config=None, output_header=None,
     ):  # fmt: skip
         self.config = config or HotpantsConfig()
+        self.grid_shape: tuple[int, int] | None = None  # of the whole image, when this is one of its regions
         self.output_header = output_header
-        template, _ = _load(template_data)
-        image, image_header = _load(image_data)
+        template, _ = load_image(template_data)
+        image, image_header = load_image(image_data)
         self.output_header = output_header if output_header is not None else image_header
         self.template_data, self.image_data = template, image
         if template.shape != image.shape:
             raise HotpantsError(
                 f"template and image have different shapes: {template.shape} and {image.shape}"
             )
-        self.star_catalog = _check_catalog(star_catalog)
+        self.star_catalog = check_catalog(star_catalog)
         limits = self.config
         self._template = self._prepare(
-            _minus(template, limits.tpedestal), t_mask, t_error, limits.tuthresh, limits.tlthresh, limits.tpedestal,
+            minus(template, limits.tpedestal), t_mask, t_error, limits.tuthresh, limits.tlthresh, limits.tpedestal,
             limits.tgain, limits.trdnoise, "template",
         )  # fmt: skip
         self._image = self._prepare(
-            _minus(image, limits.ipedestal), i_mask, i_error, limits.iuthresh, limits.ilthresh, limits.ipedestal,
+            minus(image, limits.ipedestal), i_mask, i_error, limits.iuthresh, limits.ilthresh, limits.ipedestal,
             limits.igain, limits.irdnoise, "image",
         )  # fmt: skip
         self.box = Box.from_shape(image.shape)
@@ -123,7 +134,9 @@ class Hotpants:
 
         def classify(ends):
             rows = slice(*ends)
-            return classify_pixels(data[rows], high - pedestal, low - pedestal, fill, codes, bits[rows], bad[rows])
+            return classify_pixels(
+                data[rows], high - pedestal, low - pedestal, fill, codes, bits[rows], bad[rows]
+            )
 
         n_bad, n_not_finite = np.sum(map_tiles(classify, row_bands(len(data), BAND)), axis=0)
         if n_bad > 0.98 * data.size:
@@ -146,14 +159,14 @@ class Hotpants:
     @functools.cached_property
     def _basis(self):
         if self.config.use_pca and self.config.pca_images:
-            return image_basis([_load(image)[0] for image in self.config.pca_images])
+            return image_basis([load_image(image)[0] for image in self.config.pca_images])
         return gaussian_basis(self.config.rkernel, self.config.sigma_gauss, self.config.deg_fixe)
 
     def _pair(self, direction):
         """Return the image that is convolved and the other one."""
         return (self._template, self._image) if direction == "t" else (self._image, self._template)
 
-    @_typed
+    @raise_typed
     def find_stamps(self):
         """Find substamps on the template and on the image.
 
@@ -173,18 +186,47 @@ class Hotpants:
 
     def _find(self, direction):
         config = self.config
-        reference, target = self._pair(direction)
         margin = self._basis.half_width
-        shape = target["data"].shape
+        shape = self.box.shape
         if self.star_catalog is not None:
             x, y = self.star_catalog.T - 1
             listed = stamps_at(x, y, shape, half_width=config.rss, margin=margin)
-            if len(listed) == 0:
+            if len(listed) == 0 and not config.auto_fill:
                 raise HotpantsError(
                     f"none of the {len(x)} listed stars is far enough from the edges of {shape}"
                 )
-            return listed
+            return self._filled(listed, direction) if config.auto_fill else listed
+        return self._searched(direction, None)
+
+    def _filled(self, listed, direction):
+        """Return the listed stamps and those that a search finds away from them."""
+        taken = np.zeros(self.box.shape, bool)
+        mark_squares(listed.x.astype(np.int64), listed.y.astype(np.int64), self.config.rss, taken)
+        try:
+            found = self._searched(direction, taken)
+        except StarmillError:
+            if len(listed):
+                return listed
+            raise
+        parts = [
+            listed,
+            replace(found, cell=found.cell + listed.n_cells, n_cells=found.n_cells + listed.n_cells),
+        ]
+        joined = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("x", "y", "cell", "signal_to_noise")
+        }
+        return replace(parts[1], **joined)
+
+    def _searched(self, direction, taken):
+        """Return stamps around bright objects outside pixels that are taken."""
+        config = self.config
+        reference, target = self._pair(direction)
+        margin = self._basis.half_width
+        shape = target["data"].shape
         bad = reference["bad"] | target["bad"]
+        if taken is not None:
+            bad = bad | taken
         for image, upper, pedestal in (
             (self._template, config.tuktresh, config.tpedestal), (self._image, config.iuktresh, config.ipedestal)
         ):  # fmt: skip
@@ -192,7 +234,8 @@ class Hotpants:
                 bad = bad | (image["data"] >= upper - pedestal)
         spread = int(config.rkernel * config.kf_spread_mask1) // 2
         search = spread_mask(bad, spread) if spread > 0 else bad
-        cell = max(shape) // max(config.nstampx * config.nregx, config.nstampy * config.nregy)
+        whole = self.grid_shape or shape
+        cell = max(whole) // max(config.nstampx * config.nregx, config.nstampy * config.nregy)
         keywords = {
             "half_width": config.rss, "margin": margin, "per_cell": config.nss, "cell_size": max(cell, 2 * config.rss + 1)
         }  # fmt: skip
@@ -233,10 +276,11 @@ class Hotpants:
             )
         return out
 
-    def _substamps_of(self, direction):
+    def substamps_of(self, direction):
+        """Return the substamps of one direction, 't' or 'i'."""
         return self.template_substamps if direction == "t" else self.image_substamps
 
-    @_typed
+    @raise_typed
     def fit_and_select_direction(self):
         """Fit every substamp alone, reject bad ones, and choose the image to convolve.
 
@@ -272,7 +316,7 @@ class Hotpants:
         """Set figure of merit, local model and status of the substamps; return the merit of the direction."""
         values = np.full(len(system), np.nan)
         reference, _ = self._pair(direction)
-        for i, substamp in enumerate(self._substamps_of(direction)):
+        for i, substamp in enumerate(self.substamps_of(direction)):
             matrix = system.matrix[i] + 1e-8 * np.trace(system.matrix[i]) / len(system.matrix[i]) * np.eye(
                 len(system.matrix[i])
             )
@@ -287,7 +331,7 @@ class Hotpants:
         middle = np.median(values[finite])
         spread = max(1.4826 * np.median(np.abs(values[finite] - middle)), 1e-3 * abs(middle))
         passed = finite & (values - middle < 2 * self.config.ks * self.config.stat_sig * spread)
-        for substamp, good in zip(self._substamps_of(direction), passed, strict=True):
+        for substamp, good in zip(self.substamps_of(direction), passed, strict=True):
             substamp.status = SubstampStatus.PASSED_FOM_CHECK if good else SubstampStatus.REJECTED_FOM_CHECK
             substamp.reason = "" if good else "figure of merit"
         kept = values[passed]
@@ -304,7 +348,7 @@ class Hotpants:
         cut = data[y - reach : y + reach + 1, x - reach : x + reach + 1]
         return convolve_with_basis(cut - np.median(cut), self._basis)
 
-    @_typed
+    @raise_typed
     def iterative_fit_and_clip(self):
         """Solve for the kernel of the whole image, clipping substamps that do not agree.
 
@@ -316,14 +360,13 @@ class Hotpants:
         """
         if self.conv_direction is None:
             raise HotpantsError("fit_and_select_direction has not been run")
-        config, substamps = self.config, self._substamps_of(self.conv_direction)
+        config, substamps = self.config, self.substamps_of(self.conv_direction)
         passed = np.array([s.status is not SubstampStatus.REJECTED_FOM_CHECK for s in substamps])
         system = self._system(self.conv_direction).select(passed)
         basis = self._basis
-        order = config.ko + max(config.nregx, config.nregy) - 1
         model = KernelModel(
             basis,
-            SpatialTerms(self.box, order, "polynomial"),
+            SpatialTerms(self.box, config.ko, "polynomial"),
             SpatialTerms(self.box, 0, "polynomial"),
             np.arange(len(basis)),
         )
@@ -348,7 +391,7 @@ class Hotpants:
         self.kernel_solution = solution_vector(self.fit.kernel, basis, config, None)
         return self.kernel_solution, survivors
 
-    @_typed
+    @raise_typed
     def convolve_and_difference(self):
         """Convolve, subtract, and make the noise image and the mask.
 
@@ -373,16 +416,21 @@ class Hotpants:
             subtracted.variance,
             subtracted.bad,
             self.box,
-            order=config.bgo + max(config.nregx, config.nregy) - 1,
+            order=config.bgo,
             family="polynomial",
         )
         scale = self._normalisation()
-        factor, mask = (1.0 if self.conv_direction == "t" else -1.0) / scale, np.empty(self.box.shape, np.int32)
+        factor, mask = (
+            (1.0 if self.conv_direction == "t" else -1.0) / scale,
+            np.empty(self.box.shape, np.int32),
+        )
         codes = np.array([TOUCHED, TOO_FEW_TAPS, UNUSABLE], np.int32)
 
         def finish(ends):
             rows = slice(*ends)
-            level = self.background.field.image(Box(0, ends[0], self.box.width, ends[1] - ends[0]), np.float32)
+            level = self.background.field.image(
+                Box(0, ends[0], self.box.width, ends[1] - ends[0]), np.float32
+            )
             finish_difference(
                 subtracted.convolved[rows], level, subtracted.status[rows], reference["bits"][rows],
                 target["bits"][rows], np.float32(factor), np.float32(1.0 / scale), codes,
@@ -392,7 +440,7 @@ class Hotpants:
         map_tiles(finish, row_bands(len(mask), BAND))
         difference, noise = subtracted.difference, subtracted.variance
         if config.rescale_ok:
-            noise *= _touched_factor(difference / np.maximum(noise, 1e-30), mask)
+            noise *= touched_factor(difference / np.maximum(noise, 1e-30), mask)
         self._hidden = None
         self.results = {
             "diff_image": difference,
@@ -414,7 +462,21 @@ class Hotpants:
             raise HotpantsError("iterative_fit_and_clip has not been run")
         return float(self.fit.kernel.sum_at(*self.box.center))
 
-    @_typed
+    def final_merit(self):
+        """Return mean and scatter of the reduced chi2 of the used substamps on the difference."""
+        reach, values = self.config.rss, []
+        unusable = (self.results["output_mask"] & UNUSABLE) > 0
+        for s in self.substamps_of(self.conv_direction):
+            if s.status is SubstampStatus.USED_IN_FINAL_FIT:
+                x, y = int(s.x), int(s.y)
+                part = np.s_[y - reach : y + reach + 1, x - reach : x + reach + 1]
+                good = ~unusable[part]
+                if good.any():
+                    pull = self.results["diff_image"][part][good] / self.results["noise_image"][part][good]
+                    values.append(float(np.mean(np.square(pull, dtype=np.float64))))
+        return clipped_moments(values, self.config.stat_sig) if values else (0.0, 0.0)
+
+    @raise_typed
     def get_final_outputs(self):
         """Fill unusable pixels, measure statistics, and return all products.
 
@@ -434,7 +496,7 @@ class Hotpants:
                 raise HotpantsError("no pixel of the difference is usable (all are flagged)")
             self._hidden = (where, difference.flat[where], noise.flat[where])
             difference.flat[where], noise.flat[where] = config.fillval, config.fillval_noise
-        stats = _statistics(difference, noise, mask, config.stat_sig)
+        stats = difference_statistics(difference, noise, mask, config.stat_sig)
         used = self.fit.chi2[self.fit.used]
         return {
             "diff_image": difference, "convolved_image": self.results["convolved_image"], "noise_image": noise,
@@ -512,59 +574,3 @@ class Hotpants:
             middle - keep : middle + keep + 1, middle - keep : middle + keep + 1
         ]
         return out
-
-
-def _load(data):
-    """Return pixels as float32 and the header (None for arrays)."""
-    if isinstance(data, str | Path):
-        from starmill.io.fits import read_image
-
-        image, header = read_image(data)
-        return np.asarray(image, np.float32), header
-    image = np.asarray(data, np.float32)
-    if image.ndim != 2 or image.size == 0:
-        raise HotpantsError(f"images must be two-dimensional and not empty, not {image.shape}")
-    return image, None
-
-
-def _statistics(difference, noise, mask, clip):
-    """Return the statistics of the pixels without any flag, or of all usable ones when there are too few."""
-    for bits in (mask, mask & UNUSABLE):
-        sums = np.zeros((len(row_bands(len(mask), BAND)), 6))
-
-        def add(item, bits=bits, sums=sums):
-            rows = slice(*item[1])
-            difference_sums(difference[rows], noise[rows], bits[rows], np.float32(clip), sums[item[0]])
-
-        map_tiles(add, enumerate(row_bands(len(mask), BAND)))
-        n, noise_sum, chi2, near, total, squares = sums.sum(axis=0)
-        if n >= 10:
-            break
-    mean = total / max(near, 1)
-    return {
-        "diff_mean": mean, "diff_std": float(np.sqrt(max(squares / max(near, 1) - mean**2, 0))),
-        "noise_mean": noise_sum / n, "x2norm": chi2 / n, "nx2norm": int(n),
-    }  # fmt: skip
-
-
-def _minus(image, pedestal):
-    return image - np.float32(pedestal) if pedestal else image
-
-
-def _check_catalog(catalog):
-    if catalog is None:
-        return None
-    catalog = np.asarray(catalog, np.float64)
-    if catalog.ndim != 2 or catalog.shape[1] != 2:
-        raise HotpantsError(f"star_catalog must be (n, 2), not {catalog.shape}")
-    return catalog
-
-
-def _touched_factor(pulls, mask):
-    """Return 1, or for touched pixels the ratio of their scatter to that of good pixels when above 1."""
-    touched = ((mask & TOUCHED) > 0) & ((mask & UNUSABLE) == 0)
-    good = mask == 0
-    if touched.sum() < 20 or good.sum() < 20:
-        return np.float32(1)
-    widths = [np.subtract(*np.percentile(pulls[where], [84.13, 15.87])) / 2 for where in (touched, good)]
-    return np.where(touched, np.float32(max(1.0, widths[0] / widths[1])), np.float32(1))

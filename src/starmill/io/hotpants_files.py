@@ -13,7 +13,7 @@ from starmill.errors import InputError
 from starmill.io.atomic import atomic_path
 from starmill.io.fits import open_fits
 
-__all__ = ["read_kernel_table", "read_region_file", "read_stamp_list", "write_kernel_table", "write_layers"]
+__all__ = ["read_kernel_tables", "read_region_file", "read_stamp_list", "write_kernel_table", "write_layers"]
 
 _TABLE = "Convolution Kernel Information"
 
@@ -33,7 +33,8 @@ def write_layers(
         Integer arrays are written as 16-bit when the cards hold BSCALE, real value = BZERO + BSCALE x stored.
     header : Header, optional
         Copied to the primary extension, without the cards of its layout.
-    kernel_table : (solution, cards), optional
+    kernel_table : (solutions, cards), optional
+        One solution for each region.
     """
     hdus: list[Any] = []
     for number, (array, cards) in enumerate(layers):
@@ -56,14 +57,30 @@ def write_layers(
         fits.HDUList(hdus).writeto(temporary, output_verify="silentfix+ignore")
 
 
-def write_kernel_table(path: str | Path, solution: Any, cards: dict[str, Any]) -> None:
-    """Write a kernel table to a file of its own."""
+def write_kernel_table(
+    path: str | Path, solutions: Any, cards: dict[str, Any], primary: dict[str, Any] | None = None
+) -> None:
+    """Write a kernel table to a file of its own.
+
+    Parameters
+    ----------
+    path : path
+    solutions : list of (n,) arrays
+        One for each region.
+    cards : dict
+        Of the table.
+    primary : dict, optional
+        Cards of the primary extension: regions, directions, kernel sums.
+    """
+    head = fits.Header()
+    for name, value in (primary or {}).items():
+        head[name] = value
     with atomic_path(path) as temporary:
-        fits.HDUList([fits.PrimaryHDU(), _kernel_hdu(solution, cards)]).writeto(temporary)
+        fits.HDUList([fits.PrimaryHDU(header=head), _kernel_hdu(solutions, cards)]).writeto(temporary)
 
 
-def read_kernel_table(path: str | Path) -> tuple[Any, dict[str, Any], Any]:
-    """Return the solution of the first region, the cards of the table, and the primary header.
+def read_kernel_tables(path: str | Path) -> tuple[list[Any], dict[str, Any], Any]:
+    """Return the solutions of all regions, the settings of the table, and the primary header.
 
     Raises
     ------
@@ -74,15 +91,20 @@ def read_kernel_table(path: str | Path) -> tuple[Any, dict[str, Any], Any]:
         for hdu in hdus[1:]:
             if getattr(hdu, "columns", None) is not None and "NGAUSS" in hdu.header:
                 header = hdu.header
-                n = int(header["NGAUSS"])
-                cards = {
-                    "sigma_gauss": [float(header[f"SGAUSS{i + 1}"]) for i in range(n)],
-                    "deg_fixe": [int(header[f"DGAUSS{i + 1}"]) for i in range(n)],
-                    "rkernel": (int(header["FWKERN"]) - 1) // 2,
-                    "ko": int(header["CKORDER"]),
-                    "bgo": int(header["BGORDER"]),
-                }
-                return np.array(hdu.data.field(0), np.float64), cards, hdus[0].header.copy()
+                try:
+                    n = int(header["NGAUSS"])
+                    cards = {
+                        "sigma_gauss": [float(header[f"SGAUSS{i + 1}"]) for i in range(n)],
+                        "deg_fixe": [int(header[f"DGAUSS{i + 1}"]) for i in range(n)],
+                        "rkernel": (int(header["FWKERN"]) - 1) // 2,
+                        "ko": int(header["CKORDER"]),
+                        "bgo": int(header["BGORDER"]),
+                    }
+                except KeyError as error:
+                    raise InputError(f"the kernel table lacks {error.args[0]}", path=path) from error
+                columns = [c for c in hdu.columns.names if c.startswith("Region")]
+                solutions = [np.array(hdu.data[name], np.float64) for name in columns]
+                return solutions, cards, hdus[0].header.copy()
     raise InputError("the file holds no kernel table", path=path)
 
 
@@ -124,9 +146,12 @@ def read_region_file(path: str | Path) -> list[tuple[int, int, int, int]]:
     return [tuple(int(v) for v in row) for row in found]  # type: ignore[misc]
 
 
-def _kernel_hdu(solution: Any, cards: dict[str, Any]) -> Any:
-    column = fits.Column("Region0", "D", array=np.asarray(solution, np.float64))
-    hdu = fits.BinTableHDU.from_columns([column])
+def _kernel_hdu(solutions: Any, cards: dict[str, Any]) -> Any:
+    columns = [
+        fits.Column(f"Region{i}", "D", array=np.asarray(solution, np.float64))
+        for i, solution in enumerate(solutions)
+    ]
+    hdu = fits.BinTableHDU.from_columns(columns)
     hdu.header["EXTNAME"] = _TABLE
     for name, value in cards.items():
         hdu.header[name] = value

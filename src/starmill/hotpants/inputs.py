@@ -1,0 +1,66 @@
+"""Inputs of a HOTPANTS session and the bits of its masks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from starmill.errors import StarmillError
+from starmill.hotpants.options import HotpantsError
+
+__all__ = [
+    "EXTERNAL", "FILL", "INPUT_BAD", "LOW", "NOT_A_NUMBER", "SATURATED", "TOO_FEW_TAPS", "TOUCHED", "UNUSABLE",
+    "check_catalog", "load_image", "minus", "raise_typed",
+]  # fmt: skip
+
+# Bits of the output mask, as in the C program.
+FILL, SATURATED, LOW, NOT_A_NUMBER, TOO_FEW_TAPS, EXTERNAL, TOUCHED, INPUT_BAD, UNUSABLE = (
+    0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x8000
+)  # fmt: skip
+
+
+def raise_typed(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the errors of the engine into HotpantsError, with their numbers."""
+
+    @functools.wraps(method)
+    def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return method(self, *arguments, **keywords)
+        except HotpantsError:
+            raise
+        except StarmillError as error:
+            raise HotpantsError(str(error)) from error
+
+    return call
+
+
+def load_image(data):
+    """Return pixels as float32 and the header (None for arrays)."""
+    if isinstance(data, str | Path):
+        from starmill.io.fits import read_image
+
+        image, header = read_image(data)
+        return np.asarray(image, np.float32), header
+    image = np.asarray(data, np.float32)
+    if image.ndim != 2 or image.size == 0:
+        raise HotpantsError(f"images must be two-dimensional and not empty, not {image.shape}")
+    return image, None
+
+
+def minus(image, pedestal):
+    """Return an image without its pedestal."""
+    return image - np.float32(pedestal) if pedestal else image
+
+
+def check_catalog(catalog):
+    """Return a star catalogue as (n, 2) numbers, or None."""
+    if catalog is None:
+        return None
+    catalog = np.asarray(catalog, np.float64)
+    if catalog.ndim != 2 or catalog.shape[1] != 2:
+        raise HotpantsError(f"star_catalog must be (n, 2), not {catalog.shape}")
+    return catalog
