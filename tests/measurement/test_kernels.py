@@ -95,7 +95,8 @@ def test_ellipse_sums():
 def test_weighted_sums():
     image = blob()
     fast = np.empty(7)
-    moments.weighted_sums(image, 20.3, 19.8, 3.1, 2.2, -0.4, fast)
+    rows = np.empty((4, moments.SCRATCH_ROWS))
+    moments.weighted_sums(image, 20.3, 19.8, 3.1, 2.2, -0.4, fast, rows)
     assert_allclose(
         fast, slow_moments.weighted_sums(image, 20.3, 19.8, 3.1, 2.2, -0.4), rtol=1e-10, atol=1e-7
     )

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from starmill.kernels._jit import njit
+from starmill.kernels._jit import fast_njit, njit
 
 
 @njit
@@ -79,48 +79,65 @@ def interpolation_weights(fraction, order, kaiser, weights):
         lanczos_weights(fraction, order, weights)
 
 
+SHIFT_ORDER = 5  # half width of the interpolation by which images are shifted
+_TAPS = 2 * SHIFT_ORDER
+
+
 @njit
-def shift_stack(images, dx, dy, order, out, kaiser=False):
+def shift_stack(images, dx, dy, out, kaiser=False):
     """Shift each image of a stack by its own ``(dx, dy)``.
 
     images : (n, ny, nx); dx, dy : (n,) pixels, positive moves the light to larger x, y; out : as images;
     kaiser : see :func:`kaiser_weights`.
     """
     n, ny, nx = images.shape
-    weights = np.empty(2 * order)
+    weights = np.empty(_TAPS)
     reach = 0.0
     for i in range(n):
         reach = max(reach, abs(dx[i]), abs(dy[i]))
-    margin = order + int(reach) + 2
+    margin = SHIFT_ORDER + int(reach) + 2
     line = np.zeros(nx + 2 * margin)
     rows = np.zeros((ny + 2 * margin, nx))
     for i in range(n):
         px = -dx[i]
         base = math.floor(px)
-        interpolation_weights(px - base, order, kaiser, weights)
-        first = int(base) - order + 1 + margin
+        interpolation_weights(px - base, SHIFT_ORDER, kaiser, weights)
+        first = int(base) - SHIFT_ORDER + 1 + margin
         for y in range(ny):
-            line[margin : margin + nx] = images[i, y]
-            target = rows[margin + y]
-            target[:] = 0.0
-            for k in range(2 * order):
-                _add_scaled(target, weights[k], line[first + k : first + k + nx])
+            source = images[i, y]
+            for x in range(nx):
+                line[margin + x] = source[x]
+            _filter_line(line[first:], weights, rows[margin + y])
         py = -dy[i]
         base = math.floor(py)
-        interpolation_weights(py - base, order, kaiser, weights)
-        first = int(base) - order + 1 + margin
+        interpolation_weights(py - base, SHIFT_ORDER, kaiser, weights)
+        first = int(base) - SHIFT_ORDER + 1 + margin
         for y in range(ny):
-            target = out[i, y]
-            target[:] = 0.0
-            for k in range(2 * order):
-                _add_scaled(target, weights[k], rows[y + first + k])
+            _mix_rows(rows[y + first :], weights, out[i, y])
 
 
-@njit
-def _add_scaled(target, weight, source):
-    """Add ``weight * source`` to a row of the same length."""
+@fast_njit
+def _filter_line(source, weights, target):
+    """Fill ``target`` with the sums of the next ``_TAPS`` values of ``source`` times ``weights``."""
+    w0, w1, w2, w3, w4 = weights[0], weights[1], weights[2], weights[3], weights[4]
+    w5, w6, w7, w8, w9 = weights[5], weights[6], weights[7], weights[8], weights[9]
     for x in range(target.size):
-        target[x] += weight * source[x]
+        a = w0 * source[x] + w1 * source[x + 1] + w2 * source[x + 2] + w3 * source[x + 3]
+        b = w4 * source[x + 4] + w5 * source[x + 5] + w6 * source[x + 6] + w7 * source[x + 7]
+        target[x] = a + b + (w8 * source[x + 8] + w9 * source[x + 9])
+
+
+@fast_njit
+def _mix_rows(rows, weights, target):
+    """Fill ``target`` with the sum of the first ``_TAPS`` rows times ``weights``, five at a time."""
+    w0, w1, w2, w3, w4 = weights[0], weights[1], weights[2], weights[3], weights[4]
+    r0, r1, r2, r3, r4 = rows[0], rows[1], rows[2], rows[3], rows[4]
+    for x in range(target.size):
+        target[x] = w0 * r0[x] + w1 * r1[x] + w2 * r2[x] + (w3 * r3[x] + w4 * r4[x])
+    w0, w1, w2, w3, w4 = weights[5], weights[6], weights[7], weights[8], weights[9]
+    r0, r1, r2, r3, r4 = rows[5], rows[6], rows[7], rows[8], rows[9]
+    for x in range(target.size):
+        target[x] += w0 * r0[x] + w1 * r1[x] + w2 * r2[x] + (w3 * r3[x] + w4 * r4[x])
 
 
 @njit

@@ -3,7 +3,7 @@ r"""Adaptive second moments: the Gaussian weight that matches the source best.
 With the weight w = exp(-rho**2 / 2), rho**2 = d\ :sup:`T` W\ :sup:`-1` d, the weighted second
 moments m of a source give a better weight through W' :sup:`-1` = m\ :sup:`-1` - W\ :sup:`-1`
 (for a Gaussian source of covariance C, m\ :sup:`-1` = C\ :sup:`-1` + W\ :sup:`-1`). The centre
-of the weight stays fixed. Weights are computed along a row by recurrence: three
+of the weight stays fixed. Weights are computed along a row by recurrence: two
 exponentials a row instead of one a pixel.
 
 References
@@ -24,6 +24,7 @@ EXPONENT_LIMIT = 14.0  # pixels with a larger rho**2 are left out
 SUB_EXPONENT_LIMIT = 9.0  # the same for split pixels of very narrow weights
 BOX_SIGMAS = 4.0
 MAX_RADIUS = 1000.0
+SCRATCH_ROWS = 2 * int(MAX_RADIUS) + 8
 SMALLEST_LIMIT = 16.0  # a weight may always grow to this sigma, pixels
 FOOTPRINT_LIMIT = 2.0  # and to this multiple of the radius of the footprint
 ELLIPTICITY_TOLERANCE = 1e-5
@@ -48,7 +49,7 @@ def _limits(shape, cx, cy, wxx, wyy):
 
 
 @njit
-def weighted_sums(image, cx, cy, wxx, wyy, wxy, sums):
+def weighted_sums(image, cx, cy, wxx, wyy, wxy, sums, rows):
     """Fill ``sums`` with the weighted flux, first and second moments.
 
     Parameters
@@ -57,52 +58,55 @@ def weighted_sums(image, cx, cy, wxx, wyy, wxy, sums):
     cx, cy : float
         Centre of the weight, array index.
     wxx, wyy, wxy : float
-        Covariance of the weight, pixels**2; positive definite.
+        Covariance of the weight, pixels**2; positive definite. Weights narrower than a pixel are
+        summed over 4 x 4 parts of every pixel.
     sums : (7,) float64 array
         Receives sum w I, sum w I dx, sum w I dy, sum w I dx**2, sum w I dy**2,
         sum w I dx dy and sum w**2.
+    rows : (4, SCRATCH_ROWS) float64 array
+        Scratch.
     """
-    sums[:] = 0.0
+    for k in range(7):
+        sums[k] = 0.0
     det = wxx * wyy - wxy * wxy
     a = wyy / det
     b = -wxy / det
     c = wxx / det
     x0, y0, x1, y1 = _limits(image.shape, cx, cy, wxx, wyy)
+    narrow = wxx < 0.25 or wyy < 0.25 or det < 0.0625
+    shift = 2 if narrow else 0  # the pixel of sample m is m >> shift
+    limit = SUB_EXPONENT_LIMIT if narrow else EXPONENT_LIMIT
+    reach = np.sqrt(limit * wyy) + (0.5 if narrow else 0.0)
+    y0 = max(y0, int(np.ceil(cy - reach)))
+    y1 = min(y1, int(np.floor(cy + reach)))
     if x1 < x0 or y1 < y0:
         return
-    if wxx < 0.25 or wyy < 0.25 or det < 0.0625:
-        _split_sums(image, cx, cy, a, b, c, x0, y0, x1, y1, sums)
-        return
-    ratio_step = np.exp(-a)
-    for y in range(y0, y1 + 1):
-        dy = y - cy
-        # the part of the row inside rho**2 <= limit
-        disc = (b * dy) * (b * dy) - a * (c * dy * dy - EXPONENT_LIMIT)
-        if disc <= 0.0:
-            continue
-        half = np.sqrt(disc) / a
-        middle = cx - b * dy / a
-        first = max(x0, int(np.ceil(middle - half)))
-        last = min(x1, int(np.floor(middle + half)))
-        if last < first:
-            continue
-        dx = first - cx
-        w = np.exp(-0.5 * (a * dx * dx + 2.0 * b * dx * dy + c * dy * dy))
-        ratio = np.exp(-a * (dx + 0.5) - b * dy)
-        row = image[y, first : last + 1]
+    parts = 1 << shift
+    size = 1.0 / parts
+    n_rows = (y1 - y0 + 1) << shift
+    _weight_rows(cx, cy, a, b, c, limit, x0, y0, (x1 - x0 + 1) << shift, n_rows, size, rows)
+    step = np.exp(-a * size * size)
+    for j in range(n_rows):
+        first = int(rows[0, j])
+        last = int(rows[1, j])
+        w = rows[2, j]
+        ratio = rows[3, j]
+        dy = y0 - 0.5 + (j + 0.5) * size - cy
+        dx = x0 - 0.5 + (first + 0.5) * size - cx
+        row = image[y0 + (j >> shift), x0:]
         s0 = 0.0
         s1 = 0.0
         s2 = 0.0
         sw = 0.0
-        for k in range(row.size):
-            wi = w * row[k]
+        for m in range(first, last + 1):
+            wi = w * row[np.uint64(m >> shift)]
             s0 += wi
             s1 += wi * dx
             s2 += wi * dx * dx
             sw += w * w
-            dx += 1.0
+            dx += size
             w *= ratio
-            ratio *= ratio_step
+            ratio *= step
         sums[0] += s0
         sums[1] += s1
         sums[2] += s0 * dy
@@ -110,28 +114,44 @@ def weighted_sums(image, cx, cy, wxx, wyy, wxy, sums):
         sums[4] += s0 * dy * dy
         sums[5] += s1 * dy
         sums[6] += sw
+    if narrow:
+        for k in range(7):
+            sums[k] *= size * size
 
 
 @njit
-def _split_sums(image, cx, cy, a, b, c, x0, y0, x1, y1, sums):
-    """As :func:`weighted_sums` for weights narrower than a pixel: each pixel in 4 x 4 parts."""
-    for y in range(y0, y1 + 1):
-        for x in range(x0, x1 + 1):
-            value = image[y, x]
-            for j in range(4):
-                dy = y - cy + 0.25 * j - 0.375
-                for i in range(4):
-                    dx = x - cx + 0.25 * i - 0.375
-                    rho2 = a * dx * dx + 2.0 * b * dx * dy + c * dy * dy
-                    if rho2 <= SUB_EXPONENT_LIMIT:
-                        w = np.exp(-0.5 * rho2) / 16.0
-                        sums[0] += w * value
-                        sums[1] += w * value * dx
-                        sums[2] += w * value * dy
-                        sums[3] += w * value * dx * dx
-                        sums[4] += w * value * dy * dy
-                        sums[5] += w * value * dx * dy
-                        sums[6] += w * w * 16.0
+def _weight_rows(cx, cy, a, b, c, limit, x0, y0, n_columns, n_rows, size, rows):
+    """Fill ``rows`` with first and last sample of each row inside the limit, the first weight and its ratio.
+
+    The weight is exp(-rho**2 / 2) with rho**2 = a dx**2 + 2 b dx dy + c dy**2 <= ``limit``; samples lie
+    ``size`` pixels apart, the first at the lower left corner of pixel (x0, y0).
+    """
+    first = rows[0]
+    last = rows[1]
+    weight = rows[2]
+    ratio = rows[3]
+    slope = b / a
+    along_y = c - b * slope
+    inverse = 1.0 / a
+    corner = x0 - 0.5 + 0.5 * size
+    for j in range(n_rows):
+        dy = y0 - 0.5 + (j + 0.5) * size - cy
+        rest = (limit - along_y * dy * dy) * inverse
+        half = np.sqrt(max(rest, 0.0))
+        middle = cx - slope * dy
+        start = np.ceil((middle - half - corner) / size)
+        start = max(start, 0.0)
+        end = np.floor((middle + half - corner) / size)
+        end = min(end, n_columns - 1.0)
+        u = corner + start * size - middle
+        first[j] = start
+        last[j] = end if rest > 0.0 else -1.0
+        weight[j] = -0.5 * (a * u * u + along_y * dy * dy)
+        ratio[j] = -a * size * (u + 0.5 * size)
+    for j in range(n_rows):
+        weight[j] = np.exp(weight[j])
+    for j in range(n_rows):
+        ratio[j] = np.exp(ratio[j])
 
 
 @njit
@@ -162,7 +182,7 @@ def _unweighted(image, cx, cy, out):
 
 
 @njit
-def match_weight(image, cx, cy, max_shift, max_iterations, max_sigma, sums, out):
+def match_weight(image, cx, cy, max_shift, max_iterations, max_sigma, sums, rows, out):
     """Adaptive moments of one source.
 
     Parameters
@@ -176,6 +196,8 @@ def match_weight(image, cx, cy, max_shift, max_iterations, max_sigma, sums, out)
     max_sigma : float
         A weight that grows beyond this has run away, pixels.
     sums : (7,) float64 array
+        Scratch.
+    rows : (4, SCRATCH_ROWS) float64 array
         Scratch.
     out : (6,) float64 array
         Receives xx, yy, xy (pixels**2), the central amplitude, and the weighted mean x, y.
@@ -193,7 +215,7 @@ def match_weight(image, cx, cy, max_shift, max_iterations, max_sigma, sums, out)
     flags = 0
     converged = False
     for _ in range(max_iterations):
-        weighted_sums(image, cx, cy, wxx, wyy, wxy, sums)
+        weighted_sums(image, cx, cy, wxx, wyy, wxy, sums, rows)
         if not sums[0] > 0.0:
             return _unweighted(image, cx, cy, out)
         mxx = sums[3] / sums[0]
@@ -271,6 +293,7 @@ def adaptive_moments(pixels, x, y, max_shift, max_iterations):
     variance = np.full(n, np.nan)
     flags = np.zeros(n, np.int32)
     sums = np.empty(7)
+    rows = np.empty((4, SCRATCH_ROWS))
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     for i in range(n):
         inside = (
@@ -284,7 +307,7 @@ def adaptive_moments(pixels, x, y, max_shift, max_iterations):
         if area > 0:
             limit = max(SMALLEST_LIMIT, FOOTPRINT_LIMIT * np.sqrt(area / np.pi))
         show_source(pixels, i, saved)
-        flags[i] = match_weight(pixels.image, x[i], y[i], max_shift, max_iterations, limit, sums, out[i])
+        flags[i] = match_weight(pixels.image, x[i], y[i], max_shift, max_iterations, limit, sums, rows, out[i])
         variance[i] = pixels.variance[int(np.floor(y[i] + 0.5)), int(np.floor(x[i] + 0.5))]
         hide_source(pixels, i, saved)
     return out, variance, flags
@@ -310,9 +333,10 @@ def stack_moments(images, max_iterations):
     moments = np.full((n, 3), np.nan)
     failed = np.zeros(n, np.bool_)
     sums = np.empty(7)
+    rows = np.empty((4, SCRATCH_ROWS))
     one = np.empty(6)
     for i in range(n):
-        flags = match_weight(images[i], centre, centre, 2.0, max_iterations, 2.0 * centre, sums, one)
+        flags = match_weight(images[i], centre, centre, 2.0, max_iterations, 2.0 * centre, sums, rows, one)
         failed[i] = flags != 0
         moments[i, 0] = one[0]
         moments[i, 1] = one[1]
@@ -345,6 +369,7 @@ def gaussian_sums(pixels, x, y, shape):
     variance = np.full(n, np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     sums = np.empty(7)
+    rows = np.empty((4, SCRATCH_ROWS))
     ny, nx = pixels.mask.shape
     for i in range(n):
         wxx = shape[i, 0]
@@ -356,10 +381,10 @@ def gaussian_sums(pixels, x, y, shape):
         if not usable:
             continue
         show_source(pixels, i, saved)
-        weighted_sums(pixels.image, x[i], y[i], wxx, wyy, wxy, sums)
+        weighted_sums(pixels.image, x[i], y[i], wxx, wyy, wxy, sums, rows)
         flux[i] = 2.0 * sums[0]
         # w**2 is the Gaussian weight of half the covariance
-        weighted_sums(pixels.variance, x[i], y[i], 0.5 * wxx, 0.5 * wyy, 0.5 * wxy, sums)
+        weighted_sums(pixels.variance, x[i], y[i], 0.5 * wxx, 0.5 * wyy, 0.5 * wxy, sums, rows)
         variance[i] = 4.0 * sums[0]
         hide_source(pixels, i, saved)
     return flux, variance
@@ -389,6 +414,7 @@ def centred_moments(images, x, y, start, max_iterations):
     out = np.full((n, 7), np.nan)
     failed = np.ones(n, np.bool_)
     sums = np.empty(7)
+    rows = np.empty((4, SCRATCH_ROWS))
     for i in range(n):
         wxx, wyy, wxy = start[i, 0], start[i, 1], start[i, 2]
         cx = x[i]
@@ -397,7 +423,7 @@ def centred_moments(images, x, y, start, max_iterations):
         if not (wxx > 0.0 and wyy > 0.0 and wxx * wyy > wxy * wxy and np.isfinite(cx + cy)):
             continue
         for _ in range(max_iterations):
-            weighted_sums(images[i], cx, cy, wxx, wyy, wxy, sums)
+            weighted_sums(images[i], cx, cy, wxx, wyy, wxy, sums, rows)
             if not sums[0] > 0.0:
                 break
             sx = sums[1] / sums[0]
@@ -429,7 +455,7 @@ def centred_moments(images, x, y, start, max_iterations):
                 break
         if failed[i]:
             continue
-        weighted_sums(images[i], cx, cy, wxx, wyy, wxy, sums)
+        weighted_sums(images[i], cx, cy, wxx, wyy, wxy, sums, rows)
         out[i, 0] = wxx
         out[i, 1] = wyy
         out[i, 2] = wxy

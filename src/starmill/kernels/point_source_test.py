@@ -243,7 +243,7 @@ def fit_point_sources(
             if abs(dx) >= 1 or abs(dy) >= 1 or (moved >= limits[1] and sweep == n_sweeps - 1):
                 continue
             step_x[0], step_y[0] = dx, dy
-            shift_stack(psfs[i : i + 1], step_x, step_y, 5, shifted)
+            shift_stack(psfs[i : i + 1], step_x, step_y, shifted)
             _scaled(shifted[0], 1.0, better[i])
             better_places[i, 0], better_places[i, 1] = dx, dy
             if moved >= limits[1]:

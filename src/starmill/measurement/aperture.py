@@ -79,7 +79,7 @@ def sinc_weights(
         return np.fft.fftshift(np.fft.ifft2(shifted).real, axes=(1, 2))
     centred = np.fft.fftshift(np.fft.ifft2(spectrum).real)
     weights = np.tile(centred, (len(dx), 1, 1))
-    moved = shift_images(weights, dx, dy, order=5)
+    moved = shift_images(weights, dx, dy)
     index = np.arange(size)
     first_x, first_y = (np.where(d <= 0, 4, 5)[:, None] for d in (dx, dy))
     inside_x = (index >= first_x) & (index < size - (9 - first_x))

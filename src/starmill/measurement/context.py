@@ -17,7 +17,8 @@ from starmill.errors import AlgorithmError, InputError
 from starmill.kernels.moments import stack_moments
 from starmill.kernels.source_pixels import SourcePixels, cut_stamps
 
-BLOCK = 128  # sources whose PSF images are held at a time: they then stay in the cache
+BLOCK = 128  # sources whose stamps are held at a time
+PSF_BLOCK_BYTES = 2**20  # PSF images held at a time: they then stay in the cache
 Float = NDArray[np.float64]
 
 
@@ -249,7 +250,7 @@ class MeasurementContext:
         x, y = np.asarray(self.columns["x"], np.float64), np.asarray(self.columns["y"], np.float64)
         good = (x >= ox - 0.5) & (x < ox + nx - 0.5) & (y >= oy - 0.5) & (y < oy + ny - 0.5)
         x, y = np.where(good, x, cx), np.where(good, y, cy)
-        for rows in self.blocks():
+        for rows in self.blocks(self.psf_block):
             n = rows.stop - rows.start
             if self.psf_varies:
                 kernels = np.ascontiguousarray(self.psf.kernels_at(x[rows], y[rows]), np.float64)
@@ -271,6 +272,11 @@ class MeasurementContext:
         m = self.psf_shape[0]
         return np.maximum(m[:, 0] * m[:, 1] - m[:, 2] ** 2, 0.0) ** 0.25
 
+    @property
+    def psf_block(self) -> int:
+        """How many PSF images are made at a time."""
+        return min(BLOCK, max(8, PSF_BLOCK_BYTES // (8 * self.psf.size**2)))
+
     def blocks(self, size: int = BLOCK) -> Iterator[slice]:
         """Yield slices of consecutive sources."""
         for start in range(0, self.n, size):
@@ -280,7 +286,7 @@ class MeasurementContext:
         """Yield blocks of PSF images at the centroids: rows, images, first pixels as array index."""
         x, y = self.safe_position()
         ox, oy = self.exposure.origin
-        for rows in self.blocks():
+        for rows in self.blocks(self.psf_block):
             images, x0, y0 = self.psf.images_at(x[rows], y[rows])
             images = np.ascontiguousarray(images, np.float64)
             yield rows, images, np.asarray(x0, np.int64) - ox, np.asarray(y0, np.int64) - oy

@@ -19,7 +19,7 @@ from starmill.tasks.base import Config, Result, Task, field
 
 __all__ = ["SingleFrameMeasurementConfig", "SingleFrameMeasurementTask"]
 
-STRIP_HEIGHT = 64  # pixels; sources are measured along strips
+STRIP_HEIGHT = 256  # pixels; sources are measured along strips
 POSITION_COLUMNS: tuple[Column, ...] = (
     Column("x", "f8", "pixel", "position of the source, parent frame"),
     Column("y", "f8", "pixel", "position of the source, parent frame"),
