@@ -280,7 +280,7 @@ def _rich_parts(meta: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def _merged_header(hdus: Any, number: int) -> fits.Header:
+def _merged_header(hdus: Any, number: int) -> Any:
     if isinstance(hdus, PlainFile):
         return hdus[0].header.merged_with(hdus[number].header)
     return merged_header(hdus, number)

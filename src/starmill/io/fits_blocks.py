@@ -43,6 +43,7 @@ __all__ = [
 
 BLOCK = 2880
 _CARD = 80
+_PART = 1 << 22  # byte: written at a time
 _MAPPED = 1 << 22  # byte: smaller files are read as a whole
 _BITPIX = {"u1": 8, "i2": 16, "i4": 32, "i8": 64, "f4": -32, "f8": -64}
 _PIXELS = {bitpix: np.dtype(">" + code) for code, bitpix in _BITPIX.items()}
@@ -63,7 +64,7 @@ class Extension:
     cards : list of str
         Without END, a multiple of 80 characters each.
     data : contiguous array
-        In the byte order of the file.
+        Images in any byte order, rows of a table in that of the file.
     """
 
     cards: list[str]
@@ -170,11 +171,7 @@ def image_extension(array: NDArray[Any], name: str, cards: Iterable[Card] = ()) 
     ]
     fixed += [card(f"NAXIS{i}", length) for i, length in enumerate(reversed(array.shape), start=1)]
     fixed += [card("PCOUNT", 0), card("GCOUNT", 1), card("EXTNAME", name, "extension name")]
-    return Extension([*fixed, *(card(*item) for item in cards)], _big_endian(array))
-
-
-def _big_endian(array: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(array, array.dtype.newbyteorder(">"))
+    return Extension([*fixed, *(card(*item) for item in cards)], np.ascontiguousarray(array))
 
 
 def table_extension(
@@ -217,8 +214,17 @@ def write_blocks(stream: BinaryIO, extensions: Iterable[Extension]) -> None:
         stream.write(b" " * (-len(header) % BLOCK))
         size = extension.data.nbytes
         if size:
-            stream.write(extension.data.reshape(-1).view(np.uint8).data)
+            for part in _in_file_order(extension.data.reshape(-1)):
+                stream.write(part.view(np.uint8).data)
             stream.write(b"\0" * (-size % BLOCK))
+
+
+def _in_file_order(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield the values in parts, big-endian: no second copy of a whole image is made."""
+    order = values.dtype.newbyteorder(">")
+    step = max(1, _PART // values.dtype.itemsize)
+    for first in range(0, len(values), step):
+        yield np.ascontiguousarray(values[first : first + step], order)
 
 
 # ---- reading
@@ -263,9 +269,13 @@ class PlainHeader(Mapping[str, Any]):
         """Whether every value is a logical, a number or a text of one card."""
         return all(len(text) == _CARD and _is_value(text[10:]) for text in self.text_cards.values())
 
-    def merged_with(self, other: PlainHeader) -> fits.Header:
+    def merged_with(self, other: PlainHeader) -> PlainHeader:
         """Return a header of these cards and, on top, those of another one."""
-        return fits.Header.fromstring("".join((self.text_cards | other.text_cards).values()))
+        return PlainHeader(self.text_cards | other.text_cards)
+
+    def to_fits(self) -> fits.Header:
+        """Return the same cards as the general library holds them."""
+        return fits.Header.fromstring("".join(self.text_cards.values()))
 
 
 def _value(text: str, keyword: str) -> Any:

@@ -236,20 +236,18 @@ class Translator:
         return wcs
 
 
-def clean_wcs_header(header: Mapping[str, Any]) -> Any:
+def clean_wcs_header(header: Mapping[str, Any]) -> dict[str, Any]:
     """Return the WCS cards of a header in standard form.
 
     Numbers in quotes become numbers; TAN with the polynomial PV cards of SCAMP becomes TPV; CDELT and CROTA
     beside a CD matrix are dropped; RADECSYS becomes RADESYS.
     """
-    from astropy.io.fits import Header
-
-    clean = Header()
-    for key in list(header.keys()):
-        value = header[key]
-        key = "RADESYS" if key == "RADECSYS" else key
+    clean: dict[str, Any] = {}
+    for name in header:
+        key = "RADESYS" if name == "RADECSYS" else name
         if not _WCS_CARD.match(key) or key in clean:
             continue
+        value = header[name]
         if _TEXT_CARD.match(key):
             clean[key] = str(value).strip()
         elif np.isfinite(_number(value)):

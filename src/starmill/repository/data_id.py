@@ -7,6 +7,7 @@ they become parts of file names, of SQL parameters and of FITS headers.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -98,6 +99,7 @@ def _validate_integer(name: str, value: object) -> int:
     return value
 
 
+@functools.lru_cache(maxsize=4096)
 def validate_name(text: str, *, what: str, pattern: str | None = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*") -> str:
     """Return `text` if it may stand in a file name, else raise `InputError`.
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,7 +76,7 @@ class ExposureRecord:
             if value is not None:
                 object.__setattr__(self, name, " ".join(str(value).split())[:100])
 
-    @property
+    @cached_property
     def data_id(self) -> DataId:
         """Data ID of the raw frame."""
         return DataId(instrument=self.instrument, exposure=self.exposure, detector=self.detector)

@@ -11,9 +11,9 @@ import functools
 import gzip
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from starmill.errors import InputError
 from starmill.repository.exposures import ExposureRecord
@@ -27,7 +27,40 @@ _SHORT_NUMBER = 100_000  # exposure numbers below it count within a night
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 
-def read_headers(path: Path) -> list[dict[str, Any]]:
+class Cards(Mapping[str, Any]):
+    """The cards of a header; values are made of their text when asked for.
+
+    Parameters
+    ----------
+    texts : dict of str to str
+        What follows ``=``, by keyword.
+    """
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
+
+    def __getitem__(self, keyword: str) -> Any:
+        return _value(self.texts[keyword])
+
+    def get(self, keyword: str, default: Any = None) -> Any:
+        """Return the value of a card, or the default."""
+        text = self.texts.get(keyword)
+        return default if text is None else _value(text)
+
+    def __contains__(self, keyword: object) -> bool:
+        return keyword in self.texts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __or__(self, other: Cards) -> Cards:
+        return Cards(self.texts | other.texts)
+
+
+def read_headers(path: Path) -> list[Cards]:
     """Return the cards of all headers of a FITS file, also .gz or .bz2.
 
     Parameters
@@ -37,34 +70,27 @@ def read_headers(path: Path) -> list[dict[str, Any]]:
 
     Returns
     -------
-    headers : list of dict
+    headers : list of Cards
         One per HDU. Raises `InputError` for a file that is not FITS, or shorter than its headers say.
     """
     try:
-        opener = _opener(path)
-        with opener(path) as stream:
-            headers = _walk(stream, path, None if opener is not _open_plain else path.stat().st_size)
+        with path.open("rb", buffering=_BLOCK * 4) as stream:
+            magic = stream.read(3)
+            size = stream.seek(0, 2)
+            stream.seek(0)
+            if not magic:
+                raise InputError("the file is empty", path=path)
+            if magic[:2] == b"\x1f\x8b":
+                return _walk(gzip.open(stream), path, None)
+            if magic == b"BZh":
+                return _walk(bz2.open(stream), path, None)
+            return _walk(stream, path, size)
     except (OSError, EOFError) as error:
         raise InputError(f"the file cannot be read: {error}", path=path) from error
-    return headers
 
 
-def _open_plain(path: Path) -> IO[bytes]:
-    return path.open("rb", buffering=1 << 15)
-
-
-def _opener(path: Path) -> Callable[[Path], Any]:
-    with path.open("rb") as stream:
-        magic = stream.read(3)
-    if not magic:
-        raise InputError("the file is empty", path=path)
-    if magic[:2] == b"\x1f\x8b":
-        return gzip.open
-    return bz2.open if magic == b"BZh" else _open_plain
-
-
-def _walk(stream: Any, path: Path, size: int | None) -> list[dict[str, Any]]:
-    headers: list[dict[str, Any]] = []
+def _walk(stream: Any, path: Path, size: int | None) -> list[Cards]:
+    headers: list[Cards] = []
     while len(headers) < _MAX_EXTENSIONS:
         header = _read_header(stream, path, first=not headers)
         if header is None:
@@ -92,8 +118,8 @@ def _skip(stream: Any, length: int) -> bool:
     return True
 
 
-def _read_header(stream: Any, path: Path, *, first: bool) -> dict[str, Any] | None:
-    cards: dict[str, Any] = {}
+def _read_header(stream: Any, path: Path, *, first: bool) -> Cards | None:
+    cards: dict[str, str] = {}
     for number in range(_MAX_BLOCKS):
         block = stream.read(_BLOCK)
         if number == 0:
@@ -107,13 +133,16 @@ def _read_header(stream: Any, path: Path, *, first: bool) -> dict[str, Any] | No
         for start in range(0, _BLOCK, 80):
             keyword = text[start : start + 8].rstrip()
             if keyword == "END":
-                return cards
+                return Cards(cards)
             if text[start + 8 : start + 10] == "= " and keyword not in _CARDLESS:
-                cards[keyword] = _value(text[start + 10 : start + 80])
+                cards[keyword] = text[start + 10 : start + 80]
     raise InputError(f"a header has more than {_MAX_BLOCKS * 36} cards", path=path)
 
 
 def _value(text: str) -> Any:
+    fixed = text[:20].lstrip()
+    if fixed.isdecimal() and text[20:23] in ("   ", " / "):
+        return int(fixed)
     text = text.lstrip()
     if text.startswith("'"):
         end = 1
@@ -135,7 +164,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _data_length(header: dict[str, Any], path: Path) -> int:
+def _data_length(header: Cards, path: Path) -> int:
     axes = header.get("NAXIS", 0)
     if not isinstance(axes, int) or not 0 <= axes <= 999:
         raise InputError(f"NAXIS is {axes!r}", path=path)
@@ -177,10 +206,10 @@ def camera_translator(name: str) -> Callable[[Path], list[ExposureRecord]]:
     def translate(path: Path) -> list[ExposureRecord]:
         headers = read_headers(path)
         images = [header for header in headers if header.get("NAXIS", 0) >= 2] or headers
-        primary, first = headers[0], {**headers[0], **images[0]}
+        primary, first = headers[0], headers[0] | images[0]
         index, detector = _find_detector(camera, first, path)
         try:
-            info = translator.observation(first if len(images) == 1 else {**primary}, detector)
+            info = translator.observation(first if len(images) == 1 else primary, detector)
             corners = _corners(translator, first, detector, _assembled_shape(images))
         except InputError as error:
             raise InputError(error.message, path=path, hdu=error.hdu) from error
@@ -189,7 +218,7 @@ def camera_translator(name: str) -> Callable[[Path], list[ExposureRecord]]:
     return translate
 
 
-def _find_detector(camera: Any, header: dict[str, Any], path: Path) -> tuple[int, Any]:
+def _find_detector(camera: Any, header: Cards, path: Path) -> tuple[int, Any]:
     from starmill.datamodel.camera import Amplifier, Detector
     from starmill.datamodel.geometry import Box
 
@@ -221,7 +250,7 @@ def _with_amplifier(detector: Any) -> Any:
     return Detector(detector.name, (Amplifier("A", box, box, box),))
 
 
-def _assembled_shape(images: list[dict[str, Any]]) -> tuple[int, int]:
+def _assembled_shape(images: list[Cards]) -> tuple[int, int]:
     """Return (nx, ny) of the frame; amplifiers in extensions of their own say where they belong."""
     from starmill.datamodel.camera import parse_section
 
@@ -232,7 +261,7 @@ def _assembled_shape(images: list[dict[str, Any]]) -> tuple[int, int]:
     return int(images[0].get("NAXIS1", 0)), int(images[0].get("NAXIS2", 0))
 
 
-def _corners(translator: Any, header: dict[str, Any], detector: Any, shape: tuple[int, int]) -> Any:
+def _corners(translator: Any, header: Cards, detector: Any, shape: tuple[int, int]) -> Any:
     """Sky positions of the corners of the frame, or None."""
     if "CTYPE1" not in header or "CRVAL1" not in header:
         return None
@@ -240,9 +269,9 @@ def _corners(translator: Any, header: dict[str, Any], detector: Any, shape: tupl
     if wcs is None or not wcs.has_celestial:
         return None
     nx, ny = shape
-    positions = wcs.celestial.pixel_to_world_values(
-        [-0.5, nx - 0.5, nx - 0.5, -0.5], [-0.5, -0.5, ny - 0.5, ny - 0.5]
-    )
+    if wcs.naxis != 2 or wcs.wcs.lng != 0:
+        wcs = wcs.celestial  # right ascension first
+    positions = wcs.pixel_to_world_values([-0.5, nx - 0.5, nx - 0.5, -0.5], [-0.5, -0.5, ny - 0.5, ny - 0.5])
     corners = [(float(ra), float(dec)) for ra, dec in zip(*positions, strict=True)]
     return corners if all(math.isfinite(value) for corner in corners for value in corner) else None
 
