@@ -14,25 +14,26 @@ from starmill.kernels._jit import fast_njit, njit
 
 
 @njit
-def weigh_pixels(image, variance, mask, bad_bits, inverse_variance, out_image, out_variance, out_weight):
-    """Copy image and variance and set the weights; pixels that do not count get zero in all three."""
+def weigh_pixels(image, variance, mask, bad_bits, inverse_variance, out_image, out_weight):
+    """Copy an image and set the weights; pixels that do not count get zero in both."""
     ny, nx = image.shape
     for y in range(ny):
         row = image[y]
         row_variance = variance[y]
         row_mask = mask[y]
         for x in range(nx):
-            value = row[x]
-            v = row_variance[x]
-            good = (row_mask[x] & bad_bits) == 0 and np.isfinite(value) and np.isfinite(v) and v >= 0.0
-            if inverse_variance:
-                good = good and v > 0.0
-            out_image[y, x] = value if good else np.float32(0.0)
-            out_variance[y, x] = v if good else np.float32(0.0)
-            w = np.float32(1.0)
-            if inverse_variance and good:
-                w = np.float32(1.0) / v
-            out_weight[y, x] = w if good else np.float32(0.0)
+            w = _weight(row[x], row_variance[x], row_mask[x], bad_bits, inverse_variance)
+            out_image[y, x] = row[x] if w > 0.0 else np.float32(0.0)
+            out_weight[y, x] = w
+
+
+@njit
+def _weight(value, variance, bits, bad_bits, inverse_variance):
+    """Weight of a pixel: 1 or the inverse of its variance, 0 when it does not count."""
+    good = (bits & bad_bits) == 0 and np.isfinite(value) and np.isfinite(variance) and variance >= 0.0
+    if not good or (inverse_variance and variance <= 0.0):
+        return np.float32(0.0)
+    return np.float32(1.0) / variance if inverse_variance else np.float32(1.0)
 
 
 @njit
@@ -59,13 +60,17 @@ def count_pairs(x0, y0, size, counts):
 
 
 @njit
-def fill_system(image, variance, weight, stamps, x0, y0, offsets, columns, entries, spreads, diagonal, right):
+def fill_system(image, variance, mask, bad_bits, inverse_variance, stamps, x0, y0, offsets, columns, entries, spreads,
+                diagonal, right):  # fmt: skip
     """Fill the upper triangle of the normal matrix.
 
     Parameters
     ----------
-    image, variance, weight : (ny, nx) float32 array
-        ``weight`` is zero for pixels that do not count.
+    image, variance : (ny, nx) float32 array, mask : (ny, nx) int32 array
+    bad_bits : int
+        Pixels with one of these bits, or that are not finite, do not count.
+    inverse_variance : bool
+        Weight pixels with the inverse of their variance, else equally.
     stamps : (n, size, size) float32 array
         PSF image of each source.
     x0, y0 : (n,) int64 array
@@ -84,25 +89,30 @@ def fill_system(image, variance, weight, stamps, x0, y0, offsets, columns, entri
     n = x0.size
     size = stamps.shape[1]
     ny, nx = image.shape
+    weighted, spread = np.zeros((size, size), np.float32), np.zeros((size, size), np.float32)
+    clean = np.zeros(size, np.float32)
     for i in range(n):
-        a0 = max(0, -x0[i])
-        a1 = min(size, nx - x0[i])
-        aa = 0.0
-        mm = 0.0
-        bb = 0.0
-        for r in range(max(0, -y0[i]), min(size, ny - y0[i])):
-            if a1 <= a0:
+        first = max(0, -x0[i])
+        last = min(size, nx - x0[i])
+        low, high = max(0, -y0[i]), min(size, ny - y0[i])
+        aa = mm = bb = 0.0
+        for r in range(low, high):
+            if last <= first:
                 break
-            y = y0[i] + r
-            a, m, b = _own_row(
-                stamps[i, r, a0:a1],
-                weight[y, x0[i] + a0 : x0[i] + a1],
-                variance[y, x0[i] + a0 : x0[i] + a1],
-                image[y, x0[i] + a0 : x0[i] + a1],
+            y, left, end = y0[i] + r, x0[i] + first, x0[i] + last
+            own, own_weighted, own_spread = (
+                stamps[i, r, first:last],
+                weighted[r, first:last],
+                spread[r, first:last],
             )
+            _weigh_row(
+                own, image[y, left:end], variance[y, left:end], mask[y, left:end], bad_bits, inverse_variance,
+                own_weighted, own_spread, clean[first:last],
+            )  # fmt: skip
+            bb += _dot(own_weighted, clean[first:last])
+            a, m = _pair_row(own_weighted, own_spread, own)
             aa += a
             mm += m
-            bb += b
         diagonal[i, 0] = aa
         diagonal[i, 1] = mm
         right[i] = bb
@@ -112,48 +122,62 @@ def fill_system(image, variance, weight, stamps, x0, y0, offsets, columns, entri
                 break
             if abs(x0[j] - x0[i]) >= size:
                 continue
-            left = max(x0[i], x0[j], 0)
-            end = min(min(x0[i], x0[j]) + size, nx)
-            aa = 0.0
-            mm = 0.0
-            for y in range(max(y0[j], 0), min(y0[i] + size, ny)):
-                if end <= left:
-                    break
-                a, m = _pair_row(
-                    stamps[i, y - y0[i], left - x0[i] : end - x0[i]],
-                    stamps[j, y - y0[j], left - x0[j] : end - x0[j]],
-                    weight[y, left:end],
-                    variance[y, left:end],
-                )
-                aa += a
-                mm += m
+            left = max(x0[j] - x0[i], first)
+            end = min(x0[j] - x0[i] + size, last)
+            aa = mm = 0.0
+            if end > left:
+                dx, dy = x0[j] - x0[i], y0[j] - y0[i]
+                for r in range(max(dy, low), high):
+                    a, m = _pair_row(
+                        weighted[r, left:end], spread[r, left:end], stamps[j, r - dy, left - dx : end - dx]
+                    )
+                    aa += a
+                    mm += m
             columns[k] = j
             entries[k] = aa
             spreads[k] = mm
             k += 1
 
 
-@fast_njit
-def _own_row(p, w, v, value):
-    a = 0.0
-    m = 0.0
-    b = 0.0
-    for k in range(p.size):
-        wp = w[k] * p[k]
-        a += wp * p[k]
-        m += wp * wp * v[k]
-        b += wp * value[k]
-    return a, m, b
+@njit
+def _weigh_row(p, value, variance, bits, bad_bits, inverse_variance, weighted, spread, clean):
+    """Fill W P, W**2 V P and the image without pixels that do not count, of one row."""
+    zero = np.float32(0.0)
+    if inverse_variance:
+        for k in range(p.size):
+            w = _weight(value[k], variance[k], bits[k], bad_bits, True)
+            weighted[k] = w * p[k]
+            spread[k] = weighted[k] if w > zero else zero
+            clean[k] = value[k] if w > zero else zero
+        return
+    for k in range(
+        p.size
+    ):  # without calls and branches, so that it is vectorised; x - x is NaN unless x is finite
+        v, x = variance[k], value[k]
+        good = ((bits[k] & bad_bits) == 0) & (x - x == zero) & (v - v == zero) & (v >= zero)
+        own = p[k] if good else zero
+        weighted[k] = own
+        spread[k] = own * (v if good else zero)
+        clean[k] = x if good else zero
 
 
 @fast_njit
-def _pair_row(p, q, w, v):
-    a = 0.0
-    m = 0.0
-    for k in range(p.size):
-        wpq = w[k] * p[k] * q[k]
-        a += wpq
-        m += wpq * w[k] * v[k]
+def _dot(a, b):
+    """Sum the products of two rows."""
+    total = np.float32(0.0)
+    for k in range(a.size):
+        total += a[k] * b[k]
+    return total
+
+
+@fast_njit
+def _pair_row(weighted, spread, q):
+    """Sum W P Q and W**2 V P Q over a row."""
+    a = np.float32(0.0)
+    m = np.float32(0.0)
+    for k in range(q.size):
+        a += weighted[k] * q[k]
+        m += spread[k] * q[k]
     return a, m
 
 

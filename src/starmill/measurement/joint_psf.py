@@ -93,7 +93,13 @@ def fit_point_sources(
     n = len(x)
     inside = (x >= ox - 0.5) & (x < ox + nx - 0.5) & (y >= oy - 0.5) & (y < oy + ny - 0.5)
     rows = np.flatnonzero(inside)
-    image, variance, weight = _weighted_pixels(exposure, bad_planes, inverse_variance)
+    bits = exposure.mask.planes.bits_present(*bad_planes)
+    image = weight = np.zeros((0, 0), np.float32)
+    if want_residual or position_iterations:
+        image, weight = np.empty(exposure.shape, np.float32), np.empty(exposure.shape, np.float32)
+        kernel.weigh_pixels(
+            exposure.image, exposure.variance, exposure.mask.array, bits, inverse_variance, image, weight
+        )
     flux, error, overlap = np.full(n, np.nan), np.full(n, np.nan), np.zeros(n)
     residual = np.zeros((0, 0), np.float32)
     iterations = 0
@@ -101,7 +107,7 @@ def fit_point_sources(
         rows = rows[np.argsort(y[rows], kind="stable")]
         stamps, x0, y0 = _psf_stamps(exposure, x[rows], y[rows])
         last = round_number == position_iterations
-        solution = _solve(image, variance, weight, stamps, x0, y0, tolerance, with_errors=last)
+        solution = _solve(exposure, bits, inverse_variance, stamps, x0, y0, tolerance, with_errors=last)
         flux[rows], error[rows], overlap[rows], iterations = solution
         if not last or want_residual:
             residual = image.copy()
@@ -113,25 +119,6 @@ def fit_point_sources(
             x[rows] = np.clip(x[rows] + steps[:, 0], ox - 0.49, ox + nx - 0.51)
             y[rows] = np.clip(y[rows] + steps[:, 1], oy - 0.49, oy + ny - 0.51)
     return JointFit(flux, error, x, y, overlap, iterations, residual)
-
-
-def _weighted_pixels(
-    exposure: Exposure, bad_planes: tuple[str, ...], inverse_variance: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Return image, variance and weight; pixels that do not count have zero in all of them."""
-    image, variance, weight = (np.empty(exposure.shape, np.float32) for _ in range(3))
-    bits = exposure.mask.planes.bits_present(*bad_planes)
-    kernel.weigh_pixels(
-        exposure.image,
-        exposure.variance,
-        exposure.mask.array,
-        bits,
-        inverse_variance,
-        image,
-        variance,
-        weight,
-    )
-    return image, variance, weight
 
 
 def _psf_stamps(
@@ -157,9 +144,9 @@ def _psf_stamps(
 
 
 def _solve(
-    image: NDArray[np.float32],
-    variance: NDArray[np.float32],
-    weight: NDArray[np.float32],
+    exposure: Exposure,
+    bits: int,
+    inverse_variance: bool,
     stamps: NDArray[np.float32],
     x0: NDArray[np.int64],
     y0: NDArray[np.int64],
@@ -176,8 +163,9 @@ def _solve(
     entries, spreads = np.empty((2, len(columns)))
     diagonal, right = np.empty((n, 2)), np.empty(n)
     kernel.fill_system(
-        image, variance, weight, stamps, x0, y0, offsets, columns, entries, spreads, diagonal, right
-    )
+        exposure.image, exposure.variance, exposure.mask.array, bits, inverse_variance, stamps, x0, y0, offsets, columns,
+        entries, spreads, diagonal, right,
+    )  # fmt: skip
     flux, iterations = kernel.solve(offsets, columns, entries, diagonal, right, tolerance, 500)
     flux[diagonal[:, 0] <= 0] = np.nan
     if not with_errors:
