@@ -35,7 +35,7 @@ from starmill.errors import AlgorithmError, InputError
 from starmill.kernels.kernel_convolution import mark_squares
 from starmill.tasks.base import Config, Result, Task, field
 
-__all__ = ["DifferenceConfig", "DifferenceTask"]
+__all__ = ["DifferenceConfig", "DifferenceTask", "PreparedTemplate"]
 
 Array = NDArray[Any]
 
@@ -120,6 +120,14 @@ class Side:
         return self.bad if self.hidden is None else self.bad | self.hidden
 
 
+@dataclass(frozen=True)
+class PreparedTemplate:
+    """A template and what depends on it alone, for many science exposures; from `DifferenceTask.prepare`."""
+
+    exposure: Exposure
+    side: Side
+
+
 class DifferenceTask(Task):
     """Subtract a PSF-matched template from a science exposure of the same pixel grid.
 
@@ -136,7 +144,7 @@ class DifferenceTask(Task):
     }
 
     def run(
-        self, *, template: Exposure, science: Exposure, positions: tuple[Array, Array] | None = None,
+        self, *, template: Exposure | PreparedTemplate, science: Exposure, positions: tuple[Array, Array] | None = None,
         exclude: tuple[Array, Array] | None = None,
     ) -> Result:  # fmt: skip
         """Match and subtract.
@@ -144,7 +152,7 @@ class DifferenceTask(Task):
         Parameters
         ----------
         template, science : Exposure
-            Same box, with variance. Not changed.
+            Same box, with variance. Not changed. A template for many epochs is prepared once with `prepare`.
         positions : (x, y), optional
             Centres of the stamps, parent frame; found automatically when not given.
         exclude : (x, y), optional
@@ -158,9 +166,14 @@ class DifferenceTask(Task):
             ``background`` (DifferentialBackground), ``fit`` (KernelFit), ``stamps`` (StampSet), ``direction``,
             ``decorrelated`` (bool), ``quality`` (DifferenceQuality).
         """
-        self._check_inputs(template, science)
         with self.timer("seeing"):
-            sides = {"template": self._side(template, exclude), "science": self._side(science, exclude)}
+            prepared = template if isinstance(template, PreparedTemplate) else self.prepare(template)
+            template = prepared.exposure
+            self._check_inputs(template, science)
+            sides = {
+                "template": self._hidden(prepared.side, template, exclude),
+                "science": self._hidden(self._side(science), science, exclude),
+            }
         direction = self._direction(sides)
         reference, target = (sides[name] for name in _order(direction))
         box = science.box
@@ -193,13 +206,27 @@ class DifferenceTask(Task):
             decorrelated=products["decorrelated"], quality=quality,
         )  # fmt: skip
 
+    def prepare(self, template: Exposure) -> PreparedTemplate:
+        """Do the work that depends on the template alone.
+
+        Parameters
+        ----------
+        template : Exposure
+
+        Returns
+        -------
+        prepared : PreparedTemplate
+            For `run` in place of the template; the result is the same to the last bit.
+        """
+        return PreparedTemplate(template, self._side(template))
+
     def _check_inputs(self, template: Exposure, science: Exposure) -> None:
         if template.box != science.box:
             raise InputError(
                 f"template and science are on different pixels: {template.box} and {science.box}; align them first"
             )
 
-    def _side(self, exposure: Exposure, exclude: tuple[Array, Array] | None = None) -> Side:
+    def _side(self, exposure: Exposure) -> Side:
         """Return usable arrays of one exposure and its seeing."""
         known = [name for name in self.config.bad_planes if name in exposure.mask.planes]
         bad = exposure.mask.any(*known) | ~np.isfinite(exposure.image) | ~np.isfinite(exposure.variance)
@@ -218,13 +245,17 @@ class DifferenceTask(Task):
         image[bad] = fill
         variance = np.where(bad, np.float32(np.median(exposure.variance[~bad][::7])), exposure.variance)
         seeing = self._seeing(image, variance, bad)
-        hidden = None
-        if exclude is not None:
-            hidden = np.zeros(bad.shape, bool)
-            x = np.rint(np.atleast_1d(exclude[0])).astype(np.int64) - exposure.origin[0]
-            y = np.rint(np.atleast_1d(exclude[1])).astype(np.int64) - exposure.origin[1]
-            mark_squares(x, y, int(np.ceil(2 * (self.config.psf_fwhm or 2.355 * seeing.sigma))), hidden)
-        return Side(image, variance, bad, seeing, hidden)
+        return Side(image, variance, bad, seeing)
+
+    def _hidden(self, side: Side, exposure: Exposure, exclude: tuple[Array, Array] | None) -> Side:
+        """Return a side whose pixels around given positions the fit does not see."""
+        if exclude is None:
+            return side
+        hidden = np.zeros(side.bad.shape, bool)
+        x = np.rint(np.atleast_1d(exclude[0])).astype(np.int64) - exposure.origin[0]
+        y = np.rint(np.atleast_1d(exclude[1])).astype(np.int64) - exposure.origin[1]
+        mark_squares(x, y, int(np.ceil(2 * (self.config.psf_fwhm or 2.355 * side.seeing.sigma))), hidden)
+        return replace(side, hidden=hidden)
 
     def _seeing(self, image: Array, variance: Array, bad: Array) -> Seeing:
         try:
