@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from scipy.sparse.csgraph import connected_components
 from tests.compact_sources.scene import FWHM, PER_SIGMA, scene
 from tests.reference.gaussians import image as draw
 
@@ -34,6 +35,16 @@ def test_groups_are_the_connected_components():
     groups = group_sources(x, y, 4.0)
     assert [list(groups[g]) for g in range(len(groups))] == [[0, 1, 2], [3, 4], [5]]
     assert list(groups.size) == [3, 3, 3, 2, 2, 1]
+
+
+@pytest.mark.parametrize("link", [1.0, 3.0, 6.0])
+def test_chains_are_those_of_scipy(link):
+    x, y = np.random.default_rng(5).uniform(0, 100, (2, 400))
+    near = np.hypot(np.subtract.outer(x, x), np.subtract.outer(y, y)) <= link
+    n, label = connected_components(near, directed=False)
+    groups = group_sources(x, y, link, max_members=400)
+    assert len(groups) == n
+    np.testing.assert_array_equal(groups.label, label)
 
 
 def test_a_long_chain_is_cut_into_neighbours():

@@ -13,7 +13,7 @@ SOURCES = np.array(
     [[5.0, 12.3, 14.8, 2.2, 1.4, 0.7], [3.0, 17.6, 12.1, 1.6, 1.6, 0.0], [4.0, 2.0, 28.5, 2.5, 1.2, -1.1]]
 )
 FREE = np.ones(6, bool)
-OPTIONS = np.array([100.0, 1e-13, LINEAR, 1.0, 0.0, 0.0, 0.0, 0.0])
+OPTIONS = np.array([100.0, 1e-13, LINEAR, 1.0, 0.0])
 WIDE = np.array([[1e-3, 1e3, 0.3, 9.0, 5.0]])
 
 
@@ -82,7 +82,8 @@ def test_generalised_fit_agrees_with_scipy():
     data = gaussians.value(SOURCES[0], x, y) + L @ rng.standard_normal(x.size)
     fitted = SOURCES[:1].copy()
     J = np.empty((6, x.size))
-    descend(x, y, data, np.full(x.size, 1 / 0.3), L, True, fitted, WIDE, FREE, -1, OPTIONS, J)
+    room = np.empty(x.size), np.empty(0), np.empty((6, 6)), np.empty(6, bool)
+    descend(x, y, data, np.full(x.size, 1 / 0.3), L, fitted, WIDE, FREE, -1, OPTIONS, J, *room)
     wanted = gaussian_groups.fit(x, y, data, covariance, SOURCES[:1])
     np.testing.assert_allclose(gaussians.covariance(fitted[0]), gaussians.covariance(wanted[0]), rtol=1e-3)
     np.testing.assert_allclose(fitted[0, :3], wanted[0, :3], rtol=1e-4)

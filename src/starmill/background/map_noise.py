@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import irfft2, next_fast_len, rfft2
-from scipy.ndimage import map_coordinates
 
 from starmill.errors import AlgorithmError
 from starmill.numerics.convolution import convolve_separable, gaussian_kernel
-from starmill.numerics.statistics import median, mesh_statistics
+from starmill.numerics.statistics import mesh_statistics
 
 __all__ = [
     "CellNoise", "MapNoise", "cell_rms", "global_rms", "local_rms", "noise_correlation", "noise_model", "smooth_map",
@@ -67,8 +65,8 @@ def smooth_map(image: NDArray[Any], valid: NDArray[np.bool_], sigma: float) -> N
         clean = np.where(valid, image, np.nan).astype(np.float32)
         level = convolve_separable(clean, kernel, min_weight=1e-3).image
     else:
-        clean = np.where(valid, image, np.float32(0)).astype(np.float32)
-        total, count = _block_sums(clean, step), _block_sums(valid.astype(np.float32), step)
+        total = _block_sums(np.where(valid, image, np.float32(0)).astype(np.float32, copy=False), step)
+        count = _block_sums(valid.astype(np.float32), step)
         kernel = gaussian_kernel(sigma / step)
         mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
         level = _expand(_fill(_weighted_mean(mean, count, kernel), mean, count, kernel), step, image.shape)
@@ -131,7 +129,10 @@ def _expand(blocks: NDArray[np.float32], step: int, shape: tuple[int, ...]) -> N
         part = (position - low).astype(np.float32)
         part = part[:, None] if axis == 0 else part[None, :]
         lower, upper = np.take(out, low, axis=axis), np.take(out, np.minimum(low + 1, last), axis=axis)
-        out = lower + part * (upper - lower)
+        upper -= lower
+        upper *= part
+        upper += lower
+        out = upper
     return out
 
 
@@ -151,15 +152,17 @@ def local_rms(residual: NDArray[Any], valid: NDArray[np.bool_], sigma: float) ->
     rms : (ny, nx) float32 array
         Positive everywhere.
     """
-    squares = np.where(valid, residual, 0).astype(np.float32) ** 2
-    median_square = float(median(squares[valid])) if valid.any() else 0.0
+    squares = np.where(valid, residual, np.float32(0)).astype(np.float32, copy=False)
+    np.square(squares, out=squares)
+    median_square = float(np.median(squares[valid], overwrite_input=True)) if valid.any() else 0.0
     if not median_square > 0.0:
         rms = float(np.sqrt(squares[valid].mean(dtype=np.float64))) if valid.any() else 0.0
         return np.full(residual.shape, rms or 1.0, np.float32)
     # 0.4549 is the median of chi2 with one degree of freedom; 25 variances is 5 sigma
-    clipped = np.minimum(squares, np.float32(25.0 * median_square / 0.4549))
+    np.minimum(squares, np.float32(25.0 * median_square / 0.4549), out=squares)
     floor = 0.05 * np.sqrt(median_square / 0.4549)
-    return np.maximum(np.sqrt(np.maximum(smooth_map(clipped, valid, sigma), 0.0)), floor).astype(np.float32)
+    mean = smooth_map(squares, valid, sigma)
+    return np.maximum(np.sqrt(np.maximum(mean, 0.0, out=mean), out=mean), np.float32(floor), out=mean)
 
 
 def global_rms(image: NDArray[Any], n_sigma: float = 3.0, n_iterations: int = 10) -> float:
@@ -202,11 +205,17 @@ class CellNoise:
 
     def at(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
         """Return the noise at pixel positions."""
-        place = [
+        row, column = (
             np.clip((np.asarray(v, float) + 0.5) / n * cells - 0.5, 0, cells - 1)
             for v, n, cells in zip((y, x), self.shape, self.level.shape, strict=True)
-        ]
-        return map_coordinates(self.level, place, order=1, mode="nearest")
+        )
+        j, i = (np.minimum(v.astype(np.int64), max(cells - 2, 0)) for v, cells in
+                zip((row, column), self.level.shape, strict=True))  # fmt: skip
+        dy, dx = row - j, column - i
+        below, right = np.minimum(j + 1, self.level.shape[0] - 1), np.minimum(i + 1, self.level.shape[1] - 1)
+        upper = (1.0 - dx) * self.level[j, i] + dx * self.level[j, right]
+        lower = (1.0 - dx) * self.level[below, i] + dx * self.level[below, right]
+        return np.asarray((1.0 - dy) * upper + dy * lower)
 
 
 def cell_rms(image: NDArray[Any], valid: NDArray[np.bool_], cell: int) -> CellNoise:
@@ -259,15 +268,27 @@ def noise_correlation(normalised: NDArray[Any], valid: NDArray[np.bool_], half: 
         if not good.any():
             continue
         values = np.where(good, normalised[tile], 0.0).astype(np.float32)
-        shape = tuple(next_fast_len(n + half, real=True) for n in values.shape)
+        shape = tuple(_fast_length(n + half) for n in values.shape)
         for total, plane in ((products, values), (pairs, good.astype(np.float32))):
-            power = np.abs(rfft2(plane, shape)) ** 2
-            total += irfft2(power, shape)[np.ix_(lags, lags)]
+            power = np.abs(np.fft.rfft2(plane, shape)) ** 2
+            total += np.fft.irfft2(power, shape)[np.ix_(lags, lags)]
     correlation = np.where(pairs > 0.5, products / np.maximum(pairs, 0.5), 0.0)
     if not correlation[half, half] > 0:
         correlation[:] = 0.0
         correlation[half, half] = 1.0
     return correlation / correlation[half, half]
+
+
+def _fast_length(n: int) -> int:
+    """Smallest number from ``n`` on that has no prime factor above five: quick to transform."""
+    while True:
+        rest = n
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return n
+        n += 1
 
 
 def _tiles(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
@@ -319,11 +340,15 @@ def noise_model(
     if use.sum() < 50:
         use = valid
     level = smooth_map(residual, use, level_sigma)
-    detrended = np.where(valid, residual - level, 0.0).astype(np.float32)
-    pattern = np.ones(residual.shape, np.float32) if given_rms is None else np.asarray(given_rms, np.float32)
-    scaled = detrended / pattern
+    scaled = np.where(valid, residual - level, np.float32(0)).astype(np.float32, copy=False)
+    pattern = None if given_rms is None else np.asarray(given_rms, np.float32)
+    if pattern is not None:
+        scaled /= pattern
     if uniform:
-        rms = pattern * np.float32(max(global_rms(scaled[use]), np.finfo(np.float32).tiny))
+        number = np.float32(max(global_rms(scaled[use]), np.finfo(np.float32).tiny))
+        rms = np.full(residual.shape, number)
     else:
-        rms = pattern * local_rms(scaled, use, rms_sigma)
-    return level, MapNoise(rms, noise_correlation(detrended / rms, use, half))
+        rms = local_rms(scaled, use, rms_sigma)
+    scaled /= rms
+    noise = MapNoise(rms if pattern is None else rms * pattern, noise_correlation(scaled, use, half))
+    return level, noise

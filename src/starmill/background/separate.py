@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from starmill.background.polynomial import clip_limits, exponents, fill_masked, fit_polynomial_background
 from starmill.errors import AlgorithmError
 from starmill.kernels import box_background as kernel
+from starmill.kernels.gaussian_groups import LINEAR
 from starmill.kernels.gaussian_windows import fit_windows
 
 __all__ = ["BoxBackground", "box_sizes", "separate_background"]
@@ -260,7 +261,7 @@ def _cut_out(
     sources[:, 1], sources[:, 2] = x, y
     bounds[:] = 1e-30, np.inf, largest / 4.0, largest * wide, 1e3
     fitted, status = np.empty_like(sources), np.zeros(n, np.int64)
-    options = np.array([60.0, 1e-6, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    options = np.array([60.0, 1e-6, LINEAR, 1.0, 0.0])
     half = round(largest * 2.3548 / 2.0)
     fit_windows(np.ascontiguousarray(image), sources, bounds, half, -1, options, fitted, status)
     out = np.array(free, bool)

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+
+from starmill.numerics.close_pairs import close_pairs
 
 __all__ = ["SourceGroups", "group_sources", "link_channels"]
 
@@ -93,22 +92,38 @@ def _chains(xy: NDArray[np.float64], link: float) -> NDArray[np.int64]:
     cell = cell.ravel()
     crowded = np.bincount(cell).max() > 50
     if not crowded:
-        pairs = cKDTree(xy).query_pairs(link, output_type="ndarray")
+        first, second = close_pairs(xy[:, 0], xy[:, 1], xy[:, 0], xy[:, 1], link)
     else:
-        pairs = _crowded_pairs(xy, cells, cell, link)
+        first, second = _crowded_pairs(xy, cells, cell, link).T
     n = xy.shape[0]
-    first, second = (
-        np.concatenate([pairs[:, 0], representative[cell]]),
-        np.concatenate([pairs[:, 1], np.arange(n)]),
+    return _components(
+        n, np.concatenate([first, representative[cell]]), np.concatenate([second, np.arange(n)])
     )
-    graph = coo_matrix((np.ones(first.size, np.int8), (first, second)), shape=(n, n))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _components(n: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Label of the connected component of each of ``n`` nodes, numbered by their first node.
+
+    Every round hooks the root of a component to the smallest neighbouring root, so the number of components that
+    still grow is at least halved.
+    """
+    root = np.arange(n)
+    while True:
+        a, b = root[first], root[second]
+        apart = a != b
+        if not apart.any():
+            return np.unique(root, return_inverse=True)[1].ravel().astype(np.int64)
+        np.minimum.at(root, np.maximum(a, b)[apart], np.minimum(a, b)[apart])
+        while (root != root[root]).any():
+            root = root[root]
 
 
 def _crowded_pairs(
     xy: NDArray[np.float64], cells: NDArray[np.int64], cell: NDArray[np.int64], link: float
 ) -> NDArray[np.int64]:
     """One close pair for every two neighbouring cells that have one, which is enough to join them."""
+    from scipy.spatial import cKDTree  # takes a third of a second to import, and few maps need it
+
     order = np.argsort(cell, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(cell))])
     trees = [cKDTree(xy[order[a:b]]) for a, b in itertools.pairwise(starts)]
@@ -162,7 +177,7 @@ def link_channels(
     n = x.size
     if n == 0:
         return np.zeros(0, np.int64)
-    xy = np.column_stack([x, y]).astype(np.float64)
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     rows = {int(c): np.flatnonzero(channel == c) for c in np.unique(channel)}
     first, second = [np.arange(n)], [np.arange(n)]
     for c, here in rows.items():
@@ -171,13 +186,13 @@ def link_channels(
             there = rows.get(c + step)
             if there is None or not waiting.any():
                 continue
-            separation, index = cKDTree(xy[there]).query(xy[here], distance_upper_bound=distance)
-            joined = waiting & np.isfinite(separation)
-            first.append(here[joined])
-            second.append(there[index[joined]])
-            waiting &= ~joined
-    pairs = np.concatenate(first), np.concatenate(second)
-    graph = coo_matrix((np.ones(pairs[0].size, np.int8), pairs), shape=(n, n))
-    label = connected_components(graph, directed=False)[1]
-    _, begin, inverse = np.unique(label, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(begin, kind="stable"), kind="stable")[inverse.ravel()].astype(np.int64) + 1
+            one, other = close_pairs(x[here], y[here], x[there], y[there], distance)
+            separation = np.hypot(x[here][one] - x[there][other], y[here][one] - y[there][other])
+            order = np.lexsort((separation, one))
+            one, nearest = np.unique(one[order], return_index=True)
+            other = other[order][nearest]
+            joined = waiting[one]
+            first.append(here[one[joined]])
+            second.append(there[other[joined]])
+            waiting[one] = False
+    return _components(n, np.concatenate(first), np.concatenate(second)) + 1

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
-from scipy.spatial import cKDTree
 
+from starmill.numerics.close_pairs import close_pairs
 from starmill.numerics.convolution import convolve_separable, gaussian_kernel
-from starmill.numerics.statistics import robust_sigma
+from starmill.numerics.statistics import MAD_TO_SIGMA
 
 __all__ = [
     "FILTERS", "PointPeaks", "band_pass", "box_high_pass", "choose_filter", "filter_gain", "local_maxima",
@@ -144,7 +143,7 @@ def _lower_rms(values: NDArray[Any]) -> float:
     below = values[values < 0].astype(np.float64)
     if below.size == 0:
         return 0.0
-    limit = 3.0 * robust_sigma(np.concatenate([below, -below]))
+    limit = 3.0 * MAD_TO_SIGMA * float(np.median(-below))
     below = below[below > -limit] if limit > 0 else below
     return float(np.sqrt(np.mean(below**2))) if below.size else 0.0
 
@@ -224,13 +223,14 @@ def thin_pairs(
     keep = np.ones(x.size, bool)
     if x.size < 2 or distance <= 0:
         return keep
-    pairs = cKDTree(np.column_stack([x, y])).query_pairs(distance, output_type="ndarray")
-    if len(pairs) == 0:
+    one, other = close_pairs(x, y, x, y, distance)
+    one, other = one[one < other], other[one < other]
+    if one.size == 0:
         return keep
     rank = np.empty(x.size, np.int64)
     rank[np.argsort(-np.asarray(brightness), kind="stable")] = np.arange(x.size)
-    first = np.where(rank[pairs[:, 0]] < rank[pairs[:, 1]], pairs[:, 0], pairs[:, 1])
-    second = pairs.sum(axis=1) - first
+    first = np.where(rank[one] < rank[other], one, other)
+    second = one + other - first
     order = np.lexsort((rank[second], rank[first]))
     for a, b in zip(first[order], second[order], strict=True):
         if keep[a]:
@@ -248,6 +248,10 @@ def box_high_pass(image: NDArray[Any], size: int) -> NDArray[np.float64]:
     size : int, pixel
         Odd side of the square.
     """
+    from scipy.ndimage import (
+        uniform_filter,
+    )  # scipy takes a third of a second, and only the published rules need it
+
     image = np.asarray(image, np.float64)
     missing = ~np.isfinite(image)
     filled = np.where(missing, np.median(image[~missing]) if not missing.all() else 0.0, image)
@@ -290,12 +294,9 @@ def shoulder_scores(
     sx, sy = x[:, None] + ring * fwhm * np.cos(angle), y[:, None] + ring * fwhm * np.sin(angle)
     column, row = np.rint(sx).astype(int), np.rint(sy).astype(int)
     inside = (column >= 0) & (column < nx) & (row >= 0) & (row < ny)
-    own = np.arange(x.size)[:, None]
-    if x.size > 1:
-        distance, near = cKDTree(np.column_stack([x, y])).query(
-            np.stack([sx, sy], -1), k=2, distance_upper_bound=neighbour * fwhm + 1e-9
-        )
-        inside &= ~((distance <= neighbour * fwhm) & (near != own[:, :, None])).any(axis=2)
+    sample, peak_there = close_pairs(sx.ravel(), sy.ravel(), x, y, neighbour * fwhm)
+    taken = sample[peak_there != sample // n_angles]
+    inside[taken // n_angles, taken % n_angles] = False
     values = np.where(inside, image[np.clip(row, 0, ny - 1), np.clip(column, 0, nx - 1)], np.nan)
     values = np.sort(values, axis=1)  # NaN last
     count = np.isfinite(values).sum(axis=1)

@@ -92,10 +92,12 @@ def list_pixels(shape, weight, sources, radius, stride, room):
     are left out.  At most ``room`` pixels are listed.
     """
     ny, nx = shape
-    x0 = max(0, math.floor((sources[:, 1] - radius).min()))
-    x1 = min(nx, math.ceil((sources[:, 1] + radius).max()) + 1)
-    y0 = max(0, math.floor((sources[:, 2] - radius).min()))
-    y1 = min(ny, math.ceil((sources[:, 2] + radius).max()) + 1)
+    x0, x1, y0, y1 = nx, 0, ny, 0
+    for k in range(sources.shape[0]):
+        x0 = min(x0, max(0, math.floor(sources[k, 1] - radius[k])))
+        x1 = max(x1, min(nx, math.ceil(sources[k, 1] + radius[k]) + 1))
+        y0 = min(y0, max(0, math.floor(sources[k, 2] - radius[k])))
+        y1 = max(y1, min(ny, math.ceil(sources[k, 2] + radius[k]) + 1))
     xs = np.empty(room)
     ys = np.empty(room)
     n = 0
@@ -119,22 +121,30 @@ def list_pixels(shape, weight, sources, radius, stride, room):
 
 
 @njit
+def polynomial_frame(x, y):
+    """Middle of the listed pixels and half their extent, at least one: coordinates for a polynomial."""
+    x0, x1, y0, y1 = x[0], x[0], y[0], y[0]
+    for i in range(x.size):
+        x0, x1 = min(x0, x[i]), max(x1, x[i])
+        y0, y1 = min(y0, y[i]), max(y1, y[i])
+    return 0.5 * (x0 + x1), 0.5 * (y0 + y1), max(1.0, 0.5 * max(x1 - x0, y1 - y0))
+
+
+@njit
 def polynomial_rows(x, y, order, rows):
-    """Fill rows x^i y^j with coordinates scaled to about one; returns (x0, y0, scale)."""
-    x0, y0 = 0.5 * (x.min() + x.max()), 0.5 * (y.min() + y.max())
-    scale = max(1.0, 0.5 * max(x.max() - x.min(), y.max() - y.min()))
+    """Fill rows x^i y^j, with coordinates of :func:`polynomial_frame`."""
+    x0, y0, scale = polynomial_frame(x, y)
     k = 0
     for total in range(order + 1):
         for j in range(total + 1):
             for i in range(x.size):
                 rows[k, i] = ((x[i] - x0) / scale) ** (total - j) * ((y[i] - y0) / scale) ** j
             k += 1
-    return x0, y0, scale
 
 
 @njit
 def covariance_factor(x, y, noise, correlation, ridge):
-    """Cholesky factor of noise_i noise_j rho(lag) (+ ridge on the diagonal)."""
+    """Cholesky factor of noise_i noise_j rho(lag) (+ ridge on the diagonal); empty when there is none."""
     n = x.size
     half_y, half_x = correlation.shape[0] // 2, correlation.shape[1] // 2
     C = np.zeros((n, n))
@@ -149,9 +159,9 @@ def covariance_factor(x, y, noise, correlation, ridge):
                 C[i, j] = noise[i] * noise[j] * rho
             C[i, i] += extra * noise[i] * noise[i]
         if cholesky(C):
-            return C, True
+            return C
         extra *= 4.0  # a correlation measured on few pixels is not always positive definite
-    return C, False
+    return np.empty((0, 0))
 
 
 @njit
@@ -171,66 +181,66 @@ def loss_terms(z, loss, f_scale):
 
 
 @njit
-def evaluate(x, y, data, sources, P, coefficients, J):
-    """Fill the derivative rows ``J`` of all sources and return data - model."""
-    model = np.zeros(x.size)
+def evaluate(x, y, data, sources, P, coefficients, J, residual):
+    """Fill the derivative rows ``J`` of all sources and ``residual``, data - model."""
+    for i in range(x.size):
+        residual[i] = 0.0
     for k in range(sources.shape[0]):
-        derivative_rows(x, y, sources[k], J[N_SHAPE * k : N_SHAPE * (k + 1)], model)
-    residual = data - model
+        derivative_rows(x, y, sources[k], J[N_SHAPE * k : N_SHAPE * (k + 1)], residual)
+    for i in range(x.size):
+        residual[i] = data[i] - residual[i]
     for k in range(P.shape[0]):
         for i in range(x.size):
             residual[i] -= coefficients[k] * P[k, i]
-    return residual
 
 
 @njit
-def whiten(rows, weight, L, correlated):
-    """Whiten every row in place: by the factor ``L`` or by ``weight``."""
-    for k in range(rows.shape[0]):
-        if correlated:
-            forward_substitution(L, rows[k])
-        else:
-            for i in range(weight.size):
-                rows[k, i] *= weight[i]
+def whiten(row, weight, L):
+    """Whiten one row in place: by the factor ``L`` when it covers all pixels, else by ``weight``."""
+    if L.shape[0] == row.size:
+        forward_substitution(L, row)
+    else:
+        for i in range(row.size):
+            row[i] *= weight[i]
 
 
 @njit
-def cost_of(residual, loss, f_scale, sources, prior):
-    """Total loss, with the Gaussian prior on the two variances a, b of every source."""
+def copy_rows(source, out, n):
+    """Copy the first ``n`` rows of one array into another."""
+    for k in range(n):
+        for i in range(source.shape[1]):
+            out[k, i] = source[k, i]
+
+
+@njit
+def cost_of(residual, loss, f_scale):
+    """Total loss."""
     total = 0.0
     for i in range(residual.size):
         total += loss_terms(residual[i], loss, f_scale)[0]
-    for k in range(sources.shape[0]):
-        for j in range(2):
-            total += ((sources[k, 3 + j] ** 2 - prior[0]) * prior[1]) ** 2
     return total
 
 
 @njit
-def normal_equations(J, residual, loss, f_scale, sources, prior, coefficients, ridge, N, g):
-    """Fill the normal matrix ``N`` and the descent direction ``g`` at the present point."""
+def normal_equations(J, residual, loss, f_scale, n_shape, coefficients, ridge, N, g):
+    """Fill the normal matrix ``N`` and the descent direction ``g`` at the present point.
+
+    The first ``n_shape`` rows of ``J`` belong to sources, the others to a polynomial whose slopes are held towards
+    zero by ``ridge``.
+    """
     m, n = J.shape
-    slope = np.empty(n)
+    slope, row = np.empty(n), np.empty(n)
     for i in range(n):
         slope[i] = loss_terms(residual[i], loss, f_scale)[1]
-    row = np.empty(n)
     for p in range(m):
         for i in range(n):
             row[i] = J[p, i] * slope[i]
         g[p] = dot(row, residual)
         for q in range(p + 1):
             N[p, q] = dot(row, J[q])
-    for k in range(sources.shape[0]):
-        for j in range(2):
-            p = N_SHAPE * k + 3 + j
-            N[p, p] += prior[1] * prior[1]
-            g[p] -= (sources[k, 3 + j] ** 2 - prior[0]) * prior[1] * prior[1]
-        p = N_SHAPE * k + 5
-        N[p, p] += 2.0 * prior[1] * prior[1]
-    first = N_SHAPE * sources.shape[0]
     for k in range(1, coefficients.size):
-        N[first + k, first + k] += ridge * ridge
-        g[first + k] -= coefficients[k] * ridge * ridge
+        N[n_shape + k, n_shape + k] += ridge * ridge
+        g[n_shape + k] -= coefficients[k] * ridge * ridge
 
 
 @njit
@@ -256,22 +266,24 @@ def damped_step(N, g, damping, fixed):
 def parameter_covariance(N, fixed):
     """Inverse of the normal matrix on the free parameters; zero elsewhere; NaN if singular."""
     m = fixed.size
-    A = np.zeros((m, m))
+    A, out = np.zeros((m, m)), np.zeros((m, m))
     for p in range(m):
         for q in range(p + 1):
             A[p, q] = 0.0 if (fixed[p] or fixed[q]) else N[p, q]
         if fixed[p]:
             A[p, p] = 1.0
-    out = np.zeros((m, m))
-    if not cholesky(A):
-        out[:] = np.nan
-        return out
+    solved = cholesky(A)
     unit = np.zeros(m)
     for p in range(m):
-        if not fixed[p]:
-            unit[:] = 0.0
+        if solved and fixed[p]:
+            continue
+        if solved:
+            for q in range(m):
+                unit[q] = 0.0
             unit[p] = 1.0
-            out[p] = solve_with_factor(A, unit)
+            unit = solve_with_factor(A, unit)
+        for q in range(m):
+            out[p, q] = unit[q] if solved else np.nan
     return out
 
 
@@ -302,16 +314,17 @@ def sandwich(covariance, J, x, y, noise, weight, correlation):
 
 
 @njit
-def hold(sources, g, bounds, home, free, coefficients_free, fixed):
-    """Mark held parameters of a whole group."""
+def hold(sources, g, bounds, home, free, fixed):
+    """Mark held parameters of a whole group; those of the polynomial are never held."""
     for k in range(sources.shape[0]):
-        part = slice(N_SHAPE * k, N_SHAPE * (k + 1))
-        blocked(sources[k], g[part], bounds[k], home[k], free, fixed[part])
-    fixed[N_SHAPE * sources.shape[0] :] = not coefficients_free
+        first, last = N_SHAPE * k, N_SHAPE * (k + 1)
+        blocked(sources[k], g[first:last], bounds[k], home[k], free, fixed[first:last])
 
 
 @njit
-def descend(x, y, data, weight, L, correlated, sources, bounds, free, order, options, J):
+def descend(
+    x, y, data, weight, L, sources, bounds, free, order, options, J, residual, coefficients, N, fixed
+):
     """Levenberg-Marquardt descent of one group.
 
     Parameters
@@ -319,7 +332,7 @@ def descend(x, y, data, weight, L, correlated, sources, bounds, free, order, opt
     x, y, data, weight : (n,) float64
         Pixels of the group.
     L : (n, n) float64
-        Whitening factor, used when ``correlated``.
+        Whitening factor; of any other size when the weights alone whiten.
     sources : (k, 6) float64, changed in place
     bounds : (k, 5) float64
         See :func:`starmill.kernels.gaussians.move_source`.
@@ -327,121 +340,92 @@ def descend(x, y, data, weight, L, correlated, sources, bounds, free, order, opt
         Parameters (peak, x, y, a, b, c) that may change.
     order : int
         Of the polynomial; -1 for none.
-    options : (8,) float64
-        max iterations, tolerance, loss, f_scale, prior variance, 1 / prior width, ridge, unused.
-    J : (m, n) float64
-        Room for the whitened derivatives, filled at the solution.
+    options : (5,) float64
+        max iterations, tolerance, loss, f_scale, ridge on the slopes of the polynomial.
+    J : (m, n) float64, filled
+        Whitened derivatives at the solution.
+    residual : (n,) float64, filled
+        Whitened.
+    coefficients : (m - 6 k,) float64, filled
+    N : (m, m) float64, fixed : (m,) bool, filled
+        Normal matrix (lower triangle) and held parameters at the solution.
 
     Returns
     -------
-    coefficients, residual, N, fixed, iterations, status
+    iterations, status
     """
-    ns, n = sources.shape[0], x.size
-    nb, m = J.shape[0] - N_SHAPE * ns, J.shape[0]
-    loss, f_scale, prior, ridge = int(options[2]), options[3], options[4:6], options[6]
-    P = np.empty((nb, n))
+    ns, n, m = sources.shape[0], x.size, J.shape[0]
+    first = N_SHAPE * ns
+    nb, loss, f_scale, ridge = m - first, int(options[2]), options[3], options[4]
+    P, trial_J, new = np.empty((nb, n)), np.empty((m, n)), np.empty(n)
     polynomial_rows(x, y, order, P)
-    coefficients, trial_coefficients = np.zeros(nb), np.zeros(nb)
-    white_P = P.copy()
-    whiten(white_P, weight, L, correlated)
-    home = sources[:, 1:3].copy()
-    trial, fixed = sources.copy(), np.zeros(m, np.bool_)
-    N, g, trial_J = np.zeros((m, m)), np.zeros(m), np.empty((m, n))
-    J[m - nb :] = white_P
-    trial_J[m - nb :] = white_P
-    residual = np.empty((1, n))
-    residual[0] = evaluate(x, y, data, sources, P, coefficients, J)
-    whiten(residual, weight, L, correlated)
-    whiten(J[: m - nb], weight, L, correlated)
-    cost = cost_of(residual[0], loss, f_scale, sources, prior)
+    for k in range(nb):
+        coefficients[k] = 0.0
+        for i in range(n):
+            J[first + k, i] = P[k, i]
+        whiten(J[first + k], weight, L)
+    home, trial, trial_coefficients = np.empty((ns, 2)), np.empty((ns, N_SHAPE)), np.empty(nb)
+    for k in range(ns):
+        home[k, 0], home[k, 1] = sources[k, 1], sources[k, 2]
+    g = np.zeros(m)
+    for p in range(m):
+        fixed[p] = False
+    evaluate(x, y, data, sources, P, coefficients, J, residual)
+    whiten(residual, weight, L)
+    for p in range(first):
+        whiten(J[p], weight, L)
+    cost = cost_of(residual, loss, f_scale)
     damping, status, iterations = 1e-3, MAX_ITERATIONS, 0
     while iterations < int(options[0]):
         iterations += 1
-        normal_equations(J, residual[0], loss, f_scale, sources, prior, coefficients, ridge, N, g)
-        hold(sources, g, bounds, home, free, True, fixed)
-        step, solved = damped_step(N, g, damping, fixed)
-        accepted = False
-        while solved and damping < 1e10:
+        normal_equations(J, residual, loss, f_scale, first, coefficients, ridge, N, g)
+        hold(sources, g, bounds, home, free, fixed)
+        accepted, solved, trial_cost = False, True, cost
+        while not accepted and solved and damping < 1e10:
+            step, solved = damped_step(N, g, damping, fixed)
+            if not solved:
+                break
             for k in range(ns):
                 move_source(sources[k], step[N_SHAPE * k : N_SHAPE * (k + 1)], bounds[k], home[k], trial[k])
-            trial_coefficients[:] = coefficients + step[m - nb :]
-            new = np.empty((1, n))
-            new[0] = evaluate(x, y, data, trial, P, trial_coefficients, trial_J)
-            whiten(new, weight, L, correlated)
-            trial_cost = cost_of(new[0], loss, f_scale, trial, prior)
+            for k in range(nb):
+                trial_coefficients[k] = coefficients[k] + step[first + k]
+            evaluate(x, y, data, trial, P, trial_coefficients, trial_J, new)
+            whiten(new, weight, L)
+            trial_cost = cost_of(new, loss, f_scale)
             accepted = trial_cost <= cost
-            if accepted:
-                break
-            damping *= 8.0
-            step, solved = damped_step(N, g, damping, fixed)
+            if not accepted:
+                damping *= 8.0
         if not accepted:
             status = CONVERGED if solved else SINGULAR
             break
-        whiten(trial_J[: m - nb], weight, L, correlated)
-        gain = cost - trial_cost
-        sources[:], coefficients[:], cost = trial, trial_coefficients, trial_cost
-        residual, J[: m - nb] = new, trial_J[: m - nb]
+        for p in range(first):
+            whiten(trial_J[p], weight, L)
+        copy_rows(trial_J, J, first)
+        copy_rows(trial, sources, ns)
+        for i in range(n):
+            residual[i] = new[i]
+        for k in range(nb):
+            coefficients[k] = trial_coefficients[k]
+        gain, cost = cost - trial_cost, trial_cost
         damping = max(damping * 0.2, 1e-7)
         if gain <= options[1] * cost:
             status = CONVERGED
             break
-    normal_equations(J, residual[0], loss, f_scale, sources, prior, coefficients, ridge, N, g)
-    hold(sources, g, bounds, home, free, True, fixed)
-    return coefficients, residual[0], N, fixed, iterations, status
+    normal_equations(J, residual, loss, f_scale, first, coefficients, ridge, N, g)
+    hold(sources, g, bounds, home, free, fixed)
+    return iterations, status
 
 
 @njit
-def fit_one_group(
-    image, weight, model, sources, bounds, radius, free, order, stride, correlation, mode, ridge, options
-):
-    """Fit one group; see :func:`fit_groups`.  Returns sources, covariances, sky and numbers."""
-    ns = sources.shape[0]
-    nb = n_polynomial_terms(order)
-    m = N_SHAPE * ns + nb
-    area = 0.0
-    for k in range(ns):
-        area += (2.0 * radius[k] + 3.0) ** 2
-    x, y = list_pixels(image.shape, weight, sources, radius, stride, int(area))
-    n = x.size
-    blocks = np.full((ns, N_SHAPE, N_SHAPE), np.nan)
-    sky = np.zeros(ns)
-    fitted = sources.copy()
-    n_free = int(free.sum()) * ns + nb
-    if n < n_free + 1:
-        return fitted, blocks, sky, np.array([0.0, n, n - n_free, 0.0, TOO_FEW_PIXELS])
-    data, w = np.empty(n), np.empty(n)
-    for i in range(n):
-        xi, yi = int(x[i]), int(y[i])
-        w[i] = weight[yi, xi]
-        data[i] = image[yi, xi] - model[yi, xi] + value_of(sources, x[i], y[i])
-    noise = 1.0 / w
-    correlated = mode == 1
-    L = np.zeros((1, 1))
-    if correlated:
-        L, good = covariance_factor(x, y, noise, correlation, ridge)
-        correlated = good
-    J = np.empty((m, n))
-    coefficients, residual, N, fixed, iterations, status = descend(
-        x, y, data, w, L, correlated, fitted, bounds, free, order, options, J
-    )
-    covariance = parameter_covariance(N, fixed)
-    if mode == 2:
-        covariance = sandwich(covariance, J, x, y, noise, w, correlation)
-    x0, y0 = 0.5 * (x.min() + x.max()), 0.5 * (y.min() + y.max())
-    scale = max(1.0, 0.5 * max(x.max() - x.min(), y.max() - y.min()))
-    for k in range(ns):
-        part = slice(N_SHAPE * k, N_SHAPE * (k + 1))
-        blocks[k] = covariance[part, part]
-        term = 0
-        for total in range(order + 1):
-            for j in range(total + 1):
-                u, v = (fitted[k, 1] - x0) / scale, (fitted[k, 2] - y0) / scale
-                sky[k] += coefficients[term] * u ** (total - j) * v**j
-                term += 1
-    if not np.isfinite(blocks).all() and status == CONVERGED:
-        status = SINGULAR
-    chi2 = dot(residual, residual)
-    return fitted, blocks, sky, np.array([chi2, n, n - n_free, iterations, status])
+def polynomial_at(x, y, frame, coefficients, order):
+    """Value of a fitted polynomial at one point."""
+    u, v = (x - frame[0]) / frame[2], (y - frame[1]) / frame[2]
+    value, term = 0.0, 0
+    for total in range(order + 1):
+        for j in range(total + 1):
+            value += coefficients[term] * u ** (total - j) * v**j
+            term += 1
+    return value
 
 
 @njit
@@ -486,7 +470,7 @@ def fit_groups(
         2 (ordinary fit, errors from the correlated noise).
     ridge : float
         White part added to the covariance, in units of the noise variance.
-    options : (8,) float64
+    options : (5,) float64
         See :func:`descend`.
     fitted, blocks, sky, numbers : arrays, filled
         (n, 6) sources; (n, 6, 6) covariances; (n,) polynomial at the source;
@@ -494,12 +478,50 @@ def fit_groups(
     """
     for g in range(offsets.size - 1):
         rows = members[offsets[g] : offsets[g + 1]]
-        result = fit_one_group(
-            image, weight, model, sources[rows], bounds[rows], radius[rows],
-            free, order, stride, correlation, mode, ridge, options,
-        )  # fmt: skip
-        for k in range(rows.size):
-            fitted[rows[k]] = result[0][k]
-            blocks[rows[k]] = result[1][k]
-            sky[rows[k]] = result[2][k]
-        numbers[g] = result[3]
+        ns = rows.size
+        own, limits, reach, area = np.empty((ns, N_SHAPE)), np.empty((ns, 5)), np.empty(ns), 0.0
+        for k in range(ns):
+            copy_rows(sources[rows[k] : rows[k] + 1], own[k : k + 1], 1)
+            copy_rows(bounds[rows[k] : rows[k] + 1], limits[k : k + 1], 1)
+            reach[k] = radius[rows[k]]
+            area += (2.0 * reach[k] + 3.0) ** 2
+        x, y = list_pixels(image.shape, weight, own, reach, stride, int(area))
+        n, nb, n_free = x.size, n_polynomial_terms(order), 0
+        for p in range(N_SHAPE):
+            n_free += ns if free[p] else 0
+        n_free += nb
+        data, w, noise = np.empty(n), np.empty(n), np.empty(n)
+        for i in range(n):
+            xi, yi = int(x[i]), int(y[i])
+            w[i] = weight[yi, xi]
+            noise[i] = 1.0 / w[i]
+            data[i] = image[yi, xi] - model[yi, xi] + value_of(own, x[i], y[i])
+        m = N_SHAPE * ns + nb
+        covariance = np.empty((m, m))
+        covariance.fill(np.nan)
+        iterations, status, chi2 = 0, TOO_FEW_PIXELS, 0.0
+        coefficients, frame = np.zeros(nb), np.ones(3)
+        if n > n_free:
+            frame[0], frame[1], frame[2] = polynomial_frame(x, y)
+            L = np.empty((0, 0))
+            if mode == 1:
+                L = covariance_factor(x, y, noise, correlation, ridge)
+            J, residual = np.empty((m, n)), np.empty(n)
+            N, fixed = np.zeros((m, m)), np.zeros(m, np.bool_)
+            iterations, status = descend(
+                x, y, data, w, L, own, limits, free, order, options, J, residual, coefficients, N, fixed
+            )
+            covariance = parameter_covariance(N, fixed)
+            if mode == 2:
+                covariance = sandwich(covariance, J, x, y, noise, w, correlation)
+            if status == CONVERGED and not np.isfinite(covariance[0, 0]):
+                status = SINGULAR
+            chi2 = dot(residual, residual)
+        for k in range(ns):
+            for p in range(N_SHAPE):
+                fitted[rows[k], p] = own[k, p]
+                for q in range(N_SHAPE):
+                    blocks[rows[k], p, q] = covariance[N_SHAPE * k + p, N_SHAPE * k + q]
+            sky[rows[k]] = polynomial_at(own[k, 1], own[k, 2], frame, coefficients, order)
+        numbers[g, 0], numbers[g, 1], numbers[g, 2] = chi2, n, n - n_free
+        numbers[g, 3], numbers[g, 4] = iterations, status

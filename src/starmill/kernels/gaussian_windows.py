@@ -35,8 +35,26 @@ def fit_listed(x, y, data, weight, sources, bounds, free, order, options):
     if x.size < int(free.sum()) * sources.shape[0] + nb:
         return fitted, np.zeros(nb), TOO_FEW_PIXELS
     J = np.empty((m, x.size))
-    result = descend(x, y, data, weight, np.zeros((1, 1)), False, fitted, bounds, free, order, options, J)
-    return fitted, result[0], result[5]
+    residual, coefficients = np.empty(x.size), np.empty(nb)
+    N, fixed = np.empty((m, m)), np.empty(m, np.bool_)
+    _, status = descend(
+        x,
+        y,
+        data,
+        weight,
+        np.empty((0, 0)),
+        fitted,
+        bounds,
+        free,
+        order,
+        options,
+        J,
+        residual,
+        coefficients,
+        N,
+        fixed,
+    )
+    return fitted, coefficients, status
 
 
 @njit
@@ -55,7 +73,7 @@ def fit_windows(image, sources, bounds, half, order, options, fitted, status):
         Half size of the window.
     order : int
         Of a polynomial that is fitted with each Gaussian; -1 for none.
-    options : (8,) float64
+    options : (5,) float64
     fitted : (n, 6) float64, status : (n,) int64, filled
         Status ``TOO_FEW_PIXELS`` also for a window without positive values.
     """

@@ -71,8 +71,8 @@ def measure_ellipses(
     if ellipses.shape != (n, 5):
         raise InputError(f"{n} sources need an ({n}, 5) array of ellipses, its shape is {ellipses.shape}")
     out = np.zeros((n, 4))
-    image = np.ascontiguousarray(residual, np.float64)
-    noise = np.ones((1, 1)) if rms is None else np.ascontiguousarray(rms, np.float64)
+    image = np.ascontiguousarray(residual, np.float32)
+    noise = np.ones((1, 1), np.float32) if rms is None else np.ascontiguousarray(rms, np.float32)
     table = np.ones((1, 1)) if correlation is None else np.ascontiguousarray(correlation, np.float64)
     own = np.ascontiguousarray(sources, np.float64)
     outline = np.ascontiguousarray(ellipses, np.float64)

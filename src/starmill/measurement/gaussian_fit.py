@@ -151,7 +151,6 @@ def fit_gaussians(
     max_iterations: int = 30,
     tolerance: float = 1e-4,
     polynomial_ridge: float = 0.0,
-    size_prior: tuple[float, float] | None = None,
 ) -> GaussianFit:
     """Fit the Gaussians of every group jointly with a polynomial; neighbours in other groups are subtracted.
 
@@ -186,8 +185,6 @@ def fit_gaussians(
         The fit has converged when chi2 decreases by less than this part.
     polynomial_ridge : float
         Penalty on the slopes of the polynomial, per weighted map unit.
-    size_prior : (variance, width), optional
-        Gaussian prior on the variances along both axes, pixel**2.
 
     Returns
     -------
@@ -216,11 +213,7 @@ def fit_gaussians(
     model = draw_sources(image.shape, start, out=np.zeros(image.shape, np.float32))
     mode = 0 if correlation is None else 1 if generalised else 2
     table = np.zeros((1, 1)) if correlation is None else np.ascontiguousarray(correlation, np.float64)
-    prior = (0.0, 0.0) if size_prior is None else (size_prior[0], 1.0 / size_prior[1])
-    options = np.array(
-        [max_iterations, tolerance, LOSSES[loss], f_scale, prior[0], prior[1], polynomial_ridge, 0.0],
-        np.float64,
-    )
+    options = np.array([max_iterations, tolerance, LOSSES[loss], f_scale, polynomial_ridge], np.float64)
     radii = np.ascontiguousarray(np.broadcast_to(np.asarray(radius, np.float64), (n,)))
     limits = np.ascontiguousarray(bounds, np.float64)
     numbers = np.zeros((len(groups), 5))

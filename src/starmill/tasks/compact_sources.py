@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from starmill.background.map_noise import CellNoise, MapNoise, cell_rms, noise_model, smooth_map
 from starmill.datamodel.cube import SkyMap
-from starmill.detection.daofind import daofind_shapes
 from starmill.detection.grouping import SourceGroups, group_sources
 from starmill.detection.point_filters import (
     PointPeaks,
@@ -25,6 +24,7 @@ from starmill.errors import AlgorithmError, InputError
 from starmill.measurement.elliptical_photometry import EllipseSums, enclosed_fraction, measure_ellipses
 from starmill.measurement.gaussian_fit import GaussianFit, fit_gaussians, start_sources
 from starmill.measurement.neighbours import draw_sources, source_pixels
+from starmill.numerics.close_pairs import next_to
 from starmill.photocal.units import jansky_per_pixel_factor
 from starmill.tasks.base import Result, Task
 from starmill.tasks.compact_catalog import build_catalog, detection_catalog, pixel_ellipses, shapes_in_pixels
@@ -42,6 +42,7 @@ class _Prepared:
     image: NDArray[np.float32]
     valid: NDArray[np.bool_]
     weight: NDArray[np.float32]
+    rms: NDArray[np.float32] | None
     zero: float
     scale: float
     axes: tuple[float, float]
@@ -167,10 +168,13 @@ class CompactSourcesTask(Task):
             )
         image = np.ascontiguousarray(np.where(valid, (sky_map.image - zero) / scale, 0.0), np.float32)
         valid = np.ascontiguousarray(valid)
-        weight = valid.astype(np.float32)
+        weight, rms = valid.astype(np.float32), None
         if sky_map.rms is not None:
-            weight = np.where(valid, scale / np.where(valid, sky_map.rms, 1.0), 0.0).astype(np.float32)
-        return _Prepared(image, valid, weight, zero, scale, axes[:2], axes[2], sigma, sigma * FWHM_PER_SIGMA)
+            rms = np.where(valid, sky_map.rms / scale, 1.0).astype(np.float32)
+            weight /= rms
+        return _Prepared(
+            image, valid, weight, rms, zero, scale, axes[:2], axes[2], sigma, sigma * FWHM_PER_SIGMA
+        )
 
     def _filter_name(self, data: _Prepared) -> str:
         name = self.config.detection.filter
@@ -179,7 +183,8 @@ class CompactSourcesTask(Task):
     def _detect(self, data: _Prepared, image: NDArray[Any], filter_name: str, threshold: float) -> PointPeaks:
         """Peaks of the band-passed map over the noise of that map."""
         config = self.config.detection
-        filtered = band_pass(image * data.weight, data.valid, data.sigma, filter_name)
+        scaled = image if data.rms is None else image * data.weight
+        filtered = band_pass(scaled, data.valid, data.sigma, filter_name)
         local = config.noise == "local"
         noise = cell_rms(
             filtered, data.valid, max(24, int(config.noise_cell * data.fwhm)) if local else max(image.shape)
@@ -203,6 +208,10 @@ class CompactSourcesTask(Task):
         config = self.config.detection
         keep = np.ones(len(peaks), bool)
         if config.sharpness is not None or config.roundness is not None:
+            from starmill.detection.daofind import (
+                daofind_shapes,
+            )  # needs scipy, which takes a while to import
+
             shapes = daofind_shapes(
                 filtered, np.rint(peaks.x).astype(int), np.rint(peaks.y).astype(int), data.fwhm
             )
@@ -294,10 +303,9 @@ class CompactSourcesTask(Task):
         residual = draw_sources(data.image.shape, sources, out=data.image.copy(), sign=-1.0)
         clear = ~source_pixels(data.image.shape, sources, data.sigma, config.mask_radius)
         half = int(np.ceil(2 * self.config.fit.radius * data.fwhm)) + 4
-        given = 1.0 / np.where(data.valid, data.weight, 1.0)  # one without a noise map
         level, noise = noise_model(
             residual, data.valid, clear, level_sigma=config.level_scale * data.sigma,
-            rms_sigma=config.rms_scale * data.sigma, half=half, uniform=config.uniform, given_rms=given,
+            rms_sigma=config.rms_scale * data.sigma, half=half, uniform=config.uniform, given_rms=data.rms,
         )  # fmt: skip
         return level, noise
 
@@ -348,9 +356,12 @@ class CompactSourcesTask(Task):
         """Background map, sums in ellipses, catalogue."""
         config = self.config.photometry
         model = draw_sources(data.image.shape, fit.sources, out=np.zeros(data.image.shape, np.float32))
-        without = data.image - model - level
-        background = smooth_map(without, data.valid, self.config.noise.background_scale * data.fwhm)
-        flat = np.where(data.valid, without - background, np.nan)
+        flat = data.image - model
+        flat -= level
+        background = smooth_map(flat, data.valid, self.config.noise.background_scale * data.fwhm)
+        flat -= background
+        flat[~data.valid] = np.nan
+        background += level
         ellipses = pixel_ellipses(
             sky_map, fit.sources, config.aperture_ratio, config.fixed_axes, config.fixed_position_angle
         )
@@ -365,14 +376,16 @@ class CompactSourcesTask(Task):
         in_unit = _rescaled(fit, data.scale)
         catalog = build_catalog(
             sky_map, in_unit, sums, fraction, jy_per_pixel=jy_per_pixel, correction=config.aperture_correction,
-            extra=self._numbers(data, fit, groups, level + background, noise, flat, hidden),
+            extra=self._numbers(data, fit, groups, background, noise, flat, hidden),
         )  # fmt: skip
-        blank = np.where(data.valid, np.float32(0), np.float32(np.nan))
-        scale = np.float32(data.scale)
+        rms = noise.rms * np.float32(data.scale)
+        model *= np.float32(data.scale)
+        background *= np.float32(data.scale)
+        background += np.float32(data.zero)
+        background[~data.valid] = rms[~data.valid] = np.nan
         return Result(
-            catalog=catalog, sources=in_unit.sources, groups=groups, model=model * scale,
-            background=(level + background) * scale + np.float32(data.zero) + blank,
-            rms=noise.rms * scale + blank, correlation=noise.correlation, ellipses=ellipses,
+            catalog=catalog, sources=in_unit.sources, groups=groups, model=model, background=background, rms=rms,
+            correlation=noise.correlation, ellipses=ellipses,
         )  # fmt: skip
 
     def _numbers(
@@ -413,12 +426,7 @@ def _given_peaks(data: _Prepared, positions: NDArray[np.float64]) -> PointPeaks:
 
 
 def _far_from(peaks: PointPeaks, positions: NDArray[np.float64], distance: float) -> NDArray[np.bool_]:
-    from scipy.spatial import cKDTree
-
-    if len(peaks) == 0 or positions.shape[0] == 0:
-        return np.ones(len(peaks), bool)
-    nearest, _ = cKDTree(positions).query(np.column_stack([peaks.x, peaks.y]))
-    return np.asarray(nearest > distance)
+    return ~next_to(peaks.x, peaks.y, positions[:, 0], positions[:, 1], distance)
 
 
 def _select(fit: GaussianFit, keep: NDArray[np.bool_]) -> GaussianFit:

@@ -249,8 +249,7 @@ class PublishedPhotometryTask(Task):
         weights = self._weights(data, xx, yy, lx, ly, sigma, spread, mean)
         move = config.vary_position
         options = np.array(
-            [config.max_iterations, config.tolerance, LOSSES[config.loss], config.f_scale, 0.0, 0.0,
-             config.regularization, 0.0]
+            [config.max_iterations, config.tolerance, LOSSES[config.loss], config.f_scale, config.regularization]
         )  # fmt: skip
         sources, coefficients, status = fit_listed(
             xx[use].astype(float), yy[use].astype(float), data[use], np.maximum(weights[use], 1e-12), starts, bounds,
