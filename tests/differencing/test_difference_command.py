@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 from astropy.io import fits
+from click import UsageError
 from click.testing import CliRunner
 
 from starmill.cli.difference import command
-from starmill.errors import InputError
 from starmill.io.exposure_file import read_exposure, write_exposure
 from starmill.io.tables import read_catalog
 
@@ -18,8 +18,8 @@ QUICK = ["--set", "difference.kernel_order=0", "--set", "difference.sum_order=0"
 
 
 def run(*words):
-    result = CliRunner().invoke(command, [*map(str, words)], catch_exceptions=False)
-    return result.exit_code, result.output
+    result = CliRunner().invoke(command, [*map(str, words)], catch_exceptions=False, standalone_mode=False)
+    return result.return_value, result.output
 
 
 def test_all_products_are_written(tmp_path, pair):
@@ -30,7 +30,7 @@ def test_all_products_are_written(tmp_path, pair):
     facts = json.loads(text)
     assert facts["verdict"] == "good"
     assert facts["kernel_sum"] == pytest.approx(pair.ratio, abs=0.01)
-    for suffix in ("fits", "score.fits", "kernel.fits", "catalog.fits", "reg", "png", "html"):
+    for suffix in ("fits", "score.fits", "kernel.fits", "catalog.fits", "reg", "png", "html", "template.png"):
         assert (tmp_path / f"d.{suffix}").stat().st_size > 100
     difference = read_exposure(tmp_path / "d.fits")
     assert difference.psf is not None
@@ -51,12 +51,41 @@ def test_plain_images_with_a_gain(tmp_path, pair):
 
 def test_alignment_needs_a_wcs(tmp_path, pair):
     write_exposure(pair.science, tmp_path / "s.fits")
-    with pytest.raises(InputError, match="WCS"):
-        run(tmp_path / "s.fits", tmp_path / "s.fits", "-o", tmp_path / "d.fits", "--align", "wcs")
+    code, text = run(tmp_path / "s.fits", tmp_path / "s.fits", "-o", tmp_path / "d.fits", "--align", "wcs")
+    assert code == 3
+    assert "need a WCS" in text
 
 
 def test_configuration_is_shown(tmp_path):
     code, text = run("a", "b", "-o", tmp_path / "d.fits", "--config-dump", "--set", "difference.clip=3")
     assert code == 0
-    assert json.loads(text)["clip"] == 3
+    assert json.loads(text)["difference"]["clip"] == 3
     assert not np.any([p.suffix == ".fits" for p in tmp_path.iterdir()])
+
+
+def test_several_images_are_those_of_one_by_one(tmp_path, pair):
+    write_exposure(pair.template, tmp_path / "t.fits")
+    write_exposure(pair.science, tmp_path / "a.fits")
+    second = pair.science.copy()
+    second.image[::2, ::2] += 1
+    write_exposure(second, tmp_path / "b.fits")
+    (tmp_path / "c.fits").write_text("no FITS")
+    frames = [tmp_path / f"{name}.fits" for name in "abc"]
+    out = tmp_path / "out"
+    code, text = run(tmp_path / "t.fits", *frames, "-o", out, "--no-report", *QUICK)
+    assert code == 1  # one of three failed
+    assert "c: FAILED" in text
+    for name in "ab":
+        alone = tmp_path / f"alone_{name}.fits"
+        assert run(tmp_path / "t.fits", tmp_path / f"{name}.fits", "-o", alone, "--no-report", *QUICK)[0] == 0
+        many, one = (read_exposure(path) for path in (out / f"{name}.difference.fits", alone))
+        np.testing.assert_array_equal(many.image, one.image)
+        np.testing.assert_array_equal(many.variance, one.variance)
+    code, text = run(tmp_path / "t.fits", *frames[:2], "-o", out, "--no-report", "--resume", *QUICK)
+    assert code == 0
+    assert text.count("kept from before") == 2
+
+
+def test_a_folder_is_needed_for_several_images(tmp_path):
+    with pytest.raises(UsageError, match="folder"):
+        run("t.fits", "a.fits", "b.fits", "-o", tmp_path / "d.fits")

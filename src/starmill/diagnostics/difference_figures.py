@@ -15,6 +15,7 @@ from starmill.diagnostics.report import html_page
 from starmill.io.atomic import atomic_write_text
 
 __all__ = [
+    "background_figure",
     "kernel_figure",
     "residual_histogram",
     "show_difference",
@@ -81,6 +82,19 @@ def kernel_figure(kernel: Any) -> Figure:
     picture = axes.imshow(kernel.sum_at(columns, rows), origin="lower", extent=box.extent, aspect="auto")
     figure.colorbar(picture, ax=axes, label="kernel sum")
     axes.set_title("photometric ratio")
+    figure.tight_layout()
+    return figure
+
+
+def background_figure(field: Any, box: Any) -> Figure:
+    """Draw the differential background over the field."""
+    figure = Figure(figsize=(5.2, 4.2))
+    axes = figure.add_subplot()
+    columns, rows = np.meshgrid(np.linspace(box.x0, box.x1 - 1, 64), np.linspace(box.y0, box.y1 - 1, 64))
+    values = np.broadcast_to(field(columns, rows), columns.shape)
+    picture = axes.imshow(values, origin="lower", extent=box.extent, aspect="auto")
+    figure.colorbar(picture, ax=axes, label="unit of the science image")
+    axes.set_title("differential background")
     figure.tight_layout()
     return figure
 

@@ -21,7 +21,8 @@ from starmill.execution.provenance import canonical, text_checksum, versions
 from starmill.repository.loose_files import LooseFile, LooseFiles
 
 _ATTEMPTS = 3  # a frame whose worker dies so often is a failure
-_COMPANIONS = {"frame": "starmill.execution.frames"}
+_LAST: dict[str, Any] = {}  # the shared input that this worker read last
+_COMPANIONS = {"frame": "starmill.execution.frames", "difference": "starmill.execution.differences"}
 
 
 def run_on_files(task: Any, files: LooseFiles) -> dict[str, Path]:
@@ -62,7 +63,8 @@ def loose_message(
         Which files.
     **more
         ``resume`` keeps products that were made from the same; ``companions`` names who draws pictures and
-        writes reports, ``settings`` are theirs.
+        writes reports, ``settings`` are theirs; ``shared`` names inputs that the next message gives again: a worker
+        reads them once and hands the same object to the task.
     """
     return {
         "id": identifier,
@@ -102,7 +104,8 @@ def work_on_files(message: Mapping[str, Any], task: Any) -> tuple[dict[str, Any]
     """
     loose = message["loose"]
     files = LooseFiles.from_dict(loose["files"])
-    inputs = files.get_all(read_input)
+    shared = {file.path for name in loose.get("shared", ()) for file in files.inputs.get(name, ())}
+    inputs = files.get_all(lambda file: _read_shared(file) if file.path in shared else read_input(file))
     provenance = loose_provenance(task, files)
     if loose.get("resume") and _is_made(files, provenance):
         return {}, {"state": "kept"}
@@ -131,6 +134,16 @@ def read_input(file: LooseFile) -> Any:
     if file.storage == "master_frame" and file.path.is_file():
         return MASTERS.get(file.checksum, file.read)
     return file.read()
+
+
+def _read_shared(file: LooseFile) -> Any:
+    """Read a file, or return what was read of it the last time."""
+    if not file.path.is_file():
+        return file.read()
+    key = (file.checksum, file.storage, json.dumps(file.details, sort_keys=True))
+    if _LAST.get("key") != key:
+        _LAST.update(key=key, value=file.read())
+    return _LAST["value"]
 
 
 def loose_provenance(task: Any, files: LooseFiles) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""One science frame against a template: alignment, difference, sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from starmill.coaddition.registration import find_registration
+from starmill.coaddition.warp import same_grid, warp_by_map, warp_exposure
+from starmill.datamodel.exposure import Exposure
+from starmill.differencing.noise import image_variance
+from starmill.differencing.seeing import bright_positions
+from starmill.errors import InputError
+from starmill.tasks.base import Config, Result, Task, field, subtask
+from starmill.tasks.config import SubtaskConfig
+from starmill.tasks.difference import DifferenceConfig, PreparedTemplate
+from starmill.tasks.measure_difference import MeasureDifferenceConfig
+
+__all__ = ["DifferenceFrameConfig", "DifferenceFrameTask"]
+
+
+class DifferenceFrameConfig(Config):
+    """From two images as they are to a difference with its sources."""
+
+    align: Literal["auto", "wcs", "stars", "none"] = field(
+        "auto",
+        "Resample the template to the science pixels: by WCS (auto: when both have one and they differ), by common "
+        "stars, or not.",
+    )
+    gain: float | None = field(
+        None, "Of images without a variance plane; the header's when not given.", gt=0, unit="electron/ADU"
+    )
+    read_noise: float = field(0.0, "Of images without a variance plane.", ge=0, unit="electron")
+    saturation: float | None = field(
+        None, "Pixels at or above it are saturated; the header's when not given."
+    )
+    difference: SubtaskConfig = subtask(DifferenceConfig, "kernel fit and subtraction")
+    measure: SubtaskConfig = subtask(MeasureDifferenceConfig, "sources of the difference")
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A template as it was given, as it is used, and for which pixels."""
+
+    given: Exposure
+    science: Exposure
+    aligned: PreparedTemplate
+
+
+class DifferenceFrameTask(Task):
+    """Align a template with a science frame, subtract it, and measure what is left.
+
+    What depends on the template alone (variance, alignment, seeing) is done once for as long as the same object is
+    given and the science frames are on the same pixels.
+    """
+
+    Config = DifferenceFrameConfig
+    default_name = "difference_frame"
+    reads: ClassVar[dict[str, str]] = {"template": "template", "science": "calibrated"}
+    writes: ClassVar[dict[str, str]] = {
+        "difference": "difference",
+        "score": "difference_score",
+        "catalog": "difference_catalog",
+    }
+
+    def __init__(self, config: Any = None, **keywords: Any) -> None:
+        super().__init__(config, **keywords)
+        for name in ("difference", "measure"):
+            self.make_subtask(name)
+        self._kept: _Kept | None = None
+
+    def run(self, *, template: Exposure, science: Exposure) -> Result:
+        """Subtract.
+
+        Parameters
+        ----------
+        template, science : Exposure
+            Not changed.
+
+        Returns
+        -------
+        result : Result
+            What `DifferenceTask.run` returns, ``catalog``, ``template`` and ``science`` (Exposure) as they were used.
+        """
+        science = self._with_variance(science)
+        with self.timer("align"):
+            prepared = self._prepared(template, science)
+        result = self.subtasks["difference"].run(template=prepared, science=science)
+        catalog = self.subtasks["measure"].run(difference=result.difference, score=result.score).catalog
+        return Result(**vars(result), catalog=catalog, template=prepared.exposure, science=science)
+
+    def _prepared(self, template: Exposure, science: Exposure) -> PreparedTemplate:
+        kept = self._kept
+        if kept is not None and kept.given is template and self._same_pixels(kept.science, science):
+            return kept.aligned
+        aligned = self._aligned(self._with_variance(template), science)
+        prepared: PreparedTemplate = self.subtasks["difference"].prepare(aligned)
+        self._kept = _Kept(template, science, prepared)
+        return prepared
+
+    def _same_pixels(self, one: Exposure, other: Exposure) -> bool:
+        """Tell whether two science frames need the same aligned template."""
+        if self.config.align == "stars" or one.box != other.box:
+            return False
+        if one.wcs is None or other.wcs is None:
+            return one.wcs is other.wcs
+        return bool(one.wcs.to_header_string() == other.wcs.to_header_string())
+
+    def _with_variance(self, exposure: Exposure) -> Exposure:
+        """Return an exposure with a variance plane and a saturation mask."""
+        config = self.config
+        exposure = exposure.copy()
+        bad = exposure.mask.any("NO_DATA", "BAD") | ~np.isfinite(exposure.image)
+        level = exposure.info.saturation if config.saturation is None else config.saturation
+        if np.isfinite(level):
+            exposure.mask.set("SAT", exposure.image >= level)
+        if not (exposure.variance[~bad] > 0).any():
+            gain = exposure.info.gain if config.gain is None else config.gain
+            read_noise = config.read_noise or np.nan_to_num(exposure.info.read_noise)
+            bad |= exposure.mask.any("SAT")
+            exposure.variance = image_variance(exposure.image, bad, gain=gain, read_noise=read_noise)
+        return exposure
+
+    def _aligned(self, template: Exposure, science: Exposure) -> Exposure:
+        """Return the template on the pixels of the science frame."""
+        mode = self.config.align
+        if mode == "stars":
+            planes = ("SAT", "BAD", "NO_DATA")
+            stars = [bright_positions(e.image, e.variance, e.mask.any(*planes)) for e in (science, template)]
+            registration = find_registration(*stars, science.shape)
+            return warp_by_map(template, registration, science.box, wcs=science.wcs)
+        if mode == "none" or template.wcs is None or science.wcs is None:
+            if mode == "wcs":
+                raise InputError("both images need a WCS to be aligned")
+            return template
+        if template.box == science.box and same_grid(template.wcs, science.wcs, science.box):
+            return template
+        warped = warp_exposure(template, science.wcs, science.box)
+        covered = float((~warped.mask.any("NO_DATA")).mean())
+        if covered == 0:
+            raise InputError(
+                f"template and science do not overlap on the sky: none of {science.box.area} pixels is covered"
+            )
+        return warped
