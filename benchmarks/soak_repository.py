@@ -1,7 +1,8 @@
 """Soak: many small simulated exposures through the `process` pipeline, on the pool and on Dask with murder.
 
-Prints a table, writes ``soak.json`` and the memory curve ``memory.csv`` into the folder, and exits with 1 when
-anything was lost, doubled, registered but missing, or different from a serial run.
+Prints the numbers as JSON, writes ``soak.json``, the curve ``memory.csv`` and its picture ``soak.png`` into the folder,
+and exits with 1 when anything failed, was lost, doubled, registered but missing, or different from a serial run, or
+when memory grew. With ``--discard`` the frames and products are deleted afterwards.
 
     python benchmarks/soak_repository.py --exposures 10000 --dask-exposures 1000 --folder soak
 """
@@ -31,7 +32,7 @@ from starmill.repository import Repository
 from starmill.repository.ingest import ingest
 from starmill.repository.verify import verify
 
-SIZE = 160
+SIZE = 128  # pixel: real PSF measurement on about 15 stars, 50 sources
 TEMPLATES = 8
 SERIAL = 10  # exposures that are also run in one process, for the comparison of bytes
 
@@ -48,14 +49,19 @@ def main() -> int:
     prepare(root, frames, report)
     memory = MemoryCurve(folder / "memory.csv")
     with memory:
-        report["pool"] = run_pool(root, arguments.workers)
+        report["pool"] = run_pool(root, arguments.workers, memory)
+        memory.name = "dask"
         if arguments.dask_exposures:
             report["dask"] = run_dask(root, folder, arguments)
-    report["pool"] |= memory.growth()
+    memory.draw(folder / "soak.png")
+    report["memory"] = memory.growth()
     report["serial"] = compare_serial(root, arguments, report)
     report["verify"] = check(root)
     (folder / "soak.json").write_text(json.dumps(report, indent=1))
     print(json.dumps(report, indent=1))
+    if arguments.discard:
+        for part in ("raw", "night", "repo"):
+            shutil.rmtree(folder / part)
     return 0 if is_good(report) else 1
 
 
@@ -70,6 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--kill-every", type=int, default=20, help="finished quanta between murders of Dask workers"
     )
+    parser.add_argument("--discard", action="store_true", help="keep only the numbers and the curve")
     parser.add_argument("--folder", default="soak")
     parser.add_argument("--seed", type=int, default=5)
     return parser.parse_args()
@@ -123,10 +130,10 @@ def request(root: Path, output: str, **more: object) -> PipelineRequest:
     return PipelineRequest(str(root), pipeline, ("raw/simcam", "calib"), output, **more)
 
 
-def run_pool(root: Path, workers: int) -> dict:
+def run_pool(root: Path, workers: int, memory: MemoryCurve) -> dict:
     """Run everything on the pool."""
-    summary = run_pipeline(request(root, "pool", workers=workers))
-    return outcome(summary)
+    summary = run_pipeline(request(root, "pool", workers=workers, timeout=600.0), sinks=[memory.count])
+    return outcome(summary) | {"workers": workers}
 
 
 def outcome(summary) -> dict:
@@ -201,12 +208,18 @@ def run_dask(root: Path, folder: Path, arguments: argparse.Namespace) -> dict:
 
 
 class MemoryCurve:
-    """Samples the memory of this process and its children."""
+    """Samples the memory of this process and its children, and counts finished quanta."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[tuple[float, int, float, float]] = []
+        self.name = "pool"
+        self.rows: list[tuple[str, float, int, int, float, float]] = []
+        self.finished = 0
         self._over = threading.Event()
+
+    def count(self, event: dict) -> None:
+        """Take the events of the runner."""
+        self.finished += event["event"] == "quantum_finished"
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -216,8 +229,8 @@ class MemoryCurve:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        lines = ["seconds,processes,runner_mb,workers_mb"]
-        lines += [f"{t:.1f},{n},{own:.1f},{workers:.1f}" for t, n, own, workers in self.rows]
+        lines = ["run,seconds,finished,processes,runner_mb,worker_mb"]
+        lines += [f"{run},{t:.1f},{done},{n},{own:.1f},{one:.1f}" for run, t, done, n, own, one in self.rows]
         self.path.write_text("\n".join(lines) + "\n")
 
     def _sample(self) -> None:
@@ -233,16 +246,38 @@ class MemoryCurve:
                 except psutil.Error:  # it has ended meanwhile
                     continue
             own = me.memory_info().rss / 1e6
-            self.rows.append((time.monotonic() - begin, len(sizes), own, sum(sizes)))
+            largest = max(sizes, default=0.0)
+            self.rows.append((self.name, time.monotonic() - begin, self.finished, len(sizes), own, largest))
 
     def growth(self) -> dict:
-        """Return the memory early and late in the run, MB."""
-        busy = [row for row in self.rows if row[1] >= 1]
+        """Return the memory of the runner and of its largest worker early and late in the run on the pool, MB."""
+        busy = np.array([row[2:] for row in self.rows if row[0] == "pool" and row[2] > 0])
         if len(busy) < 8:
             return {}
-        early, late = busy[len(busy) // 4], busy[-2]
-        return {"runner_mb_early": round(early[2], 1), "runner_mb_late": round(late[2], 1),
-                "workers_mb_early": round(early[3], 1), "workers_mb_late": round(late[3], 1)}  # fmt: skip
+        parts = {"early": busy[len(busy) // 5 : 2 * len(busy) // 5], "late": busy[-len(busy) // 5 :]}
+        return {
+            f"{what}_mb_{when}": round(float(np.median(part[:, column])), 1)
+            for what, column in (("runner", 2), ("worker", 3))
+            for when, part in parts.items()
+        }
+
+    def draw(self, path: Path) -> None:
+        """Draw memory and finished quanta against time."""
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        from matplotlib import pyplot as plt
+
+        pool = np.array([row[1:] for row in self.rows if row[0] == "pool"])
+        figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, layout="constrained")
+        minutes = (pool[:, 0] - pool[0, 0]) / 60
+        top.plot(minutes, pool[:, 1])
+        top.set_ylabel("finished quanta")
+        bottom.plot(minutes, pool[:, 3], label="runner")
+        bottom.plot(minutes, pool[:, 4], label="largest worker")
+        bottom.set(xlabel="minutes", ylabel="resident memory, MB", ylim=(0, None))
+        bottom.legend(loc="lower right")
+        figure.savefig(path, dpi=90)
 
 
 def expected(run: dict | None) -> int:
@@ -286,9 +321,16 @@ def check(root: Path) -> dict:
 
 
 def is_good(report: dict) -> bool:
-    """Tell whether nothing was lost, doubled, missing or different."""
+    """Tell whether nothing failed, was lost, doubled, missing or different, and memory was flat to 10 %."""
     bad = report["verify"]["missing"] + report["verify"]["damaged"] + report["verify"]["orphaned"]
-    return bad == 0 and report["serial"]["different"] == 0 and report["serial"]["lost"] == 0
+    bad += report["serial"]["different"] + report["serial"]["lost"]
+    runs = [report[name] for name in ("pool", "dask") if name in report]
+    bad += sum(states["total"] - states.get("done", 0) for run in runs for states in run["counts"].values())
+    memory = report["memory"]
+    grown = memory and any(
+        memory[f"{what}_mb_late"] > 1.1 * memory[f"{what}_mb_early"] for what in ("runner", "worker")
+    )
+    return bad == 0 and not grown
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Schema(Mapping[str, Column]):
         self._columns: dict[str, Column] = {}
         for column in columns:
             known = self._columns.setdefault(column.name, column)
-            if known != column:
+            if known is not column and known != column:
                 raise InputError(f"two different columns are called {column.name!r}: {known} and {column}")
 
     def __getitem__(self, name: str) -> Column:

@@ -197,6 +197,7 @@ class Runner:
         self._registered: dict[str, StoredDataset] | None = None
         self._children = self.graph.children()
         self._waiting = [len(quantum.parents) for quantum in self.graph.quanta]
+        self._readers = [len(children) for children in self._children]
         self._ready = deque(index for index, count in enumerate(self._waiting) if count == 0)
         self._retries: deque[dict[str, Any]] = deque()
         self._stopped = False
@@ -531,10 +532,16 @@ class Runner:
         counts[state] = counts.get(state, 0) + 1
         if state in {"cached", "blocked", "failed_earlier"}:
             self.emit("quantum_settled", label=quantum.node.label, data_id=quantum.data_key, status=state)
+        for parent in quantum.parents:
+            self._readers[parent] -= 1
+            if self._readers[parent] == 0:
+                self._products.pop(parent, None)  # nobody reads them any more
+        if not self._children[quantum.index]:
+            self._products.pop(quantum.index, None)
         for child in self._children[quantum.index]:
             self._waiting[child] -= 1
             if self._waiting[child] == 0:
-                self._ready.append(child)
+                self._ready.appendleft(child)  # one frame to its end: its files are still in memory
 
 
 def new_session_name() -> str:

@@ -216,9 +216,8 @@ class SingleFrameMeasurementTask(Task):
     def finish(self, catalog: Catalog, values: dict[Column, NDArray[Any]]) -> Catalog:
         """Return the catalogue with the new columns, slots and aliases."""
         schema = self.output_schema(catalog.schema)
-        blank = {c: c.blank(len(catalog)) for c in schema.values() if c.name not in catalog.schema}
-        names = {column.name for column in values}
-        blank = {c: array for c, array in blank.items() if c.name not in names}
+        known = {column.name for column in values} | set(catalog.schema)
+        blank = {c: c.blank(len(catalog)) for c in schema.values() if c.name not in known}
         slots = {
             slot: prefix
             for slot, prefix in self.config.slots.items()
