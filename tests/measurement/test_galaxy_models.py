@@ -70,17 +70,19 @@ def test_drawn_model_and_derivatives():
     mixtures = profile_mixtures()
     psf = np.array([2.5, 2.7, 0.1, 0.3, 0.5, 0.15, 0.05])
     p = np.array([1.0, 15.3, 14.6, np.log(4.0), np.log(3.0), 0.4, np.log(1.2)])
-    rows, work = np.empty((7, 30, 32)), np.empty((2, len(mixtures.variances)))
+    rows = np.empty((7, 30, 32))
 
     def draw(q):
-        kernel.draw_model(q, q[6], mixtures.table, mixtures.log_indices, mixtures.variances, psf, PSF_SCALES,
-                          0, 0, work, rows)  # fmt: skip
+        kernel.draw_model(
+            q, mixtures.table, mixtures.log_indices, mixtures.variances, psf, PSF_SCALES, 0, 0, rows
+        )
         return rows.copy()
 
     found = draw(p)
+    amplitudes = [np.interp(p[6], mixtures.log_indices, column) for column in mixtures.table.T]
     theta = (4.0, 3.0, np.tanh(0.4) * np.sqrt(12))
     expected = slow.draw(
-        15.3, 14.6, theta, work[0], mixtures.variances, psf[:3], psf[3:], PSF_SCALES, (30, 32)
+        15.3, 14.6, theta, amplitudes, mixtures.variances, psf[:3], psf[3:], PSF_SCALES, (30, 32)
     )
     assert_allclose(found[0], expected, atol=2e-5 * expected.max())  # Gaussians are cut at rho**2 = 24
     for k, row in ((1, 1), (2, 2), (6, 6)):

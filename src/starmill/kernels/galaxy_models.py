@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from starmill.kernels._jit import njit
+from starmill.kernels._jit import fast_njit, njit
 from starmill.kernels.source_pixels import hide_source, largest_footprint, show_source
 
 N_PARAMETERS = 7  # flux, x, y, ln xx, ln yy, atanh correlation, ln n
-MIN_LOG = np.log(1e-3)  # smallest half-light ellipse: 0.03 pixels
+MIN_LOG = np.log(4e-3)  # smallest half-light ellipse: 0.06 pixels
 MAX_ATANH = 2.6  # largest correlation 0.989
 REACH2 = 24.0  # Gaussians are cut at rho**2
+WIDTH = 96  # longest row of a fitted box; a constant distance lets the compiler vectorise
+N_ROWS = 7  # value and derivatives by x, y, xx, yy, xy, ln n
+MERGED = 0.03  # Gaussians of a profile that widen the PSF's by less than this part count as one
 
 MAX_DAMPING = 1e4
 SIGNIFICANT = 9.0  # two profiles are mixed when chi2 falls by more: noise alone must not add light
@@ -47,19 +50,112 @@ def _interpolate(table, log_indices, log_n, amplitudes, slopes):
 
 
 @njit
-def _add_gaussian(rows, x0, y0, cx, cy, cxx, cyy, cxy, weight, slope, scale):
-    """Add one Gaussian and its derivatives to ``rows`` (7, ny, nx): value, x, y, xx, yy, xy, ln n."""
+def _set_gaussian(g, cxx, cyy, cxy, weight, slope, scale):
+    """Keep what the rows need of a Gaussian: inverse covariance, reach in y, amplitudes, scale."""
     det = cxx * cyy - cxy * cxy
-    ixx = cyy / det
-    iyy = cxx / det
-    ixy = -cxy / det
     norm = 1.0 / (2.0 * np.pi * np.sqrt(det))
-    height, width = rows.shape[1], rows.shape[2]
-    step = np.exp(-ixx)
-    first_row = max(0, int(np.ceil(cy - np.sqrt(REACH2 * cyy))) - y0)
-    last_row = min(height - 1, int(np.floor(cy + np.sqrt(REACH2 * cyy))) - y0)
-    for j in range(first_row, last_row + 1):
-        dy = y0 + j - cy
+    g[0], g[1], g[2] = cyy / det, cxx / det, -cxy / det
+    g[3] = np.sqrt(REACH2 * cyy)
+    g[4], g[5], g[6] = weight * norm, slope * norm, scale
+    g[7] = np.exp(-g[0])
+
+
+@njit
+def mixture(p, table, log_indices, variances, psf, psf_scales, work, gaussians):
+    """Fill the Gaussians of a model of unit flux; returns their number.
+
+    Parameters
+    ----------
+    p : (7,) float64 array
+        Parameters; the flux is not used.
+    table : (n_indices, n_gaussians) float64 array
+        Amplitudes of the mixture by index.
+    log_indices : (n_indices,) float64 array
+    variances : (n_gaussians,) float64 array
+        Of the mixture, in units of the half-light ellipse, ascending.
+    psf : (3 + n_psf,) float64 array
+        xx, yy, xy of the PSF and the amplitudes of its Gaussians.
+    psf_scales : (n_psf,) float64 array
+    work : (2, n_gaussians) float64 array
+        Scratch.
+    gaussians : (n_gaussians * n_psf, 8) float64 array
+        Written.
+    """
+    _interpolate(table, log_indices, p[6], work[0], work[1])
+    txx, tyy = np.exp(p[3]), np.exp(p[4])
+    txy = np.tanh(p[5]) * np.sqrt(txx * tyy)
+    small = MERGED * psf_scales[0] * min(psf[0], psf[1]) / max(txx, tyy)
+    n = 0
+    light = slope = spread = 0.0
+    for k in range(variances.size):
+        merge = variances[k] < small
+        if merge:
+            light += work[0, k]
+            slope += work[1, k]
+            spread += work[0, k] * variances[k]
+        last_merged = merge and (k + 1 == variances.size or not variances[k + 1] < small)
+        if merge and not last_merged:
+            continue
+        if merge:
+            a, b, v = light, slope, spread / light if light > 0.0 else variances[k]
+        else:
+            a, b, v = work[0, k], work[1, k], variances[k]
+        if a == 0.0 and b == 0.0:
+            continue
+        for j in range(psf_scales.size):
+            s = psf_scales[j]
+            _set_gaussian(
+                gaussians[n], v * txx + s * psf[0], v * tyy + s * psf[1], v * txy + s * psf[2], a * psf[3 + j],
+                b * psf[3 + j], v,
+            )  # fmt: skip
+            n += 1
+    return n
+
+
+@fast_njit
+def _add_row(block, profile, n, u, w, ixx, iyy, ixy, light, slope, scale):
+    """Add one Gaussian and its derivatives to a row; ``block`` starts at its first pixel, ``u``, ``w`` are those of it."""
+    half = 0.5 * light * scale
+    full = light * scale
+    for k in range(n):
+        g = profile[k]
+        x = u + ixx * k
+        y = w + ixy * k
+        block[k] += light * g
+        block[WIDTH + k] += light * g * x
+        block[2 * WIDTH + k] += light * g * y
+        block[3 * WIDTH + k] += half * g * (x * x - ixx)
+        block[4 * WIDTH + k] += half * g * (y * y - iyy)
+        block[5 * WIDTH + k] += full * g * (x * y - ixy)
+        block[6 * WIDTH + k] += slope * g
+
+
+@njit
+def model_row(gaussians, n, cx, cy, y, x0, width, profile, block):
+    """Fill one row of a model and its derivatives.
+
+    Parameters
+    ----------
+    gaussians : (>= n, 8) float64 array
+        As :func:`mixture` fills it.
+    cx, cy : float
+        Centre, array index.
+    y, x0, width : int
+        Row, first column and number of pixels, at most ``WIDTH``.
+    profile : (WIDTH,) float64 array
+        Scratch.
+    block : (7 * WIDTH,) float64 array
+        Written: value and derivatives by x, y, xx, yy, xy, ln n of the model of unit flux.
+    """
+    for q in range(N_ROWS):
+        for k in range(width):
+            block[q * WIDTH + k] = 0.0
+    dy = y - cy
+    for m in range(n):
+        g = gaussians[m]
+        if abs(dy) > g[3]:
+            continue
+        ixx, iyy, ixy = g[0], g[1], g[2]
         disc = (ixy * dy) ** 2 - ixx * (iyy * dy * dy - REACH2)
         if disc <= 0.0:
             continue
@@ -67,100 +163,143 @@ def _add_gaussian(rows, x0, y0, cx, cy, cxx, cyy, cxy, weight, slope, scale):
         middle = cx - ixy * dy / ixx
         first = max(0, int(np.ceil(middle - half)) - x0)
         last = min(width - 1, int(np.floor(middle + half)) - x0)
+        if last < first:
+            continue
         dx = x0 + first - cx
-        g = norm * np.exp(-0.5 * (ixx * dx * dx + 2.0 * ixy * dx * dy + iyy * dy * dy))
+        value = np.exp(-0.5 * (ixx * dx * dx + 2.0 * ixy * dx * dy + iyy * dy * dy))
         ratio = np.exp(-ixx * (dx + 0.5) - ixy * dy)
-        for k in range(first, last + 1):
-            u = ixx * dx + ixy * dy
-            w = ixy * dx + iyy * dy
-            a = weight * g
-            rows[0, j, k] += a
-            rows[1, j, k] += a * u
-            rows[2, j, k] += a * w
-            b = a * scale
-            rows[3, j, k] += 0.5 * b * (u * u - ixx)
-            rows[4, j, k] += 0.5 * b * (w * w - iyy)
-            rows[5, j, k] += b * (u * w - ixy)
-            rows[6, j, k] += slope * g
-            dx += 1.0
-            g *= ratio
+        step = g[7]
+        for i in range(last - first + 1):
+            profile[i] = value
+            value *= ratio
             ratio *= step
+        _add_row(
+            block[first:], profile, last - first + 1, ixx * dx + ixy * dy, ixy * dx + iyy * dy, ixx, iyy, ixy, g[4], g[5],
+            g[6],
+        )  # fmt: skip
 
 
 @njit
-def draw_model(p, log_n, table, log_indices, variances, psf, psf_scales, x0, y0, work, rows):
+def draw_model(p, table, log_indices, variances, psf, psf_scales, x0, y0, rows):
     """Draw a model of unit flux and its derivatives by the covariance elements.
 
     Parameters
     ----------
-    p : (7,) float64 array
-        Parameters; the flux is not used.
-    log_n : float
-        ln of the index.
-    table : (n_indices, n_gaussians) float64 array
-        Amplitudes of the mixture by index.
-    log_indices : (n_indices,) float64 array
-    variances : (n_gaussians,) float64 array
-        Of the mixture, in units of the half-light ellipse.
-    psf : (3 + n_psf,) float64 array
-        xx, yy, xy of the PSF and the amplitudes of its Gaussians.
-    psf_scales : (n_psf,) float64 array
+    p, table, log_indices, variances, psf, psf_scales
+        As :func:`mixture`.
     x0, y0 : int
         Array index of the first pixel of ``rows``.
-    work : (2, n_gaussians) float64 array
-        Scratch.
     rows : (7, ny, nx) float64 array
         Receives value and derivatives by x, y, xx, yy, xy, ln n.
     """
-    rows[:] = 0.0
-    _interpolate(table, log_indices, log_n, work[0], work[1])
-    txx = np.exp(p[3])
-    tyy = np.exp(p[4])
-    txy = np.tanh(p[5]) * np.sqrt(txx * tyy)
-    for k in range(variances.size):
-        if work[0, k] == 0.0 and work[1, k] == 0.0:
-            continue
-        v = variances[k]
-        for j in range(psf_scales.size):
-            s = psf_scales[j]
-            _add_gaussian(
-                rows, x0, y0, p[1], p[2], v * txx + s * psf[0], v * tyy + s * psf[1], v * txy + s * psf[2],
-                work[0, k] * psf[3 + j], work[1, k] * psf[3 + j], v,
-            )  # fmt: skip
+    gaussians = np.empty((variances.size * psf_scales.size, 8))
+    profile, block = np.empty(WIDTH), np.empty(N_ROWS * WIDTH)
+    n = mixture(p, table, log_indices, variances, psf, psf_scales, np.empty((2, variances.size)), gaussians)
+    width = rows.shape[2]
+    for j in range(rows.shape[1]):
+        model_row(gaussians, n, p[1], p[2], y0 + j, x0, width, profile, block)
+        for q in range(N_ROWS):
+            for k in range(width):
+                rows[q, j, k] = block[q * WIDTH + k]
+
+
+@fast_njit
+def _to_parameters(block, width, p, use, value, residual):
+    """Turn a row of derivatives into those by the parameters, and fill the residual; unused pixels get zero."""
+    txx, tyy, t = np.exp(p[3]), np.exp(p[4]), np.tanh(p[5])
+    root = np.sqrt(txx * tyy)
+    flux = p[0]
+    share = 0.5 * t * root
+    tilt = (1.0 - t * t) * root
+    for k in range(width):
+        u = use[k]
+        m = block[k] * u
+        residual[k] = value[k] * u - flux * m
+        f = flux * u
+        xy = block[5 * WIDTH + k]
+        block[k] = m
+        block[WIDTH + k] *= f
+        block[2 * WIDTH + k] *= f
+        block[3 * WIDTH + k] = f * (txx * block[3 * WIDTH + k] + share * xy)
+        block[4 * WIDTH + k] = f * (tyy * block[4 * WIDTH + k] + share * xy)
+        block[5 * WIDTH + k] = f * tilt * xy
+        block[6 * WIDTH + k] *= f
+
+
+@fast_njit
+def _dot(a, b):
+    """Sum the products of two rows."""
+    total = 0.0
+    for k in range(a.size):
+        total += a[k] * b[k]
+    return total
 
 
 @njit
-def _normal_equations(image, mask, bad_bits, p, rows, x0, y0, free, matrix, vector, jacobian):
-    """Fill J'J and J'r; returns chi2 (unit weights) and the number of pixels."""
-    txx = np.exp(p[3])
-    tyy = np.exp(p[4])
-    t = np.tanh(p[5])
-    root = np.sqrt(txx * tyy)
-    matrix[:] = 0.0
-    vector[:] = 0.0
+def _usable(row, bits, bad_bits, use, value):
+    """Fill the weight and the value of the pixels of a row; returns how many count."""
+    count = 0
+    for k in range(row.size):
+        good = (bits[k] & bad_bits) == 0
+        use[k] = 1.0 if good else 0.0
+        value[k] = row[k] if good else 0.0
+        count += 1 if good else 0
+    return count
+
+
+@njit
+def _normal_equations(image, mask, bad_bits, p, box, gaussians, n, rows, free, matrix, vector):
+    """Fill J'J and J'r; returns chi2 (unit weights) and the number of pixels.
+
+    ``box`` is x0, y0, x1, y1; ``rows`` is (12, WIDTH) scratch: seven rows of the model, profile, use, value, residual.
+    """
+    x0, y0, x1, y1 = box
+    width = x1 - x0
+    block = rows[:N_ROWS].reshape(N_ROWS * WIDTH)
+    use, value, residual = rows[8, :width], rows[9, :width], rows[10, :width]
+    for a in range(free):
+        vector[a] = 0.0
+        for b in range(a + 1):
+            matrix[a, b] = 0.0
     chi2 = 0.0
     count = 0
-    flux = p[0]
-    for j in range(rows.shape[1]):
-        for k in range(rows.shape[2]):
-            if mask[y0 + j, x0 + k] & bad_bits:
-                continue
-            m = rows[0, j, k]
-            r = image[y0 + j, x0 + k] - flux * m
-            chi2 += r * r
-            count += 1
-            jacobian[0] = m
-            jacobian[1] = flux * rows[1, j, k]
-            jacobian[2] = flux * rows[2, j, k]
-            jacobian[3] = flux * (txx * rows[3, j, k] + 0.5 * t * root * rows[5, j, k])
-            jacobian[4] = flux * (tyy * rows[4, j, k] + 0.5 * t * root * rows[5, j, k])
-            jacobian[5] = flux * (1.0 - t * t) * root * rows[5, j, k]
-            jacobian[6] = flux * rows[6, j, k]
-            for a in range(free):
-                vector[a] += jacobian[a] * r
-                for b in range(a + 1):
-                    matrix[a, b] += jacobian[a] * jacobian[b]
+    for y in range(y0, y1):
+        found = _usable(image[y, x0:x1], mask[y, x0:x1], bad_bits, use, value)
+        if found == 0:
+            continue
+        count += found
+        model_row(gaussians, n, p[1], p[2], y, x0, width, rows[7], block)
+        _to_parameters(block, width, p, use, value, residual)
+        chi2 += _dot(residual, residual)
+        for a in range(free):
+            own = rows[a, :width]
+            vector[a] += _dot(own, residual)
+            for b in range(a + 1):
+                matrix[a, b] += _dot(own, rows[b, :width])
     return chi2, count
+
+
+@njit
+def _freeze_bounded(p, free, log_indices, matrix, vector):
+    """Take parameters out that a bound keeps from falling further: the rest must not wait for them."""
+    point = p[3] <= MIN_LOG and p[4] <= MIN_LOG and vector[3] <= 0.0 and vector[4] <= 0.0
+    for a in range(3, free):
+        stuck = point
+        if a < 5:
+            stuck = stuck or (p[a] <= MIN_LOG and vector[a] < 0.0)
+        elif a == 5:
+            stuck = stuck or (abs(p[5]) >= MAX_ATANH and vector[5] * p[5] > 0.0)
+        else:
+            stuck = stuck or (p[6] <= log_indices[0] and vector[6] < 0.0) or (p[6] >= log_indices[-1] and vector[6] > 0.0)
+        if not stuck:
+            continue
+        vector[a] = 0.0
+        for b in range(free):
+            if b < a:
+                matrix[a, b] = 0.0
+            else:
+                matrix[b, a] = 0.0
+        matrix[a, a] = 1.0
 
 
 @njit
@@ -210,52 +349,45 @@ def _bounded(p, step, free, log_indices, trial):
 
 
 @njit
-def _fit_one(image, mask, bad_bits, p, free, table, log_indices, variances, psf, psf_scales, x0, y0, limits,
-             work, rows, scratch):  # fmt: skip
+def _fit_one(image, mask, bad_bits, p, free, profiles, psf, box, limits, gaussians, rows, work, scratch):
     """Fit one source from the start ``p``, in place; returns flags, chi2, pixels and iterations."""
     matrix, factor, best = scratch[0], scratch[1], scratch[2]
-    vector, step, trial, jacobian = scratch[3, 0], scratch[3, 1], scratch[3, 2], scratch[3, 3]
-    max_iterations = int(limits[0])
-    draw_model(p, p[6], table, log_indices, variances, psf, psf_scales, x0, y0, work, rows)
-    chi2, count = _normal_equations(image, mask, bad_bits, p, rows, x0, y0, free, matrix, vector, jacobian)
+    vector, step, trial, better = scratch[3, 0], scratch[3, 1], scratch[3, 2], scratch[3, 4]
+    table, log_indices, variances, psf_scales = profiles
+    n = mixture(p, table, log_indices, variances, psf, psf_scales, work, gaussians)
+    chi2, count = _normal_equations(image, mask, bad_bits, p, box, gaussians, n, rows, free, matrix, vector)
     if count <= free:
         return FLAG_NO_PIXELS, chi2, count, 0
     damping = 1e-3
-    flags = FLAG_NOT_CONVERGED
     n_small = 0
-    iteration = 0
-    while iteration < max_iterations:
-        iteration += 1
+    for iteration in range(1, int(limits[0]) + 1):
+        _freeze_bounded(p, free, log_indices, matrix, vector)
         if not _damped_step(matrix, vector, free, damping, factor, step):
             damping = max(damping * 10.0, 1e-3)
             if damping > MAX_DAMPING:
-                break
+                return FLAG_NOT_CONVERGED, chi2, count, iteration
             continue
         _bounded(p, step, free, log_indices, trial)
-        draw_model(trial, trial[6], table, log_indices, variances, psf, psf_scales, x0, y0, work, rows)
-        new_chi2, _ = _normal_equations(
-            image, mask, bad_bits, trial, rows, x0, y0, free, best, scratch[3, 4], jacobian
-        )
-        if new_chi2 <= chi2:
-            small = chi2 - new_chi2 < limits[1] * new_chi2
-            steady = abs(trial[0] - p[0]) < 1e-3 * abs(trial[0])
-            chi2 = new_chi2
-            p[:] = trial
-            matrix[:] = best
-            vector[:] = scratch[3, 4]
-            damping = max(damping * 0.2, 1e-7)
-            n_small = n_small + 1 if small else 0
-            if (small and steady) or n_small >= 3:
-                flags = 0
-                break
-        else:
+        n = mixture(trial, table, log_indices, variances, psf, psf_scales, work, gaussians)
+        new_chi2, _ = _normal_equations(image, mask, bad_bits, trial, box, gaussians, n, rows, free, best, better)
+        if new_chi2 > chi2:
             damping *= 10.0
             if damping > MAX_DAMPING:  # no step makes it better: this is the minimum
-                flags = 0
-                break
-    if flags == FLAG_NOT_CONVERGED and n_small > 0:
-        flags = 0  # the last step no longer mattered
-    return flags, chi2, count, iteration
+                return 0, chi2, count, iteration
+            continue
+        small = chi2 - new_chi2 < limits[1] * new_chi2
+        steady = abs(trial[0] - p[0]) < 1e-3 * abs(trial[0])
+        chi2 = new_chi2
+        for a in range(N_PARAMETERS):
+            p[a] = trial[a]
+            vector[a] = better[a]
+            for b in range(a + 1):
+                matrix[a, b] = best[a, b]
+        damping = max(damping * 0.1, 1e-7)
+        n_small = n_small + 1 if small else 0
+        if (small and steady) or n_small >= 3:
+            return 0, chi2, count, iteration
+    return 0 if n_small > 0 else FLAG_NOT_CONVERGED, chi2, count, int(limits[0])
 
 
 @njit
@@ -272,7 +404,7 @@ def fit_profiles(pixels, start, half, free, table, log_indices, variances, psf, 
     free : int
         6 for a fixed index, 7 for a free one.
     table, log_indices, variances, psf_scales
-        As :func:`draw_model`.
+        As :func:`mixture`.
     psf : (n, 3 + n_psf) float64 array
         PSF of each source.
     bad_bits : int
@@ -296,8 +428,9 @@ def fit_profiles(pixels, start, half, free, table, log_indices, variances, psf, 
     numbers = np.full((n, 4), np.nan)
     flags = np.zeros(n, np.int32)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
-    work = np.empty((2, variances.size))
-    scratch = np.zeros((4, N_PARAMETERS, N_PARAMETERS))
+    work, gaussians = np.empty((2, variances.size)), np.empty((variances.size * psf_scales.size, 8))
+    scratch, rows = np.zeros((4, N_PARAMETERS, N_PARAMETERS)), np.zeros((12, WIDTH))
+    profiles = (table, log_indices, variances, psf_scales)
     p = np.empty(N_PARAMETERS)
     for i in range(n):
         good = True
@@ -307,21 +440,17 @@ def fit_profiles(pixels, start, half, free, table, log_indices, variances, psf, 
         if not good or not (-0.5 <= p[1] < nx - 0.5 and -0.5 <= p[2] < ny - 0.5):
             flags[i] = FLAG_BAD_START
             continue
-        x0 = max(int(np.floor(p[1] + 0.5)) - half[i], 0)
-        y0 = max(int(np.floor(p[2] + 0.5)) - half[i], 0)
-        x1 = min(int(np.floor(p[1] + 0.5)) + half[i] + 1, nx)
-        y1 = min(int(np.floor(p[2] + 0.5)) + half[i] + 1, ny)
-        rows = np.empty((N_PARAMETERS, y1 - y0, x1 - x0))
+        box = _box(p[1], p[2], half[i], ny, nx)
         show_source(pixels, i, saved)
         found, chi2, count, iterations = _fit_one(
-            pixels.image, pixels.mask, bad_bits, p, free, table, log_indices, variances, psf[i], psf_scales,
-            x0, y0, limits, work, rows, scratch,
-        )  # fmt: skip
+            pixels.image, pixels.mask, bad_bits, p, free, profiles, psf[i], box, limits, gaussians, rows, work, scratch
+        )
         if found & FLAG_NO_PIXELS == 0:
             best[i] = p
             numbers[i, 0] = _flux_variance(
-                pixels.variance, pixels.mask, bad_bits, p, rows, x0, y0, free, scratch
-            )
+                pixels.image, pixels.variance, pixels.mask, bad_bits, p, free, profiles, psf[i], box, gaussians, rows, work,
+                scratch,
+            )  # fmt: skip
         hide_source(pixels, i, saved)
         numbers[i, 1] = chi2
         numbers[i, 2] = count
@@ -333,34 +462,41 @@ def fit_profiles(pixels, start, half, free, table, log_indices, variances, psf, 
 
 
 @njit
-def _flux_variance(variance, mask, bad_bits, p, rows, x0, y0, free, scratch):
+def _box(x, y, half, ny, nx):
+    """First and last (exclusive) column and row of the fitted box: x0, y0, x1, y1."""
+    half = min(half, (WIDTH - 1) // 2)
+    cx, cy = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+    return max(cx - half, 0), max(cy - half, 0), min(cx + half + 1, nx), min(cy + half + 1, ny)
+
+
+@njit
+def _flux_variance(image, variance, mask, bad_bits, p, free, profiles, psf, box, gaussians, rows, work, scratch):
     """Variance of the flux: g' V g with g the response of the flux to each pixel."""
-    matrix, factor = scratch[0], scratch[1]
-    unit, response, jacobian = scratch[3, 0], scratch[3, 1], scratch[3, 3]
-    unit[:] = 0.0
+    matrix, factor, vector = scratch[0], scratch[1], scratch[3, 4]
+    unit, response = scratch[3, 0], scratch[3, 1]
+    table, log_indices, variances, psf_scales = profiles
+    n = mixture(p, table, log_indices, variances, psf, psf_scales, work, gaussians)
+    _normal_equations(image, mask, bad_bits, p, box, gaussians, n, rows, free, matrix, vector)
+    _freeze_bounded(p, free, log_indices, matrix, vector)
+    for a in range(free):
+        unit[a] = 0.0
     unit[0] = 1.0
     if not _damped_step(matrix, unit, free, 1e-9, factor, response):
         return np.nan
-    txx = np.exp(p[3])
-    tyy = np.exp(p[4])
-    t = np.tanh(p[5])
-    root = np.sqrt(txx * tyy)
+    x0, y0, x1, y1 = box
+    width = x1 - x0
+    block = rows[:N_ROWS].reshape(N_ROWS * WIDTH)
+    use, value, residual = rows[8, :width], rows[9, :width], rows[10, :width]
     total = 0.0
-    for j in range(rows.shape[1]):
-        for k in range(rows.shape[2]):
-            if mask[y0 + j, x0 + k] & bad_bits:
-                continue
-            jacobian[0] = rows[0, j, k]
-            jacobian[1] = p[0] * rows[1, j, k]
-            jacobian[2] = p[0] * rows[2, j, k]
-            jacobian[3] = p[0] * (txx * rows[3, j, k] + 0.5 * t * root * rows[5, j, k])
-            jacobian[4] = p[0] * (tyy * rows[4, j, k] + 0.5 * t * root * rows[5, j, k])
-            jacobian[5] = p[0] * (1.0 - t * t) * root * rows[5, j, k]
-            jacobian[6] = p[0] * rows[6, j, k]
+    for y in range(y0, y1):
+        _usable(image[y, x0:x1], mask[y, x0:x1], bad_bits, use, value)
+        model_row(gaussians, n, p[1], p[2], y, x0, width, rows[7], block)
+        _to_parameters(block, width, p, use, value, residual)
+        for k in range(width):
             g = 0.0
             for a in range(free):
-                g += response[a] * jacobian[a]
-            total += g * g * variance[y0 + j, x0 + k]
+                g += response[a] * rows[a, k]
+            total += g * g * variance[y, x0 + k]
     return total
 
 
@@ -384,24 +520,16 @@ def combine_profiles(pixels, first, second, half, table, log_indices, variances,
     ny, nx = pixels.mask.shape
     out = np.full((n, 4), np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
-    work = np.empty((2, variances.size))
     for i in range(n):
         if not (np.isfinite(first[i].sum()) and np.isfinite(second[i].sum())):
             continue
-        cx = int(np.floor(first[i, 1] + 0.5))
-        cy = int(np.floor(first[i, 2] + 0.5))
-        x0 = max(cx - half[i], 0)
-        y0 = max(cy - half[i], 0)
-        width = min(cx + half[i] + 1, nx) - x0
-        height = min(cy + half[i] + 1, ny) - y0
-        if width < 1 or height < 1:
+        x0, y0, x1, y1 = _box(first[i, 1], first[i, 2], half[i], ny, nx)
+        if x1 <= x0 or y1 <= y0:
             continue
-        a = np.empty((N_PARAMETERS, height, width))
-        b = np.empty((N_PARAMETERS, height, width))
-        draw_model(first[i], first[i, 6], table, log_indices, variances, psf[i], psf_scales, x0, y0, work, a)
-        draw_model(
-            second[i], second[i, 6], table, log_indices, variances, psf[i], psf_scales, x0, y0, work, b
-        )
+        a = np.empty((N_PARAMETERS, y1 - y0, x1 - x0))
+        b = np.empty((N_PARAMETERS, y1 - y0, x1 - x0))
+        draw_model(first[i], table, log_indices, variances, psf[i], psf_scales, x0, y0, a)
+        draw_model(second[i], table, log_indices, variances, psf[i], psf_scales, x0, y0, b)
         show_source(pixels, i, saved)
         _combine_one(pixels, bad_bits, a[0], b[0], x0, y0, out[i])
         hide_source(pixels, i, saved)

@@ -101,7 +101,7 @@ def fit_sersic(
     best, numbers, flags = kernel.fit_profiles(
         context.pixels, np.ascontiguousarray(start), half, 7 if free_index else 6, mixtures.table,
         mixtures.log_indices, mixtures.variances, psf_mixtures(context), PSF_SCALES,
-        context.mask_bits("NO_DATA", "SAT", "BAD"), np.array([float(max_iterations), 1e-5]),
+        context.mask_bits("NO_DATA", "SAT", "BAD"), np.array([float(max_iterations), 1e-4]),
     )  # fmt: skip
     return FittedProfiles(best, numbers, flags)
 

@@ -75,7 +75,8 @@ def profile_mixtures() -> ProfileMixtures:
     variances = np.append(variances, gaussian)
     table = np.column_stack([table, np.zeros(len(INDICES))])
     table[0, -1] = 1.0
-    used = (table > 0).any(0)
+    used = np.argsort(variances)
+    used = used[(table > 0).any(0)[used]]
     return ProfileMixtures(np.log(INDICES), variances[used], np.ascontiguousarray(table[:, used]))
 
 
