@@ -18,7 +18,7 @@ from starmill.differencing.seeing import bright_positions
 from starmill.errors import AlgorithmError
 from starmill.io.exposure_file import read_exposure
 from starmill.tasks.difference import DifferenceConfig, DifferenceTask
-from starmill.tasks.measure_difference import MeasureDifferenceConfig, MeasureDifferenceTask
+from starmill.tasks.measure_difference import MeasureDifferenceTask
 
 
 def test_high_proper_motion_pair_is_two_dipoles(shared_data):
@@ -37,7 +37,7 @@ def test_high_proper_motion_pair_is_two_dipoles(shared_data):
     template = warp_by_map(epochs[0], registration, epochs[1].box)[box]
     config = DifferenceConfig(kernel_order=1, sum_order=0)
     result = DifferenceTask(config).run(template=template, science=epochs[1][box])
-    finder = MeasureDifferenceTask(MeasureDifferenceConfig(dipole_reach=9.0))
+    finder = MeasureDifferenceTask()
     catalog = finder.run(difference=result.difference, score=result.score).catalog
     near = np.hypot(catalog["x"] - 985, catalog["y"] - 1316) < 15
     poles = catalog[near & catalog["dipole_flag"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.ndimage import maximum_filter, shift
+from scipy.spatial import cKDTree
 
 from starmill.datamodel.catalog import MINIMAL_COLUMNS, Catalog, Column, Schema, source_ids
 from starmill.differencing.dipoles import fit_dipole
@@ -52,7 +53,7 @@ def find_difference_sources(
     psf_image,
     *,
     threshold=5.0,
-    dipole_reach=3.0,
+    dipole_reach=None,
     origin=(0, 0),
     exposure_id=0,
 ):
@@ -68,8 +69,8 @@ def find_difference_sources(
         PSF of the difference.
     threshold : float
         Of the absolute score.
-    dipole_reach : float
-        Opposite peaks closer than this many FWHM are fitted as a dipole.
+    dipole_reach : float, optional
+        Opposite peaks closer than this many FWHM are fitted as a dipole; see :func:`natural_reach` when not given.
     origin : (int, int)
         Parent position of the first pixel.
     exposure_id : int
@@ -100,6 +101,8 @@ def find_difference_sources(
         values["psf_flux_flag"][i] = (
             usable < 0.9
         )  # a tenth of the core lost moves the flux by about its error
+    if dipole_reach is None:
+        dipole_reach = natural_reach(score[rows, columns], fwhm, int((~bad).sum()))
     _add_dipoles(values, difference, variance, bad, psf_image, rows, columns, fwhm, dipole_reach, origin)
     return Catalog(DIFFERENCE_SCHEMA, values)
 
@@ -123,6 +126,27 @@ def forced_fluxes(difference, variance, bad, psf_image, x, y):
         for a, b in zip(np.atleast_1d(x), np.atleast_1d(y), strict=True)
     ]
     return tuple(np.array(measured).reshape(-1, 2).T)
+
+
+def natural_reach(peaks, fwhm, area, *, chance=0.1, least=3.0, most=12.0):
+    """Return how far apart, in FWHM, two opposite peaks may lie before they are unrelated.
+
+    Parameters
+    ----------
+    peaks : (n,) array
+        Scores of all peaks, of both signs.
+    fwhm : float
+        Pixels.
+    area : int
+        Usable pixels.
+    chance : float
+        Expected number of unrelated peaks of comparable strength and opposite sign within the reach of a peak.
+    least, most : float
+        Limits in FWHM: a star that is not quite subtracted leaves poles one FWHM apart, one that moved may leave
+        them many FWHM apart.
+    """
+    opposite = max(min((peaks > 0).sum(), (peaks < 0).sum()), 1)
+    return float(np.clip(np.sqrt(chance * area / (np.pi * opposite)) / fwhm, least, most))
 
 
 def psf_fwhm(psf_image):
@@ -180,15 +204,29 @@ def _add_dipoles(values, difference, variance, bad, psf_image, rows, columns, fw
     values["dipole_separation"][:] = np.nan
     values["dipole_angle"][:] = np.nan
     values["dipole_flux"][:] = np.nan
-    for i in np.flatnonzero(~negative):
-        distance = np.hypot(columns - columns[i], rows - rows[i])
-        near = np.flatnonzero(negative & (distance < reach * fwhm))
-        if not len(near):
-            continue
-        j = near[np.argmax(score[near])]
+    for i, j in _opposite_pairs(score, negative, rows, columns, reach * fwhm):
         start = [values[name][k] - o for k in (i, j) for name, o in (("x", origin[0]), ("y", origin[1]))]
         fit = fit_dipole(difference, variance, bad, psf_image, start, fwhm=fwhm)
         for k in (i, j):
             values["dipole_flag"][k] = fit.is_dipole
             values["dipole_separation"][k], values["dipole_angle"][k] = fit.separation, fit.angle
             values["dipole_flux"][k] = fit.flux
+
+
+def _opposite_pairs(score, negative, rows, columns, reach):
+    """Return pairs (positive, negative) of peaks within reach, each the other's best partner.
+
+    The best partner is near and of similar strength: of cost ``distance (1 + |ln ratio of scores|)``.
+    """
+    positive, opposite = np.flatnonzero(~negative), np.flatnonzero(negative)
+    if not len(positive) or not len(opposite):
+        return []
+    trees = [cKDTree(np.column_stack([columns[which], rows[which]])) for which in (positive, opposite)]
+    pairs = trees[0].sparse_distance_matrix(trees[1], reach, output_type="ndarray")
+    i, j = pairs["i"], pairs["j"]
+    cost = np.maximum(pairs["v"], 1) * (1 + np.abs(np.log(score[positive][i] / score[opposite][j])))
+    best, back = np.full(len(positive), np.inf), np.full(len(opposite), np.inf)
+    np.minimum.at(best, i, cost)
+    np.minimum.at(back, j, cost)
+    mutual = (cost == best[i]) & (cost == back[j])
+    return sorted(zip(positive[i[mutual]].tolist(), opposite[j[mutual]].tolist(), strict=True))

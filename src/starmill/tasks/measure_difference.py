@@ -19,8 +19,11 @@ class MeasureDifferenceConfig(Config):
     """How sources of a difference are found."""
 
     threshold: float = field(5.0, "Absolute score of a source.", gt=0)
-    dipole_reach: float = field(
-        3.0, "Opposite sources closer than this many FWHM are fitted as a dipole.", gt=0
+    dipole_reach: float | None = field(
+        None,
+        "Opposite sources closer than this many FWHM are fitted as a dipole; as far as chance pairs are rare when not "
+        "given.",
+        gt=0,
     )
 
 
