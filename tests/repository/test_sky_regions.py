@@ -92,3 +92,37 @@ def test_impossible_searches_are_refused(arguments):
         unit_vector(float("nan"), 0.0)
     with pytest.raises(InputError, match="3 corners"):
         SkyRegion.from_corners([(0, 0), (1, 1)])
+
+
+def _square(ra, dec, half, turn=0.0):
+    """Return a square of a given half side about a position; sides are great circles."""
+    corners = []
+    for x, y in ((-half, -half), (half, -half), (half, half), (-half, half)):
+        angle = math.radians(turn)
+        u, v = math.radians(x), math.radians(y)
+        u, v = u * math.cos(angle) - v * math.sin(angle), u * math.sin(angle) + v * math.cos(angle)
+        d0, rho = math.radians(dec), math.hypot(u, v)
+        c = math.atan(rho)
+        d = math.asin(math.cos(c) * math.sin(d0) + v * math.sin(c) * math.cos(d0) / rho)
+        a = math.atan2(u * math.sin(c), rho * math.cos(d0) * math.cos(c) - v * math.sin(d0) * math.sin(c))
+        corners.append(((ra + math.degrees(a)) % 360, math.degrees(d)))
+    return SkyRegion.from_corners(corners)
+
+
+@pytest.mark.parametrize(("ra", "dec"), [(10.0, 0.0), (359.9, 45.0), (0.05, -89.5), (200.0, 89.9)])
+def test_covered_fraction(ra, dec):
+    own = _square(ra, dec, 0.5)
+    assert own.covered_by(own) == pytest.approx(1.0)
+    assert own.covered_by(_square(ra, dec, 1.0, 30.0)) == pytest.approx(1.0)
+    assert own.covered_by(_square(ra, dec, 0.25, 10.0)) == pytest.approx(0.25, rel=1e-3)
+    octagon = 2 * (math.sqrt(2) - 1)  # of a square and the same one turned by 45 degrees
+    assert own.covered_by(_square(ra, dec, 0.5, 45.0)) == pytest.approx(octagon, rel=1e-3)
+    assert own.covered_by(_square(ra, -dec if dec else 40.0, 0.5)) == 0.0
+    mirrored = SkyRegion(own.ra, own.dec, own.radius, own.corners[::-1])
+    assert mirrored.covered_by(own) == pytest.approx(1.0)
+
+
+def test_half_covered():
+    assert _square(10.0, 0.0, 0.5).covered_by(_square(10.5, 0.0, 0.5)) == pytest.approx(0.5, rel=1e-3)
+    assert _square(10.0, 0.0, 0.5).covered_by(_square(11.01, 0.0, 0.5)) == 0.0
+    assert _square(10.0, 0.0, 0.5).covered_by(SkyRegion(10.0, 0.0, 1.0)) == 0.0  # a circle has no corners

@@ -22,6 +22,7 @@ from starmill.execution.blas_threads import one_blas_thread
 from starmill.execution.master_cache import MASTERS
 from starmill.repository.data_id import DataId
 from starmill.repository.formatters import formatter, read_dataset
+from starmill.repository.sky_overlap import corners_of
 from starmill.repository.store import file_checksum, open_store
 
 DONE, FAILED, NO_WORK = "done", "failed", "no_work"
@@ -152,11 +153,13 @@ def _write(store: Any, message: Mapping[str, Any], storage: str, value: Any) -> 
     staged = store.staging_folder(message["writer"]) / f"{uuid.uuid4().hex}{chosen.extension}"
     try:
         chosen.write(value, staged, message.get("provenance"))
-        written = {
+        written: dict[str, Any] = {
             "checksum": file_checksum(staged),
             "size": staged.stat().st_size,
             "extension": chosen.extension,
         }
+        if "exposure=" not in message.get("data_key", ""):
+            written["corners"] = corners_of(value)
         return {"token": store.deliver(staged, message["writer"]), **written}
     except BaseException:
         staged.unlink(missing_ok=True)

@@ -465,6 +465,7 @@ class Runner:
             rows[output.keyword] = row | {
                 "quantum_id": self._identifier(quantum),
                 "replace": bool(work["replace"] or self.options.replace),
+                "corners": written.get("corners"),
             }
         return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from starmill.repository.calibrations import CalibrationTable
 from starmill.repository.dataset_ref import StoredDataset
 from starmill.repository.dataset_types import DatasetType
 from starmill.repository.expression import parse_expression
-from starmill.repository.query import exposure_rows
+from starmill.repository.query import exposure_rows, region_rows
 from starmill.repository.repository import Repository
+from starmill.repository.sky_regions import SkyRegion
 
 
 class RepositorySource:
@@ -51,6 +53,24 @@ class RepositorySource:
     def exposures(self, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
         """Return exposure records."""
         return exposure_rows(self.repository.registry, keys)
+
+    def regions(self, items: Sequence[tuple[Mapping[str, Any], Any]]) -> list[SkyRegion | None]:
+        """Return the places on the sky of data sets, given as dimension values and reference; None where unknown."""
+        keys = {
+            (known["instrument"], known["exposure"])
+            for known, _ in items
+            if "instrument" in known and "exposure" in known
+        }
+        found = region_rows(self.repository.registry, keys)
+        places: list[SkyRegion | None] = []
+        for known, reference in items:
+            corners = getattr(reference, "corners", None)
+            if corners:
+                places.append(SkyRegion.from_corners(json.loads(corners)))
+            else:
+                key = (known.get("instrument"), known.get("exposure"), known.get("detector"))
+                places.append(found.get(key))
+        return places
 
     def calibrations(self, dataset_type: str) -> CalibrationTable:
         """Return everything certified of one type."""

@@ -41,7 +41,7 @@ from starmill.pipelines.task_names import find_task
 DATA, CALIBRATIONS = "data", "calibrations"
 _PIPELINE_KEYS = ("pipeline", "description", "datasets", "tasks", "subsets")
 _TASK_KEYS = ("task", "description", "for", "where", "reads", "writes", "config", "cameras")
-_INPUT_KEYS = ("dataset", "from", "optional", "many", "minimum", "where", "match", "when", "lazy")
+_INPUT_KEYS = ("dataset", "from", "optional", "many", "minimum", "where", "match", "when", "lazy", "overlap")
 _OUTPUT_KEYS = ("dataset", "optional")
 _DATASET_KEYS = ("dimensions", "storage", "description")
 
@@ -71,6 +71,9 @@ class InputSpec:
         Names of configuration fields of the task; the input is read only where all are true, and then needed.
     lazy : bool
         The items of a list are functions that read them, so that one at a time is in memory.
+    overlap : bool
+        Of the data sets that match, the one that covers most of the quantum's place on the sky (with `many`, all
+        that cover a part of it, the best first).
     """
 
     keyword: str
@@ -83,11 +86,13 @@ class InputSpec:
     match: tuple[str, ...] | None = None
     when: tuple[str, ...] = ()
     lazy: bool = False
+    overlap: bool = False
 
     @property
     def is_driving(self) -> bool:
         """Whether quanta are made from the data sets of this input."""
-        return self.source == DATA and not self.optional and self.match is None and not self.when
+        looked_up = self.optional or self.match is not None or self.when or self.overlap
+        return self.source == DATA and not looked_up
 
 
 @dataclass(frozen=True)
@@ -357,6 +362,7 @@ def _parse_input(keyword: str, value: Any, what: str) -> InputSpec:
         None if match is None else _words(match, f"{what}, input '{keyword}': match"),
         _words(value["when"], f"{what}, input '{keyword}': when") if "when" in value else (),
         _flag(value, "lazy", f"{what}, input '{keyword}'"),
+        _flag(value, "overlap", f"{what}, input '{keyword}'"),
     )
 
 
@@ -479,11 +485,11 @@ def _node_to_dict(node: TaskNode) -> dict[str, Any]:
         values = {
             "dataset": spec.dataset, "from": spec.source, "optional": spec.optional, "many": spec.many,
             "minimum": spec.minimum, "where": spec.where, "match": None if spec.match is None else list(spec.match),
-            "when": list(spec.when), "lazy": spec.lazy,
+            "when": list(spec.when), "lazy": spec.lazy, "overlap": spec.overlap,
         }  # fmt: skip
         defaults = {
             "from": DATA, "optional": False, "many": False, "minimum": 1, "where": "", "match": None, "when": [],
-            "lazy": False,
+            "lazy": False, "overlap": False,
         }  # fmt: skip
         reads[spec.keyword] = {key: value for key, value in values.items() if defaults.get(key, ...) != value}
     return {

@@ -30,6 +30,9 @@ class DatasetSource(Protocol):
     def calibrations(self, dataset_type: str) -> Any:
         """Return a table with ``best(known, mjd)`` and ``reason(known, mjd)``."""
 
+    def regions(self, items: Sequence[tuple[Mapping[str, Any], Any]]) -> Sequence[Any]:
+        """Return the regions on the sky (or None) of data sets given by dimension values and reference."""
+
     def matcher(self, condition: str) -> Any:
         """Return a function that tests a mapping of values against a data query."""
 
@@ -171,15 +174,19 @@ class _Builder:
         self.produced: dict[str, list[_Item]] = {}
         self._exposures: dict[tuple[str, int], Mapping[str, Any]] = {}
         self._configs: dict[tuple[str, str | None], Any] = {}
+        self._places: dict[int, Any] = {}
 
     def add(self, node: TaskNode) -> None:
         """Plan one task."""
         report = self.reports[node.label] = NodeReport(node.label)
         self._check_types(node)
+        self._places.clear()
         driving = [spec for spec in node.inputs if spec.is_driving]
         groups = {spec.keyword: self._grouped(node, spec, report) for spec in driving}
         lookups = {spec.keyword: self._lookup(node, spec) for spec in node.inputs if not spec.is_driving}
         first = groups[driving[0].keyword]
+        if any(spec.overlap for spec in node.inputs):
+            self._load_places([item for items in first.values() for item in items[:1]])
         for other in driving[1:]:
             for key in groups[other.keyword].keys() - first.keys():
                 report.dropped[f"no {driving[0].dataset} for it"] += 1
@@ -264,7 +271,10 @@ class _Builder:
             dimensions = self.source.dataset_type(spec.dataset).dimensions
             shared = tuple(name for name in dimensions if name in node.dimensions)
         groups: dict[tuple[Any, ...], list[_Item]] = {}
-        for item in self._items(spec, "", driving=False):
+        items = self._items(spec, "", driving=False)
+        if spec.overlap:
+            self._load_places(items)
+        for item in items:
             groups.setdefault(tuple(item.known.get(name) for name in shared), []).append(item)
         return shared, groups
 
@@ -325,13 +335,34 @@ class _Builder:
             shared, groups = lookup
             values = tuple(known.get(name) for name in shared)
             shown = ", ".join(f"{name}={value}" for name, value in zip(shared, values, strict=True))
-            return groups.get(values, []), f"no {spec.dataset} with {shown}"
+            found, reason = groups.get(values, []), f"no {spec.dataset} with {shown}"
+            return self._overlapping(spec, found, items[0]) if spec.overlap and found else (found, reason)
         times = [
             record["mjd"] for record in map(self._record, (item.known for item in items)) if record.get("mjd")
         ]
         mjd = sum(times) / len(times) if times else None
         ref = lookup.best(known, mjd)
         return ([], lookup.reason(known, mjd)) if ref is None else ([_Item(ref.known, ref)], "")
+
+    def _load_places(self, items: Sequence[_Item]) -> None:
+        """Look up where data sets lie on the sky, all at once."""
+        places = self.source.regions([(item.known, item.reference) for item in items])
+        self._places.update({id(item): place for item, place in zip(items, places, strict=True)})
+
+    def _overlapping(self, spec: InputSpec, found: list[_Item], driving: _Item) -> tuple[list[_Item], str]:
+        """Return the data sets that cover a part of the quantum's place: the best, or all with the best first."""
+        place = self._places.get(id(driving))
+        if place is None:
+            return [], "its place on the sky is not known"
+        covered = [
+            (-place.covered_by(self._places[id(item)]), rank, item)
+            for rank, item in enumerate(found)
+            if self._places[id(item)] is not None
+        ]
+        best = [item for fraction, _, item in sorted(covered, key=lambda entry: entry[:2]) if fraction < 0]
+        if not best:
+            return [], f"none of {len(found)} {spec.dataset} overlaps it on the sky"
+        return best if spec.many else best[:1], ""
 
 
 def _config_value(config: Any, name: str) -> Any:

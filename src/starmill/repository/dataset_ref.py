@@ -37,6 +37,8 @@ class StoredDataset:
         Further dimension values that follow from the exposure.
     quantum : str or None
         What made it.
+    corners : str or None
+        JSON list of its corners on the sky (RA, Dec; degree), where no exposure tells its place.
     """
 
     id: str
@@ -50,6 +52,7 @@ class StoredDataset:
     link: str = "file"
     implied: tuple[tuple[str, Value], ...] = ()
     quantum: str | None = None
+    corners: str | None = None
 
     @property
     def known(self) -> dict[str, Value]:
@@ -90,11 +93,14 @@ class StoredDataset:
         at = {name: place for place, name in enumerate(fields)}
         own = [(name, at[name]) for name in kind.dimensions]
         others = [(name, at[name]) for name in DIMENSIONS if name not in kind.dimensions]
-        plain = [at[name] for name in ("id", "run_name", "path", "checksum", "size", "link", "quantum_id")]
+        plain = [
+            at[name]
+            for name in ("id", "run_name", "path", "checksum", "size", "link", "quantum_id", "corners")
+        ]
         trusted = DataId.trusted
         refs = []
         for row in rows:
-            identifier, run, path, checksum, size, link, quantum = [row[place] for place in plain]
+            identifier, run, path, checksum, size, link, quantum, corners = [row[place] for place in plain]
             data_id = trusted(tuple([(name, row[place]) for name, place in own]))
             implied = tuple([(name, row[place]) for name, place in others if row[place] is not None])
             ref = cls(
@@ -109,6 +115,7 @@ class StoredDataset:
                 link,
                 implied,
                 quantum,
+                corners,
             )
             refs.append(ref)
         return refs

@@ -67,10 +67,11 @@ STANDARD_TYPES: dict[str, DatasetType] = {
         DatasetType("background", _EXPOSURE, "fields", "backgrounds that were subtracted"),
         DatasetType("catalog", _EXPOSURE, "catalog", "sources measured on one exposure"),
         DatasetType(
-            "template", ("instrument", "detector", "band"), "exposure", "image that others are compared with"
+            "sky_template", ("band", "tract", "patch"), "exposure", "image that others are compared with"
         ),
         DatasetType("difference", _EXPOSURE, "exposure", "science minus matched template"),
         DatasetType("difference_score", _EXPOSURE, "exposure", "significance of the difference"),
+        DatasetType("difference_catalog", _EXPOSURE, "catalog", "sources of the difference"),
         DatasetType("matching_kernel", _EXPOSURE, "spatial_kernel", "kernel that matched the two images"),
         DatasetType("sky_map", ("map", "channel"), "sky_map", "one map, or one channel of a cube"),
         DatasetType("compact_sources", ("map", "channel"), "catalog", "Gaussian sources of a map"),

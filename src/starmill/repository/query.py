@@ -167,9 +167,12 @@ def _rows(
             source = source.outerjoin(schema.exposure, _same_exposure(schema.exposure))
         conditions.append(expression.clause(_query_columns()))
     if sky is not None:
-        source, more, extra = _join_sky(source, dataset_type, sky)
-        conditions += more
-        columns += extra
+        if _has_own_place(dataset_type):
+            conditions.append(table.c.corners.is_not(None))
+        else:
+            source, more, extra = _join_sky(source, dataset_type, sky)
+            conditions += more
+            columns += extra
     statement = sa.select(*columns).select_from(source).where(*conditions)
     if sky is not None:
         statement = statement.distinct()
@@ -217,7 +220,14 @@ def _join_sky(source: Any, dataset_type: DatasetType, sky: SkySearch) -> tuple[A
     return source, conditions, extra
 
 
+def _has_own_place(dataset_type: DatasetType) -> bool:
+    """Tell whether data sets of this type keep their own corners: no exposure says where they lie."""
+    return "exposure" not in dataset_type.dimensions
+
+
 def _region(row: Any) -> SkyRegion:
+    if "region_ra" not in row._fields:
+        return SkyRegion.from_corners(json.loads(row.corners))
     corners = tuple((float(ra), float(dec)) for ra, dec in json.loads(row.region_corners))
     return SkyRegion(row.region_ra, row.region_dec, row.region_radius, corners)
 
@@ -253,6 +263,27 @@ def exposure_rows(
             )
             records.update({(row.instrument, row.exposure): dict(row._mapping) for row in rows})
     return records
+
+
+def region_rows(registry: Registry, keys: Iterable[tuple[str, int]]) -> dict[tuple[Any, ...], SkyRegion]:
+    """Return the regions of exposures by (instrument, exposure, detector); unknown ones are left out."""
+    by_instrument: dict[str, set[int]] = {}
+    for instrument, number in keys:
+        by_instrument.setdefault(instrument, set()).add(number)
+    table = schema.sky_region
+    regions: dict[tuple[Any, ...], SkyRegion] = {}
+    for instrument, numbers in by_instrument.items():
+        ordered = sorted(numbers)
+        for start in range(0, len(ordered), 5000):
+            part = ordered[start : start + 5000]
+            rows = registry.fetch(
+                sa.select(table).where(table.c.instrument == instrument, table.c.exposure.in_(part))
+            )
+            for row in rows:
+                corners = tuple((float(ra), float(dec)) for ra, dec in json.loads(row.corners))
+                region = SkyRegion(row.ra, row.dec, row.radius, corners)
+                regions[row.instrument, row.exposure, row.detector] = region
+    return regions
 
 
 def search_exposures(

@@ -17,6 +17,7 @@ from typing import Any
 
 from starmill.errors import InputError
 from starmill.repository.exposures import ExposureRecord
+from starmill.repository.sky_overlap import wcs_corners
 from starmill.repository.sky_regions import SkyRegion
 
 _BLOCK = 2880
@@ -268,12 +269,7 @@ def _corners(translator: Any, header: Cards, detector: Any, shape: tuple[int, in
     wcs = translator.wcs(header, detector)
     if wcs is None or not wcs.has_celestial:
         return None
-    nx, ny = shape
-    if wcs.naxis != 2 or wcs.wcs.lng != 0:
-        wcs = wcs.celestial  # right ascension first
-    positions = wcs.pixel_to_world_values([-0.5, nx - 0.5, nx - 0.5, -0.5], [-0.5, -0.5, ny - 0.5, ny - 0.5])
-    corners = [(float(ra), float(dec)) for ra, dec in zip(*positions, strict=True)]
-    return corners if all(math.isfinite(value) for corner in corners for value in corner) else None
+    return wcs_corners(wcs, 0, 0, *shape)
 
 
 def _record(info: Any, detector: int, corners: Any, path: Path) -> ExposureRecord:

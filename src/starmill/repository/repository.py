@@ -43,6 +43,7 @@ from starmill.repository.layout import (
 from starmill.repository.query import SkySearch, exposure_rows, search
 from starmill.repository.recovery import recover, undo_entry
 from starmill.repository.registry import Registry, can_write
+from starmill.repository.sky_overlap import corners_of
 from starmill.repository.store import file_checksum, open_store
 from starmill.repository.transaction import apply_payload, rename_replacements
 
@@ -234,7 +235,7 @@ class Repository(Curation):
             checksum, size = file_checksum(staged), staged.stat().st_size
             row = self.dataset_row(kind, run, known, checksum, size, chosen.extension)
             token = self.store.deliver(staged, self.journal.writer)
-            row["replace"] = replace
+            row |= {"replace": replace, "corners": None if "exposure" in known else corners_of(value)}
             self.commit(
                 {"collections": [collection_row(run, RUN)], "datasets": [row]}, [(token, row["path"])]
             )
@@ -277,6 +278,7 @@ class Repository(Curation):
         return StoredDataset(
             row["id"], kind.name, kind.storage, row["run"], DataId(row["data"]), row["path"], row["checksum"],
             row["size"], row.get("link", "file"), tuple(row["implied"].items()), row.get("quantum_id"),
+            row.get("corners"),
         )  # fmt: skip
 
     def get(

@@ -23,9 +23,9 @@ from sqlalchemy import (
 from starmill.repository.data_id import DIMENSIONS
 
 #: Identifier of the newest migration; a registry with an unknown one was made by a newer starmill.
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 #: All versions in order, oldest first.
-KNOWN_VERSIONS = ("0001",)
+KNOWN_VERSIONS = ("0001", "0002")
 
 metadata = MetaData()
 _Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite auto-increments INTEGER keys only
@@ -106,6 +106,7 @@ dataset = Table(
     Column("checksum", String(64), nullable=False),
     Column("link", String(16), nullable=False, default="file"),
     Column("quantum_id", String(64), nullable=True),
+    Column("corners", Text, nullable=True),  # on the sky, of what belongs to no exposure
     UniqueConstraint("type_id", "run_id", "data_key", name="dataset_once_per_run"),
     Index("dataset_by_exposure", "type_id", "exposure", "detector"),
     Index("dataset_by_night", "type_id", "night", "band"),

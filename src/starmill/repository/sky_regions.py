@@ -86,6 +86,12 @@ class SkyRegion:
         """Numbers of the tiles that the region may touch."""
         return tiles_of_circle(self.ra, self.dec, self.radius)
 
+    def covered_by(self, other: SkyRegion) -> float:
+        """Return the part of the region's area that another one covers, 0 to 1."""
+        from starmill.repository.sky_overlap import covered_fraction
+
+        return covered_fraction(self, other)
+
     def overlaps_cone(self, ra: float, dec: float, radius: float = 0.0) -> bool:
         """Tell whether any point of the region lies within `radius` (degree) of a position."""
         point = unit_vector(ra, dec)

@@ -225,6 +225,7 @@ class _Writer:
             "checksum": row["checksum"],
             "link": row.get("link", "file"),
             "quantum_id": row.get("quantum_id"),
+            "corners": row.get("corners"),
         }
 
     def _replace_or_refuse(self, row: dict[str, Any]) -> None:

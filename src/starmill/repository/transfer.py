@@ -106,7 +106,7 @@ def _payload(repository: Repository, refs: Sequence[StoredDataset]) -> dict[str,
         {
             "id": ref.id, "type": ref.dataset_type, "run": ref.run, "data": ref.data_id.to_dict(),
             "implied": dict(ref.implied), "file": _file_name(ref), "size": ref.size, "checksum": ref.checksum,
-            "quantum_id": ref.quantum,
+            "quantum_id": ref.quantum, "corners": ref.corners,
         }
         for ref in refs
     ]  # fmt: skip
@@ -252,6 +252,7 @@ def _checked_row(repository: Repository, row: dict[str, Any], run: str | None) -
             "size": int(row["size"]),
             "checksum": str(row["checksum"]),
             "quantum_id": row.get("quantum_id"),
+            "corners": row.get("corners"),
         }
     except (KeyError, TypeError) as error:
         raise InputError(f"a row of the export is incomplete: {error}") from error

@@ -62,6 +62,7 @@ class DifferenceFrameTask(Task):
     writes: ClassVar[dict[str, str]] = {
         "difference": "difference",
         "score": "difference_score",
+        "kernel": "matching_kernel",
         "catalog": "difference_catalog",
     }
 

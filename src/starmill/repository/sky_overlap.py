@@ -1,0 +1,90 @@
+"""How much of one region of the sky another one covers, and the corners of an image on the sky."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from starmill.repository.sky_regions import SkyRegion, separation, unit_vector
+
+Point = tuple[float, float]
+_MOST = 80.0  # degree from the centre: farther off, the plane of the comparison is no picture of the sky
+
+
+def covered_fraction(region: SkyRegion, other: SkyRegion) -> float:
+    """Return the part of a region's area that another one covers, 0 to 1.
+
+    Parameters
+    ----------
+    region, other : SkyRegion
+        With corners. Great circles are straight lines in the gnomonic plane about the centre of `region`, so that
+        the polygons are clipped there; areas are those of the plane.
+    """
+    centre = unit_vector(region.ra, region.dec)
+    if separation(centre, unit_vector(other.ra, other.dec)) > region.radius + other.radius:
+        return 0.0
+    own, its = _projected(region, region), _projected(other, region)
+    if own is None or its is None or _area(own) == 0.0:
+        return 0.0
+    return min(1.0, abs(_area(_clipped(own, its))) / abs(_area(own)))
+
+
+def _projected(region: SkyRegion, about: SkyRegion) -> list[Point] | None:
+    """Return the corners in the tangent plane at the centre of a region, counter-clockwise."""
+    if not region.corners:
+        return None
+    a0, d0 = math.radians(about.ra), math.radians(about.dec)
+    points = []
+    for ra, dec in region.corners:
+        a, d = math.radians(ra) - a0, math.radians(dec)
+        cosine = math.sin(d0) * math.sin(d) + math.cos(d0) * math.cos(d) * math.cos(a)
+        if cosine < math.cos(math.radians(_MOST)):
+            return None
+        x = math.cos(d) * math.sin(a) / cosine
+        y = (math.cos(d0) * math.sin(d) - math.sin(d0) * math.cos(d) * math.cos(a)) / cosine
+        points.append((x, y))
+    return points if _area(points) > 0 else points[::-1]
+
+
+def _area(points: list[Point]) -> float:
+    following = [*points[1:], *points[:1]]
+    return 0.5 * sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(points, following, strict=True))
+
+
+def _clipped(polygon: list[Point], window: list[Point]) -> list[Point]:
+    """Return the part of a polygon inside a convex, counter-clockwise one (Sutherland & Hodgman 1974)."""
+    for start, end in zip(window, [*window[1:], window[0]], strict=True):
+        edge = (end[0] - start[0], end[1] - start[1])
+        sides = [edge[0] * (y - start[1]) - edge[1] * (x - start[0]) for x, y in polygon]
+        kept: list[Point] = []
+        for i, (point, side) in enumerate(zip(polygon, sides, strict=True)):
+            before, earlier = polygon[i - 1], sides[i - 1]
+            if (side >= 0) != (earlier >= 0):
+                t = earlier / (earlier - side)
+                kept.append((before[0] + t * (point[0] - before[0]), before[1] + t * (point[1] - before[1])))
+            if side >= 0:
+                kept.append(point)
+        polygon = kept
+        if not polygon:
+            break
+    return polygon
+
+
+def wcs_corners(wcs: Any, x0: float, y0: float, width: float, height: float) -> list[Point] | None:
+    """Return the sky positions (RA, Dec; degree) of the outer corners of pixels; None where they have none."""
+    if wcs.naxis != 2 or wcs.wcs.lng != 0:
+        wcs = wcs.celestial  # right ascension first
+    left, right, bottom, top = x0 - 0.5, x0 + width - 0.5, y0 - 0.5, y0 + height - 0.5
+    positions = wcs.pixel_to_world_values([left, right, right, left], [bottom, bottom, top, top])
+    corners = [(float(ra), float(dec)) for ra, dec in zip(*positions, strict=True)]
+    return corners if all(math.isfinite(value) for corner in corners for value in corner) else None
+
+
+def corners_of(value: Any) -> str | None:
+    """Return the corners of an exposure as JSON; None for a value without WCS or pixels."""
+    wcs, box = getattr(value, "wcs", None), getattr(value, "box", None)
+    if wcs is None or box is None or not wcs.has_celestial:
+        return None
+    corners = wcs_corners(wcs, box.x0, box.y0, box.width, box.height)
+    return None if corners is None else json.dumps(corners)
