@@ -175,8 +175,8 @@ def _draw(result: Any, stem: str, facts: dict[str, Any]) -> None:
 
     difference = result.difference
     bad = difference.mask.any("NO_DATA")
-    pair = [result.template.image, result.science.image]
-    images = [np.where(bad, np.nan, image) for image in (*pair, difference.image)]
+    template, science = result.template.image, result.science.image
+    images = [np.where(bad, np.nan, image) for image in (template, science, difference.image)]
     overview = draw.show_difference(*images, catalog=result.catalog)
     save_figure(overview, f"{stem}.png")
     matched = np.where(bad, np.nan, result.matched_template)
@@ -187,7 +187,9 @@ def _draw(result: Any, stem: str, facts: dict[str, Any]) -> None:
         "Template, science, difference": overview,
         "Kernel": draw.kernel_figure(result.kernel),
         "Background": draw.background_figure(result.background.field, difference.box),
-        "Stamps": draw.stamps_figure(*pair, result.matched_template, result.stamps, result.fit.status),
+        "Stamps": draw.stamps_figure(
+            template, science, result.matched_template, result.stamps, result.fit.status
+        ),
         "Difference over error": draw.residual_histogram(pulls[:: max(1, len(pulls) // 1_000_000)]),
     }
     draw.write_difference_report(f"{Path(stem)}.html", "Difference image", facts, figures)

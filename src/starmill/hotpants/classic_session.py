@@ -144,11 +144,7 @@ class ClassicHotpants(Hotpants):
         found = {}
         for direction in directions:
             image = self._template if direction == "t" else self._image
-            upper, pedestal = (
-                (config.tuktresh, config.tpedestal)
-                if direction == "t"
-                else (config.iuktresh, config.ipedestal)
-            )
+            upper, pedestal = self._kernel_limit(direction)
             limit = image["data"].max() + 1 if upper is None else upper - pedestal
             found[direction] = find_cell_stamps(
                 image["data"], mask, grid, _OWN[direction], limit=float(limit), threshold=threshold, half_width=config.rss,
@@ -156,6 +152,13 @@ class ClassicHotpants(Hotpants):
                 fill=listed is None or bool(config.auto_fill),
             )  # fmt: skip
         return found
+
+    def _kernel_limit(self, direction):
+        """Return the upper count of kernel stars, that of valid pixels when not given, and the pedestal."""
+        c = self.config
+        if direction == "t":
+            return (c.tuthresh if c.tuktresh is None else c.tuktresh), c.tpedestal
+        return (c.iuthresh if c.iuktresh is None else c.iuktresh), c.ipedestal
 
     def _substamp(self, identity, cell, x, y):
         r = self.config.rss
@@ -257,7 +260,7 @@ class ClassicHotpants(Hotpants):
         h = basis.half_width
         border = np.ones(mask.shape, bool)
         border[h:-h, h:-h] = False
-        mask[border] |= UNUSABLE
+        mask[border] = UNUSABLE
         sign = 1.0 if self.conv_direction == "t" else -1.0
         scale = self._normalisation()
         difference = (parts.difference * (sign / scale)).astype(np.float32)

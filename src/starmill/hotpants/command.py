@@ -9,7 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from starmill.datamodel.spatial_kernel import SpatialKernel
+from starmill.differencing.background import DifferentialBackground
 from starmill.hotpants.kernel_table import kernel_from_solution
+from starmill.hotpants.many import expanded, is_made, run_many
 from starmill.hotpants.options import HELP_FLAGS, HotpantsError, parse_flags, usage
 from starmill.hotpants.products import refuse_overwriting, write_run
 from starmill.hotpants.regions import RegionRun, plan_regions
@@ -29,11 +31,25 @@ def run_hotpants(arguments):
     -------
     code : int
         0. Errors are raised: a run without stamps, without usable pixels or with a singular fit is never a success.
+        With a list of images 1 when some failed.
     """
     words = list(arguments)
     if not words or HELP_FLAGS.intersection(words):
         sys.stdout.write(usage())
         return 0
+    resume = "-resume" in (word.lower() for word in words)
+    words = [word for word in words if word.lower() != "-resume"]
+    lines = expanded(words)
+    if lines is not None:
+        return run_many(lines, _run, resume=resume)
+    if resume and is_made(words):
+        sys.stderr.write("kept from before\n")
+        return 0
+    return _run(words)
+
+
+def _run(words):
+    """Run one command line."""
     config, extra = parse_flags(words)
     refuse_overwriting(config, extra)
     extra["command"] = shlex.join(["hotpants", *words])
@@ -147,16 +163,16 @@ def _reuse_kernel(session, tables, number):
     if session.config.classic:
         session.with_kernel(solutions[number], direction)
         return
-    kernel, _ = kernel_from_solution(solutions[number], session.config, session.box)
+    kernel, background = kernel_from_solution(solutions[number], session.config, session.box)
     session.conv_direction, session.kernel_solution = direction, solutions[number]
-    session.fit = _KnownKernel(kernel)
+    session.fit = _KnownKernel(kernel, DifferentialBackground(background, session.config.bgo, 0, 0.0))
 
 
 class _KnownKernel:
     """Stands for a fit when the kernel was read from a file."""
 
-    def __init__(self, kernel: SpatialKernel) -> None:
-        self.kernel = kernel
+    def __init__(self, kernel: SpatialKernel, background: DifferentialBackground) -> None:
+        self.kernel, self.background = kernel, background
         self.chi2 = np.ones(1)
         self.used = np.ones(1, bool)
 

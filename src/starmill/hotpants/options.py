@@ -96,7 +96,7 @@ class HotpantsConfig:
 
 # flag: (setting, number of values, type, meaning). Settings that are no field of HotpantsConfig belong to the command.
 FLAGS: dict[str, tuple[str, int, Any, str]] = {
-    "inim": ("inim", 1, str, "science image"),
+    "inim": ("inim", 1, str, "science image; @LIST for many, with {name} in the output names"),
     "tmplim": ("tmplim", 1, str, "template image"),
     "outim": ("output_file", 1, str, "difference image to write"),
     "tu": ("tuthresh", 1, float, "upper valid count of the template (25000)"),
@@ -169,6 +169,7 @@ FLAGS: dict[str, tuple[str, int, Any, str]] = {
     "nbs": ("nbs", 1, float, "BSCALE of -nsht (1)"),
     "nbz": ("nbz", 1, float, "BZERO of -nsht (0)"),
     "v": ("verbose", 1, int, "verbosity: 0, 1, or 2 with every substamp (1)"),
+    "resume": ("resume", 0, bool, "with -inim @LIST: leave out images that were done by the same command"),
     "classic": ("classic", 0, bool, "the method of the C program: its stamps, fit and blocks"),
 }
 

@@ -138,11 +138,12 @@ def kernel_cards(config):
 
 def _solution(session):
     """Return the solution of a session with its background, as the table holds it."""
-    if session.config.classic:
-        return session.kernel_solution
+    config = session.config
+    if config.classic or not hasattr(session.fit, "model"):  # in the order of the table already
+        terms, levels = ((n + 1) * (n + 2) // 2 for n in (config.ko, config.bgo))
+        length = len(session._basis) * terms + levels + 1
+        return np.pad(session.kernel_solution, (0, max(0, length - len(session.kernel_solution))))
     background = session.background.field if session.background is not None else None
-    if not hasattr(session.fit, "model"):  # read from a table: already in its order
-        return session.kernel_solution
     return solution_vector(session.fit.kernel, session._basis, session.config, background)
 
 

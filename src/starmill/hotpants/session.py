@@ -411,14 +411,10 @@ class Hotpants:
             reference["data"], target["data"], kernel, variances=(reference["variance"], target["variance"]),
             bad=(reference["bad"], target["bad"]), lost_limit=1 - config.kfm, squared=not config.conv_var,
         )  # fmt: skip
-        self.background = fit_differential_background(
-            subtracted.difference,
-            subtracted.variance,
-            subtracted.bad,
-            self.box,
-            order=config.bgo,
-            family="polynomial",
-        )
+        known = getattr(self.fit, "background", None)
+        self.background = known or fit_differential_background(
+            subtracted.difference, subtracted.variance, subtracted.bad, self.box, order=config.bgo, family="polynomial"
+        )  # fmt: skip
         scale = self._normalisation()
         factor, mask = (
             (1.0 if self.conv_direction == "t" else -1.0) / scale,

@@ -13,7 +13,14 @@ from starmill.errors import InputError
 from starmill.io.atomic import atomic_path
 from starmill.io.fits import open_fits
 
-__all__ = ["read_kernel_tables", "read_region_file", "read_stamp_list", "write_kernel_table", "write_layers"]
+__all__ = [
+    "read_command",
+    "read_kernel_tables",
+    "read_region_file",
+    "read_stamp_list",
+    "write_kernel_table",
+    "write_layers",
+]
 
 _TABLE = "Convolution Kernel Information"
 
@@ -106,6 +113,12 @@ def read_kernel_tables(path: str | Path) -> tuple[list[Any], dict[str, Any], Any
                 solutions = [np.array(hdu.data[name], np.float64) for name in columns]
                 return solutions, cards, hdus[0].header.copy()
     raise InputError("the file holds no kernel table", path=path)
+
+
+def read_command(path: str | Path) -> str:
+    """Return the command line that made a difference; empty when the file does not tell."""
+    with open_fits(path) as hdus:
+        return str(hdus[0].header.get("DIFFCMD", ""))
 
 
 def read_stamp_list(path: str | Path, *, skip_first_line: bool = False) -> Any:
