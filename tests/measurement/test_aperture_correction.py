@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from starmill.datamodel.catalog import Column
+from starmill.datamodel.catalog import Catalog, Column
 from starmill.datamodel.geometry import Box
 from starmill.errors import AlgorithmError
 from starmill.measurement.aperture_correction import fit_aperture_correction
@@ -28,6 +28,17 @@ def test_field_is_recovered_and_outliers_left_out():
     assert float(found.error(500.0, 400.0)) == pytest.approx(1e-3 / np.sqrt(374), rel=0.2)
 
 
+def test_faint_stars_count_less():
+    rng = np.random.default_rng(2)
+    x, y = rng.uniform(0, 1000, 600), rng.uniform(0, 800, 600)
+    error = np.where(np.arange(600) < 100, 1e-3, 0.05)
+    ratio = 1.1 + error * rng.normal(0, 1, 600)
+    weighted = fit_aperture_correction(x, y, ratio, box=BOX, ratio_err=error)
+    plain = fit_aperture_correction(x, y, ratio, box=BOX)
+    found, alike = (np.std(f.field(x, y) - 1.1) for f in (weighted, plain))
+    assert found < 2.5e-3 < alike
+
+
 @pytest.mark.parametrize(("n", "order"), [(2, 0), (4, 1), (7, 2), (6, 1)])
 def test_order_is_lowered_for_few_stars(n, order):
     rng = np.random.default_rng(n)
@@ -49,6 +60,22 @@ def measured():
     options = {"aperture_flux": {"radii": [3, 6, 12]}}
     task = SingleFrameMeasurementTask(SingleFrameMeasurementConfig(plugins=names, options=options))
     return exposure, task.run(exposure=exposure, catalog=catalog_at(x, y)).catalog
+
+
+def test_stars_with_bright_neighbours_are_not_used(measured):
+    exposure, catalog = measured
+    crowded = catalog["x"] < exposure.shape[1] / 2
+    near = catalog[crowded].with_columns({catalog.schema["x"]: catalog["x"][crowded] + 8})
+    both = Catalog.concatenate([catalog, near])
+    task = ApertureCorrectionTask()
+    used = task.run(exposure=exposure, catalog=both).corrections["psf_flux"].used
+    assert not used[: len(catalog)][crowded].any()
+    assert used[: len(catalog)][~crowded].mean() > 0.9
+    assert task.metadata["n_isolated"] > 0.9 * (~crowded).sum()
+    loose = ApertureCorrectionTask(ApertureCorrectionConfig(isolation_radius=0.0))
+    assert (
+        loose.run(exposure=exposure, catalog=both).corrections["psf_flux"].used[: len(catalog)][crowded].any()
+    )
 
 
 def test_all_fluxes_of_stars_agree_after_correction(measured):

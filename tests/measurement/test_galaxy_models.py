@@ -105,7 +105,8 @@ def test_psf_mixture_of_a_moffat():
 
 
 @pytest.mark.parametrize(
-    ("n", "radius", "flux", "cmodel"), [(1.0, 2.5, 4e4, True), (4.0, 2.5, 8e4, True), (2.0, 2.5, 6e4, False)]
+    ("n", "radius", "flux", "cmodel"),
+    [(0.5, 2.5, 4e4, False), (1.0, 2.5, 4e4, True), (4.0, 2.5, 8e4, True), (2.0, 2.5, 6e4, False)],
 )
 def test_model_fluxes_are_unbiased(n, radius, flux, cmodel):
     exposure, x, y = galaxies(n, radius, 0.7, flux)

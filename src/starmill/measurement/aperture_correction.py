@@ -15,6 +15,9 @@ from starmill.numerics.field_fit import fit_chebyshev
 MAD_TO_SIGMA = 1.482602218505602
 
 
+FLOOR = 0.005  # scatter of the ratios of bright stars: they must not rule alone
+
+
 @dataclass(frozen=True)
 class ApertureCorrection:
     """Factor by which a flux is multiplied, as a smooth field.
@@ -48,6 +51,7 @@ def fit_aperture_correction(
     n_sigma: float = 4.0,
     n_iterations: int = 4,
     min_degrees_of_freedom: int = 1,
+    ratio_err: NDArray[np.float64] | None = None,
 ) -> ApertureCorrection:
     """Fit the ratio of the reference flux to another flux of stars.
 
@@ -66,6 +70,8 @@ def fit_aperture_correction(
     n_iterations : int
     min_degrees_of_freedom : int
         Stars less terms.
+    ratio_err : (n,) array, optional
+        Errors of the ratios, for the weights and the rejection; all count alike when they are not given.
 
     Returns
     -------
@@ -77,13 +83,17 @@ def fit_aperture_correction(
         When not even a constant can be fitted.
     """
     used = np.isfinite(ratio) & np.isfinite(x) & np.isfinite(y)
+    weights = np.ones(len(ratio))
+    if ratio_err is not None:
+        used &= np.isfinite(ratio_err)
+        weights[used] = 1 / (ratio_err[used] ** 2 + FLOOR**2)
     fitted: ChebyshevField | None = None
     n_terms = 1
     for _ in range(n_iterations):
         lower = _allowed_order(int(used.sum()), order, min_degrees_of_freedom)
         n_terms = (lower + 1) * (lower + 2) // 2
-        fitted = fit_chebyshev(x[used], y[used], ratio[used], box=box, order=lower)
-        residual = ratio - fitted(x, y)
+        fitted = fit_chebyshev(x[used], y[used], ratio[used], box=box, order=lower, weights=weights[used])
+        residual = (ratio - fitted(x, y)) * np.sqrt(weights)
         spread = MAD_TO_SIGMA * np.median(np.abs(residual[used] - np.median(residual[used])))
         keep = used & (np.abs(residual) <= n_sigma * spread + 1e-12)
         if keep.sum() == used.sum():
@@ -96,11 +106,22 @@ def fit_aperture_correction(
             "no round of the aperture correction was allowed", numbers={"n_iterations": n_iterations}
         )
     residual = (ratio - fitted(x, y))[used]
-    middle = float(np.median(residual))
+    middle = _weighted_median(residual, weights[used])
     fitted = ChebyshevField(box, _shifted(fitted.coefficients, middle))
     scatter = float(MAD_TO_SIGMA * np.median(np.abs(residual - middle)))
-    error = scatter / np.sqrt(max(len(residual) - n_terms, 1))
+    effective = weights[used].sum() ** 2 / (weights[used] ** 2).sum()  # stars of equal weight
+    scaled = MAD_TO_SIGMA * np.median(np.abs(residual - middle) * np.sqrt(weights[used]))
+    error = scaled / np.sqrt(weights[used].mean()) / np.sqrt(max(min(effective, len(residual)) - n_terms, 1))
     return ApertureCorrection(fitted, ChebyshevField(box, np.array([[error]])), used, scatter)
+
+
+def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Return the value with half of the weight below it; the usual median for equal weights."""
+    if np.all(weights == weights[0]):
+        return float(np.median(values))
+    order = np.argsort(values)
+    growth = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(growth, 0.5 * growth[-1])])
 
 
 def _allowed_order(n: int, order: int, degrees_of_freedom: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from starmill.datamodel.catalog import Catalog, Column
 from starmill.datamodel.exposure import Exposure
@@ -48,6 +49,14 @@ class ApertureCorrectionConfig(Config):
         ],
         "Sources with one of these flags are not used.",
     )  # fmt: skip
+    isolation_radius: float = field(
+        18.0, "Stars with other sources inside this radius are not used unless those are faint; 0 keeps all.",
+        unit="pixel", ge=0,
+    )  # fmt: skip
+    max_neighbour_flux: float = field(
+        0.03, "Largest flux of all sources inside that radius, as a part of the star's.", ge=0
+    )
+    min_stars: int = field(20, "With fewer isolated stars, crowded ones are used as well.", ge=1)
     order: int = field(2, "Order of the Chebyshev polynomials over the image.", ge=0)
     n_sigma: float = field(4.0, "Stars beyond this many robust standard deviations are left out.", gt=0)
     n_iterations: int = field(4, "Rounds of fitting and leaving out.", ge=1)
@@ -120,8 +129,9 @@ class ApertureCorrectionTask(Task):
     def measure(self, exposure: Exposure, catalog: Catalog) -> dict[str, ApertureCorrection]:
         """Return the corrections of all fluxes."""
         reference = catalog[self.config.reference]
-        star = self.select(catalog, reference)
+        star = self.isolated(catalog, self.select(catalog, reference), reference)
         x, y = catalog["x"][star], catalog["y"][star]
+        reference_err = catalog[f"{self.config.reference}_err"]
         found: dict[str, ApertureCorrection] = {}
         for name in self.flux_names(catalog):
             flux = self.uncorrected(catalog, name)[star]
@@ -129,16 +139,17 @@ class ApertureCorrectionTask(Task):
                 ratio = np.where(
                     (flux > 0) & ~catalog_flag(catalog, name)[star], reference[star] / flux, np.nan
                 )
+                error = reference_err[star] / flux
             try:
                 one = fit_aperture_correction(
                     x, y, ratio, box=exposure.box, order=self.config.order, n_sigma=self.config.n_sigma,
                     n_iterations=self.config.n_iterations,
-                    min_degrees_of_freedom=self.config.min_degrees_of_freedom,
+                    min_degrees_of_freedom=self.config.min_degrees_of_freedom, ratio_err=error,
                 )  # fmt: skip
-            except AlgorithmError as error:
+            except AlgorithmError as failure:
                 if name not in self.config.allow_failure and "*" not in self.config.allow_failure:
-                    raise AlgorithmError(f"{name}: {error.message}", numbers=error.numbers) from error
-                self.log.warning("no aperture correction of %s: %s", name, error)
+                    raise AlgorithmError(f"{name}: {failure.message}", numbers=failure.numbers) from failure
+                self.log.warning("no aperture correction of %s: %s", name, failure)
                 continue
             used = np.zeros(len(catalog), bool)
             used[np.flatnonzero(star)[one.used]] = True
@@ -165,6 +176,28 @@ class ApertureCorrectionTask(Task):
         if "n_child" in catalog:
             star &= catalog["n_child"] == 0
         return np.asarray(star & (reference > 0))
+
+    def isolated(
+        self, catalog: Catalog, star: NDArray[np.bool_], reference: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Return those of the stars that have no bright neighbour; all of them when that leaves too few."""
+        radius = self.config.isolation_radius
+        x, y = np.asarray(catalog["x"], np.float64), np.asarray(catalog["y"], np.float64)
+        flux = catalog["slot_psf_flux"] if "slot_psf_flux" in catalog else reference  # noqa: SIM401  no get
+        whole = catalog["n_child"] == 0 if "n_child" in catalog else np.ones(len(catalog), bool)
+        others = np.flatnonzero(whole & np.isfinite(x + y + flux) & (flux > 0))
+        rows = np.flatnonzero(star & np.isfinite(x + y))
+        if not radius or not len(rows) or not len(others):
+            return star
+        tree = cKDTree(np.stack([x[others], y[others]], axis=1))
+        near = tree.query_ball_point(np.stack([x[rows], y[rows]], axis=1), radius)
+        around = np.array([flux[others[found]].sum() for found in near]) - np.where(
+            whole[rows] & (flux[rows] > 0), flux[rows], 0.0
+        )
+        alone = np.zeros(len(catalog), bool)
+        alone[rows[around <= self.config.max_neighbour_flux * flux[rows]]] = True
+        self.metadata.update(n_stars=int(star.sum()), n_isolated=int(alone.sum()))
+        return alone if alone.sum() >= min(self.config.min_stars, int(star.sum())) else star
 
     def uncorrected(self, catalog: Catalog, name: str) -> NDArray[np.float64]:
         """Return a flux as it was measured."""
