@@ -188,6 +188,33 @@ def ls(repository: str, as_json: bool) -> None:
 
 @command.command(context_settings=_HELP)
 @_repository_argument
+@click.argument("dataset_type", metavar="TYPE")
+@click.argument("file", type=click.Path())
+@click.argument("data_id", metavar="DATA_ID")
+@click.option("-o", "--output", "run", required=True, help="Run that takes it.")
+@click.option("--replace", is_flag=True, help="Replace what has this data ID in the run.")
+def put(repository: str, dataset_type: str, file: str, data_id: str, run: str, replace: bool) -> None:
+    r"""Keep the content of FILE as a data set of TYPE with a data ID.
+
+    \b
+    Example:
+      starmill repo put DATA sky_template deep_r.fits band=r,tract=1,patch=7 -o templates
+    """
+    from starmill.errors import InputError
+    from starmill.repository.data_id import DataId
+    from starmill.repository.formatters import read_dataset
+
+    if not Path(file).is_file():
+        raise InputError("the file does not exist", path=file)
+    with _open(repository, writable=True) as opened:
+        storage = opened.dataset_type(dataset_type).storage
+        value = read_dataset(storage, Path(file))
+        ref = opened.put(value, dataset_type, DataId.parse(data_id), run=run, replace=replace)
+    click.echo(f"{dataset_type} ({ref.data_id.key}) in run '{run}'", err=True)
+
+
+@command.command(context_settings=_HELP)
+@_repository_argument
 @click.argument("name")
 @click.argument("members", nargs=-1, required=True)
 def chain(repository: str, name: str, members: tuple[str, ...]) -> None:
