@@ -60,9 +60,23 @@ class KernelNodes:
         if spacing == 512 and _is_constant(kernel, box, tolerance):
             spacing = LONG_RUN * -(-max(box.shape) // LONG_RUN)
         x, y = _node_positions(box, spacing)
-        images = kernel.kernels_at(x[None, :], y[:, None])[..., ::-1, ::-1] ** power
-        vertical, horizontal = (images, None) if spacing % LONG_RUN else _factors(images, tolerance / 2)
-        return cls(_without_tiny(vertical), horizontal, spacing, kernel.half_width)
+        return cls.of_images(kernel.kernels_at(x[None, :], y[:, None]) ** power, spacing, tolerance / 2)
+
+    @classmethod
+    def of_images(cls, images, spacing, tolerance):
+        """Tabulate kernels given at pixels ``0, spacing, 2 spacing, ...`` in both directions.
+
+        Parameters
+        ----------
+        images : (node rows, node columns, k, k) array
+            In convolution order. The last node column lies at or beyond the last pixel, the last node row beyond it.
+        spacing : int
+        tolerance : float
+            Error allowed to factors, relative to the absolute sum of a kernel.
+        """
+        images = images[..., ::-1, ::-1]
+        vertical, horizontal = (images, None) if spacing % LONG_RUN else _factors(images, tolerance)
+        return cls(_without_tiny(vertical), horizontal, spacing, images.shape[-1] // 2)
 
     def convolve(self, padded, first_row, out):
         """Convolve a band of rows.

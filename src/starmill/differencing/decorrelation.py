@@ -15,10 +15,21 @@ Kaiser 2001 (Pan-STARRS note); Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27; Reiss &
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import fft
+from scipy.signal import fftconvolve
 
-__all__ = ["correlation_excess", "whiten", "whitening_filter"]
+from starmill.differencing.convolve import KernelNodes, repair_bad
+from starmill.differencing.sides import sky_noise
+from starmill.differencing.subtract import convolve_with_nodes
+
+__all__ = [
+    "central_filter", "correlation_excess", "prefiltered", "score_excess", "whiten", "whitened", "whitening_filter",
+]  # fmt: skip
+
+_FACTOR_ERROR = 1e-5  # of the absolute sum of a filter; the difference is not more accurate itself
 
 
 def whitening_filter(kernel_image, variance_target, variance_reference, *, half_width=24):
@@ -81,37 +92,16 @@ def whiten(difference, filters, *, spacing):
     filters : (node rows, node columns, m, m) array
         At pixels ``0, spacing, 2 spacing, ...`` in both directions, the last at or beyond the edge.
     spacing : int
+        Fastest when a multiple of 64.
 
     Returns
     -------
     whitened : (ny, nx) float32 array
     """
-    ny, nx = difference.shape
-    half = filters.shape[2] // 2
-    padded = np.pad(np.asarray(difference, np.float32), half, mode="reflect")
-    out = np.zeros((ny, nx), np.float32)
-    for a in range(filters.shape[0]):
-        for b in range(filters.shape[1]):
-            top, bottom = max((a - 1) * spacing, 0), min((a + 1) * spacing, ny)
-            left, right = max((b - 1) * spacing, 0), min((b + 1) * spacing, nx)
-            if bottom <= top or right <= left:
-                continue
-            part = padded[top : bottom + 2 * half, left : right + 2 * half]
-            filtered = _valid_convolution(part, filters[a, b])
-            weight_y = 1 - np.abs(np.arange(top, bottom) - a * spacing) / spacing
-            weight_x = 1 - np.abs(np.arange(left, right) - b * spacing) / spacing
-            out[top:bottom, left:right] += filtered * (weight_y[:, None] * weight_x[None, :]).astype(
-                np.float32
-            )
-    return out
-
-
-def _valid_convolution(image, kernel):
-    shape = [fft.next_fast_len(side, real=True) for side in image.shape]
-    product = fft.rfft2(image, shape) * fft.rfft2(kernel.astype(np.float32), shape)
-    full = fft.irfft2(product, shape)
-    m = kernel.shape[0]
-    return full[m - 1 : image.shape[0], m - 1 : image.shape[1]]
+    beyond = [np.concatenate([filters, filters[-1:]]), None]
+    beyond[1] = np.concatenate([beyond[0], beyond[0][:, -1:]], axis=1)
+    image = np.ascontiguousarray(difference, np.float32)
+    return convolve_with_nodes(image, KernelNodes.of_images(beyond[1], spacing, _FACTOR_ERROR))
 
 
 def _wrapped(image, side):
@@ -120,3 +110,99 @@ def _wrapped(image, side):
     size = image.shape[0]
     out[:size, :size] = image
     return np.roll(out, (-(size // 2), -(size // 2)), (0, 1))
+
+
+def score_excess(kernel, reference, target, box):
+    """Return the width of the S/N on sky at the centre of the field if correlations are neglected.
+
+    Parameters
+    ----------
+    kernel : SpatialKernel
+    reference, target : Side
+        The image that was convolved and the other one.
+    box : Box
+    """
+    image = kernel.kernel_at(*box.center)
+    return correlation_excess(image, *sky_noise(target, reference), target.seeing.psf_image)
+
+
+def central_filter(kernel, reference, target, box):
+    """Return the whitening filter at the centre of the field, ``(m, m)``; parameters as :func:`score_excess`."""
+    half = min(24, min(target.image.shape) // 4)
+    image = kernel.kernel_at(*box.center)
+    return whitening_filter(image, *sky_noise(target, reference), half_width=half)
+
+
+def prefiltered(reference, target, fit, box):
+    """Return both images convolved with the central whitening filter, and the filter.
+
+    Parameters
+    ----------
+    reference, target : Side
+    fit : KernelFit
+    box : Box
+
+    Returns
+    -------
+    sides : (Side, Side)
+        Reference and target.
+    filter : (m, m) array
+    """
+    central = central_filter(fit.kernel, reference, target, box)
+    spacing = 64 * -(-max(target.image.shape) // 64)
+    filters = np.broadcast_to(central, (2, 2, *central.shape))
+
+    def filtered(side):
+        clean = repair_bad(side.image, side.bad)
+        return replace(side, image=whiten(clean, filters, spacing=spacing))
+
+    return (filtered(reference), filtered(target)), central
+
+
+def whitened(difference, bad, reference, target, kernel, box, psf):
+    """Return the whitened difference, its variance, and its PSF.
+
+    Parameters
+    ----------
+    difference : (ny, nx) float32 array
+    bad : (ny, nx) bool array
+    reference, target : Side
+    kernel : SpatialKernel
+    box : Box
+    psf : (m, m) array
+        PSF of the target.
+
+    Returns
+    -------
+    whitened, variance : (ny, nx) float32 arrays
+    psf : (m, m) array
+    """
+    noise = sky_noise(target, reference)
+    spacing = 64 * -(-max(difference.shape) // 256)
+    columns = np.arange(-(-(box.width - 1) // spacing) + 1)
+    rows = np.arange(-(-(box.height - 1) // spacing) + 1)
+    half = min(24, min(difference.shape) // 4)
+    images = kernel.kernels_at((box.x0 + columns * spacing)[None, :], (box.y0 + rows * spacing)[:, None])
+    filters = np.array(
+        [[whitening_filter(image, *noise, half_width=half) for image in row] for row in images]
+    )
+    clean = np.where(bad, 0, difference)
+    # both noises pass the filter, the reference's also the kernel: near stars this is not the sum of the variances
+    shape = filters.shape[:2]
+    both = np.array(
+        [[fftconvolve(filters[j, i], images[j, i]) for i in range(shape[1])] for j in range(shape[0])]
+    )
+    variance = whiten(target.variance, filters**2, spacing=spacing) + whiten(
+        reference.variance, both**2, spacing=spacing
+    )
+    np.maximum(variance, 1e-3 * noise[0], out=variance)
+    central = whitening_filter(kernel.kernel_at(*box.center), *noise, half_width=half)
+    return whiten(clean, filters, spacing=spacing), variance, _convolved_psf(psf, central)
+
+
+def _convolved_psf(psf, filter_image):
+    half = psf.shape[0] // 2 + filter_image.shape[0] // 2
+    full = fftconvolve(psf, filter_image, mode="full")
+    keep = min(25, half)
+    cut = full[half - keep : half + keep + 1, half - keep : half + keep + 1]
+    return np.asarray(cut)

@@ -70,7 +70,7 @@ def fit_selected_kernel(
             table[name] = float(np.mean(scores[key]))
         return scores[key]
 
-    # a gradient of the kernel sum shifts its centre value; it takes many stars to tell it from noise
+    # it takes many stars to tell a gradient of the kernel sum from noise
     sum_orders = [o for o in sum_orders if len(clean) >= 15 * len(SpatialTerms(box, o, family))] or [
         min(sum_orders)
     ]
@@ -79,7 +79,7 @@ def fit_selected_kernel(
     order = _simplest(orders, lambda o: score(degree, o, sum_order))
     degree = _simplest(degrees, lambda d: score(d, order, sum_order))
     order = _simplest([o for o in orders if abs(o - order) <= 1], lambda o: score(degree, o, sum_order))
-    sum_order = _simplest(sum_orders, lambda o: score(degree, order, o))
+    sum_order = _order_of_sum(sum_orders, lambda o: score(degree, order, o))
     if not np.isfinite(score(degree, order, sum_order)).all():
         return replace(start, selection=table)
     try:
@@ -102,6 +102,21 @@ def _simplest(choices, chi2_of):
         if loss.mean() < loss.std() / np.sqrt(len(loss)):
             return choice
     return best
+
+
+def _order_of_sum(choices, chi2_of):
+    """Return the order of the kernel sum: linear, unless a constant predicts better or a curve much better.
+
+    A gradient that is not there costs little, one that is left out biases every flux by its size; a curvature that is
+    not there shifts the kernel sum at the centre.
+    """
+    ranked = sorted(choices)
+    chosen = 1 if 1 in ranked else ranked[0]
+    for other, needed in [(o, 1.0) for o in ranked if o < chosen] + [(o, 3.0) for o in ranked if o > chosen]:
+        gain = chi2_of(chosen) - chi2_of(other)
+        if np.isfinite(gain).all() and gain.mean() > needed * gain.std() / np.sqrt(len(gain)):
+            chosen = other
+    return chosen
 
 
 def _model(basis, box, family, degree, order, sum_order):

@@ -8,10 +8,13 @@ import numpy as np
 
 from starmill.datamodel.geometry import Box
 from starmill.differencing.convolve import BandConvolver
+from starmill.kernels.kernel_convolution import LONG_RUN, padded_rows
 from starmill.kernels.pixel_limits import subtract_rows
 from starmill.numerics.tiles import map_tiles, row_bands
 
-__all__ = ["Convolved", "Subtracted", "convolve_image", "subtract_convolved", "subtract_matched"]
+__all__ = [
+    "Convolved", "Subtracted", "convolve_image", "convolve_with_nodes", "subtract_convolved", "subtract_matched",
+]  # fmt: skip
 
 BAND = 64  # rows worked at once: image, halo and output of one band stay in the cache
 
@@ -162,3 +165,33 @@ def subtract_convolved(convolved, target, target_variance, background=None):
     if convolved.variance is None or target_variance is None:
         return difference, None
     return difference, np.add(convolved.variance, target_variance, dtype=np.float32)
+
+
+def convolve_with_nodes(image, nodes, threads=None):
+    """Convolve an image without bad pixels with tabulated kernels; edges repeat.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32 array
+        No NaN.
+    nodes : KernelNodes
+    threads : int, optional
+
+    Returns
+    -------
+    convolved : (ny, nx) float32 array
+    """
+    ny, nx = image.shape
+    out, half = np.empty(image.shape, np.float32), nodes.half_width
+    good = np.zeros((1, nx), bool)
+
+    def work(ends):
+        first, last = ends
+        low, high = max(first - half, 0), min(last + half, ny)
+        padded = np.empty((last - first + 2 * half + 1, nx + 2 * half + LONG_RUN), np.float32)
+        flags = np.broadcast_to(good, (high - low, nx))
+        padded_rows(image[low:high], flags, first, last, low, half, 0, np.float32(0), padded)
+        nodes.convolve(padded, first, out[first:last])
+
+    map_tiles(work, row_bands(ny, BAND), threads)
+    return out

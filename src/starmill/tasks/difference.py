@@ -7,8 +7,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
-from scipy.signal import fftconvolve
 
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import ConstantField
@@ -17,15 +15,16 @@ from starmill.datamodel.mask import Mask
 from starmill.datamodel.psf import GaussianPsf, PixelBasisPsf
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import fit_differential_background
-from starmill.differencing.convolve import repair_bad
-from starmill.differencing.decorrelation import correlation_excess, whiten, whitening_filter
+from starmill.differencing.decorrelation import central_filter, prefiltered, score_excess, whitened
 from starmill.differencing.fit_error import fit_variance
 from starmill.differencing.kernel_basis import KernelBasis, delta_basis, gaussian_basis, matching_widths
 from starmill.differencing.kernel_fit import KernelFit, KernelModel, fit_kernel
+from starmill.differencing.proper import blurred_side, common_blur, filter_difference
 from starmill.differencing.quality import DifferenceQuality, judge_difference
 from starmill.differencing.score import matched_filter
 from starmill.differencing.seeing import Seeing, measure_seeing
 from starmill.differencing.selection import fit_selected_kernel
+from starmill.differencing.sides import Side, flux_ratio
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamp_system import StampSystem, build_stamp_system
 from starmill.differencing.stamps import StampSet, choose_stamps, stamps_at
@@ -45,6 +44,12 @@ class DifferenceConfig(Config):
 
     direction: Literal["auto", "template", "science"] = field(
         "auto", "Image that is convolved; auto takes the sharper one."
+    )
+    product: Literal["difference", "preconvolved", "dual", "proper"] = field(
+        "difference",
+        "Beside the plain difference: preconvolved blurs the target with its own PSF before matching (the difference is "
+        "a score image, nothing is sharpened), dual blurs it as far as neither image is sharpened, proper is the "
+        "white difference of Zackay, Ofek & Gal-Yam with its score. The direction says which image is convolved.",
     )
     basis: Literal["gaussian", "delta"] = field(
         "gaussian", "Basis of the kernel: Gaussians times polynomials, or pixels."
@@ -105,22 +110,6 @@ class DifferenceConfig(Config):
 
 
 @dataclass(frozen=True)
-class Side:
-    """The arrays of one image: pixels, variance, unusable pixels, seeing."""
-
-    image: Array
-    variance: Array
-    bad: Array
-    seeing: Seeing
-    hidden: Array | None = None
-
-    @property
-    def unfit(self) -> Array:
-        """Pixels that the kernel fit must not see."""
-        return self.bad if self.hidden is None else self.bad | self.hidden
-
-
-@dataclass(frozen=True)
 class PreparedTemplate:
     """A template and what depends on it alone, for many science exposures; from `DifferenceTask.prepare`."""
 
@@ -164,7 +153,8 @@ class DifferenceTask(Task):
             ``difference`` and ``score`` (Exposure), ``matched_template`` ((ny, nx) array, science unit),
             ``kernel`` (SpatialKernel), ``kernel_sum`` (float, wings included), ``kernel_sum_error``, ``wings``,
             ``background`` (DifferentialBackground), ``fit`` (KernelFit), ``stamps`` (StampSet), ``direction``,
-            ``decorrelated`` (bool), ``quality`` (DifferenceQuality).
+            ``decorrelated`` (bool), ``quality`` (DifferenceQuality), ``flux`` ((ny, nx) array: of a point source at
+            every pixel).
         """
         with self.timer("seeing"):
             prepared = template if isinstance(template, PreparedTemplate) else self.prepare(template)
@@ -177,15 +167,21 @@ class DifferenceTask(Task):
         direction = self._direction(sides)
         reference, target = (sides[name] for name in _order(direction))
         box = science.box
+        sharp, blur = target, self._blur(reference, target)
+        if blur is not None:
+            target = blurred_side(target, blur, lost_limit=self.config.lost_limit)
         with self.timer("fit"):
             stamps, fit = self._fit(reference, target, box, positions)
-            if self._needs_whitening(fit, reference, target, box):
-                white, central = _prefiltered(reference, target, fit, box)
+            if self.config.product == "difference" and self._needs_whitening(fit, reference, target, box):
+                white, central = prefiltered(reference, target, fit, box)
                 stamps, fit = self._fit(*white, box, positions, stamps, central)
         with self.timer("subtract"):
             matched = self._subtract(reference, target, fit, box)
         with self.timer("finish"):
-            products = self._finish(matched, reference, target, fit, box, direction)
+            if self.config.product == "difference":
+                products = self._finish(matched, reference, target, fit, box, direction)
+            else:
+                products = self._filter(matched, reference, target, fit, box, direction, (sharp, blur))
         quality = judge_difference(
             products["image"],
             products["variance"],
@@ -203,7 +199,7 @@ class DifferenceTask(Task):
             difference=difference, score=score, matched_template=products["matched_template"], kernel=fit.kernel,
             kernel_sum=products["kernel_sum"], kernel_sum_error=products["kernel_sum_error"], wings=matched["wings"],
             background=matched["background"], fit=fit, stamps=stamps, direction=direction,
-            decorrelated=products["decorrelated"], quality=quality,
+            decorrelated=products["decorrelated"], quality=quality, flux=products["flux"],
         )  # fmt: skip
 
     def prepare(self, template: Exposure) -> PreparedTemplate:
@@ -275,7 +271,7 @@ class DifferenceTask(Task):
         mode, limit = self.config.decorrelate, self.config.decorrelate_limit
         if mode != "auto":
             return mode == "always"
-        return abs(_score_excess(fit.kernel, reference, target, box) - 1) > limit
+        return abs(score_excess(fit.kernel, reference, target, box) - 1) > limit
 
     def _basis(self, reference: Side, target: Side) -> KernelBasis:
         config = self.config
@@ -326,7 +322,7 @@ class DifferenceTask(Task):
         match = (
             None if white else float(np.sqrt(max(target.seeing.sigma**2 - reference.seeing.sigma**2, 0.5)))
         )
-        scale = _flux_ratio(reference, target)
+        scale = flux_ratio(reference, target)
         keywords = {"clip": config.clip, "minimum": min(config.minimum_stamps, max(len(stamps), 1))}
         if len(stamps) < config.minimum_stamps and len(stamps) != 1:
             raise AlgorithmError(
@@ -410,12 +406,12 @@ class DifferenceTask(Task):
         difference, variance, bad = matched["difference"], matched["variance"], matched["bad"]
         psf, width, decorrelated = target.seeing.psf_image, 1.0, False
         if self._needs_whitening(fit, reference, target, box):
-            difference, variance, psf = _whitened(difference, bad, reference, target, fit.kernel, box, psf)
+            difference, variance, psf = whitened(difference, bad, reference, target, fit.kernel, box, psf)
             decorrelated = True
         else:
-            width = _score_excess(fit.kernel, reference, target, box)
+            width = score_excess(fit.kernel, reference, target, box)
         if self.config.fit_error_modes:
-            central = _central_filter(fit.kernel, reference, target, box) if decorrelated else None
+            central = central_filter(fit.kernel, reference, target, box) if decorrelated else None
             variance = variance + fit_variance(
                 reference.image, reference.bad, fit, box, modes=self.config.fit_error_modes, prefilter=central
             )
@@ -435,6 +431,37 @@ class DifferenceTask(Task):
             "image": difference, "variance": variance, "bad": bad, "lost": matched["lost"], "score": score, "flux": flux,
             "psf": psf, "decorrelated": decorrelated, "matched_template": matched_template,
             "kernel_sum": float(scale), "kernel_sum_error": _sum_error(fit, wings), "score_width": width,
+        }  # fmt: skip
+
+    def _blur(self, reference: Side, target: Side) -> Array | None:
+        """Return what the target is convolved with before matching, or None."""
+        if self.config.product == "preconvolved":
+            return np.asarray(target.seeing.psf_image / target.seeing.psf_image.sum())
+        if self.config.product == "dual":
+            return common_blur(reference.seeing.psf_image, target.seeing.psf_image)
+        return None
+
+    def _filter(
+        self, matched: dict[str, Any], reference: Side, target: Side, fit: KernelFit, box: Box, direction: str,
+        original: tuple[Side, Array | None],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Filter the difference of a blurred target, on the scale of the science image."""
+        sharp, blur = original
+        bad, wings = matched["bad"], matched["wings"]
+        found = filter_difference(matched["difference"], bad, reference, sharp, fit.kernel, box, blur)
+        image, variance, psf, flux, score = found.image, found.variance, found.psf, found.flux, found.score
+        if self.config.product == "preconvolved":
+            image, variance, psf = matched["difference"], matched["variance"], target.seeing.psf_image
+        extra = 0.0 if wings is None else wings.total
+        scale = float(fit.kernel.sum_at(*box.center) + extra)
+        if direction == "science":
+            total = np.asarray(sum_image(fit.kernel, box) + extra, np.float32)
+            image, variance, flux, score = -image / total, variance / total**2, -flux / total, -score
+        return {
+            "image": image, "variance": variance, "bad": bad, "lost": matched["lost"], "score": score, "flux": flux,
+            "psf": psf, "decorrelated": self.config.product != "preconvolved",
+            "matched_template": (reference.image if direction == "science" else target.image) - image, "kernel_sum": scale,
+            "kernel_sum_error": _sum_error(fit, wings), "score_width": 1.0,
         }  # fmt: skip
 
     def _record(
@@ -460,28 +487,6 @@ def _order(direction: str) -> tuple[str, str]:
     return ("template", "science") if direction == "template" else ("science", "template")
 
 
-def _flux_ratio(reference: Side, target: Side, cell: int = 16) -> float:
-    """Return the ratio of the light of both images, target over reference, in cells much larger than the PSF."""
-    good = ~(reference.bad | target.bad)
-    ny, nx = (max(side // cell, 1) * cell for side in good.shape)
-    if ny > good.shape[0] or nx > good.shape[1]:
-        return 1.0
-
-    def cells(image: Array) -> Array:
-        return image[:ny, :nx].reshape(ny // cell, cell, nx // cell, cell).mean(axis=(1, 3), dtype=np.float64)
-
-    clean = cells(good.astype(np.float32)) > 0.999  # a saturated star would bias the ratio
-    if clean.sum() < 10:
-        return 1.0
-    means = [cells(np.where(good, side.image, 0)) for side in (reference, target)]
-    light = [(image - median_filter(image, 7, mode="nearest"))[clean] for image in means]  # without the sky
-    bright = light[0] >= np.percentile(light[0], 97)
-    positive = bright & (light[0] > 0)
-    if not positive.any():
-        return 1.0
-    return float(np.clip(np.median(light[1][positive] / light[0][positive]), 1e-6, 1e6))
-
-
 def sum_image(kernel: SpatialKernel, box: Box) -> Array:
     """Return the kernel sum of every pixel; only images with a sum contribute."""
     sums = kernel.basis.sum(axis=(1, 2))
@@ -496,73 +501,6 @@ def _sum_error(fit: KernelFit, wings: KernelWings | None) -> float:
     terms = fit.model.sum_terms.evaluate(*fit.kernel.box.center)
     core = float(terms @ fit.covariance[:n, :n] @ terms)
     return float(np.sqrt(max(core, 0) + (0 if wings is None else wings.error**2)))
-
-
-def _sky_noise(target: Side, reference: Side) -> tuple[float, float]:
-    """Return the median variance of the target and of the reference."""
-    medians = [float(np.median(side.variance[::5, ::5][~side.bad[::5, ::5]])) for side in (target, reference)]
-    return medians[0], medians[1]
-
-
-def _score_excess(kernel: SpatialKernel, reference: Side, target: Side, box: Box) -> float:
-    """Return the width of the S/N on sky at the centre of the field if correlations are neglected."""
-    image = kernel.kernel_at(*box.center)
-    return correlation_excess(image, *_sky_noise(target, reference), target.seeing.psf_image)
-
-
-def _central_filter(kernel: SpatialKernel, reference: Side, target: Side, box: Box) -> Array:
-    """Return the whitening filter at the centre of the field."""
-    half = min(24, min(target.image.shape) // 4)
-    image = kernel.kernel_at(*box.center)
-    return np.asarray(whitening_filter(image, *_sky_noise(target, reference), half_width=half))
-
-
-def _prefiltered(reference: Side, target: Side, fit: KernelFit, box: Box) -> tuple[tuple[Side, Side], Array]:
-    """Return both images convolved with the central whitening filter, and the filter."""
-    central = _central_filter(fit.kernel, reference, target, box)
-    spacing = max(target.image.shape)
-    filters = np.broadcast_to(central, (2, 2, *central.shape))
-
-    def filtered(side: Side) -> Side:
-        clean = repair_bad(side.image, side.bad)
-        return replace(side, image=whiten(clean, filters, spacing=spacing))
-
-    return (filtered(reference), filtered(target)), central
-
-
-def _whitened(
-    difference: Array, bad: Array, reference: Side, target: Side, kernel: SpatialKernel, box: Box, psf: Array
-) -> tuple[Array, Array, Array]:
-    """Return the whitened difference, its variance, and its PSF."""
-    noise = _sky_noise(target, reference)
-    spacing = max(64, -(-max(difference.shape) // 4))
-    columns = np.arange(-(-(box.width - 1) // spacing) + 1)
-    rows = np.arange(-(-(box.height - 1) // spacing) + 1)
-    half = min(24, min(difference.shape) // 4)
-    images = kernel.kernels_at((box.x0 + columns * spacing)[None, :], (box.y0 + rows * spacing)[:, None])
-    filters = np.array(
-        [[whitening_filter(image, *noise, half_width=half) for image in row] for row in images]
-    )
-    clean = np.where(bad, 0, difference)
-    # both noises pass the filter, the reference's also the kernel: near stars this is not the sum of the variances
-    shape = filters.shape[:2]
-    both = np.array(
-        [[fftconvolve(filters[j, i], images[j, i]) for i in range(shape[1])] for j in range(shape[0])]
-    )
-    variance = whiten(target.variance, filters**2, spacing=spacing) + whiten(
-        reference.variance, both**2, spacing=spacing
-    )
-    np.maximum(variance, 1e-3 * noise[0], out=variance)
-    central = whitening_filter(kernel.kernel_at(*box.center), *noise, half_width=half)
-    return whiten(clean, filters, spacing=spacing), variance, _convolved_psf(psf, central)
-
-
-def _convolved_psf(psf: Array, filter_image: Array) -> Array:
-    half = psf.shape[0] // 2 + filter_image.shape[0] // 2
-    full = fftconvolve(psf, filter_image, mode="full")
-    keep = min(25, half)
-    cut = full[half - keep : half + keep + 1, half - keep : half + keep + 1]
-    return np.asarray(cut)
 
 
 def _exposures(science: Exposure, template: Exposure, products: dict[str, Any]) -> tuple[Exposure, Exposure]:
