@@ -21,6 +21,7 @@ from starmill.detection.point_filters import (
     thin_pairs,
 )
 from starmill.errors import AlgorithmError, InputError
+from starmill.measurement.blends import pick_groups, replace_rows, split_blends
 from starmill.measurement.elliptical_photometry import EllipseSums, enclosed_fraction, measure_ellipses
 from starmill.measurement.gaussian_fit import GaussianFit, fit_gaussians, start_sources
 from starmill.measurement.neighbours import draw_sources, source_pixels
@@ -112,7 +113,11 @@ class CompactSourcesTask(Task):
             )
             level, noise = self._noise(data, fit.sources)
             if self.config.fit.background == "shared":
-                fit, groups = self._final_fit(data, fit, level, noise, fixed_shapes=fixed is not None)
+                split = positions is None and self.config.fit.split_major is not None
+                fit, groups = self._final_fit(
+                    data, fit, level, noise, fixed_shapes=fixed is not None, split=split
+                )
+                hidden = np.append(hidden, np.ones(len(fit.sources) - hidden.size, bool))
             else:
                 level = np.zeros_like(level)
             keep = self._keep(data, fit, fixed=positions is not None)
@@ -256,12 +261,7 @@ class CompactSourcesTask(Task):
         if shapes is not None:
             sources[:, 3:6] = shapes
         for search_number in range(detection.residual_passes + 1):
-            groups = group_sources(
-                sources[:, 1],
-                sources[:, 2],
-                self.config.grouping.link * data.fwhm,
-                self.config.grouping.max_members,
-            )
+            groups = self._groups(data, sources)
             fit = fit_gaussians(
                 data.image, data.weight, sources, groups, radius=radius * data.fwhm,
                 bounds=self._bounds(data, sources, 0.2, 5.0, shapes is not None), free=self._free(shapes is not None),
@@ -310,25 +310,47 @@ class CompactSourcesTask(Task):
         return level, noise
 
     def _final_fit(
-        self, data: _Prepared, fit: GaussianFit, level: NDArray[Any], noise: MapNoise, *, fixed_shapes: bool
+        self,
+        data: _Prepared,
+        fit: GaussianFit,
+        level: NDArray[Any],
+        noise: MapNoise,
+        *,
+        fixed_shapes: bool,
+        split: bool,
     ) -> tuple[GaussianFit, SourceGroups]:
-        """Fit again with the full covariance of noise and background."""
+        """Fit again with the full covariance of noise and background, and split what is clearly two sources."""
         config = self.config.fit
-        sources = fit.sources
-        groups = group_sources(
-            sources[:, 1],
-            sources[:, 2],
-            self.config.grouping.link * data.fwhm,
-            self.config.grouping.max_members,
-        )
+        image = data.image - level
         weight = np.where(data.valid, 1.0 / noise.rms, 0.0)
-        final = fit_gaussians(
-            data.image - level, weight, sources, groups, radius=config.radius * data.fwhm,
-            bounds=self._bounds(data, sources, 0.1, 5.0, fixed_shapes), free=self._free(fixed_shapes), order=config.order,
-            correlation=noise.correlation, ridge=config.ridge, loss=config.loss, f_scale=config.f_scale,
-            max_iterations=config.max_iterations, tolerance=config.tolerance,
-        )  # fmt: skip
-        return final, groups
+
+        def fit_groups(
+            sources: NDArray[np.float64], groups: SourceGroups, bounds: NDArray[np.float64]
+        ) -> GaussianFit:
+            return fit_gaussians(
+                image, weight, sources, groups, radius=config.radius * data.fwhm, bounds=bounds,
+                free=self._free(fixed_shapes), order=config.order, correlation=noise.correlation, ridge=config.ridge,
+                loss=config.loss, f_scale=config.f_scale, max_iterations=config.max_iterations,
+                tolerance=config.tolerance,
+            )  # fmt: skip
+
+        groups = self._groups(data, fit.sources)
+        fit = fit_groups(fit.sources, groups, self._bounds(data, fit.sources, 0.1, 5.0, fixed_shapes))
+        if not split:
+            return fit, groups
+        parts, rows = split_blends(fit, fit_groups, beam_sigma=data.sigma, min_major=config.split_major)
+        if rows.size == 0:
+            return fit, groups
+        sources = np.concatenate([fit.sources, parts[1::2]])
+        sources[rows] = parts[::2]
+        groups = self._groups(data, sources)
+        changed = pick_groups(groups, np.concatenate([rows, np.arange(len(fit.sources), len(sources))]))
+        again = fit_groups(sources, changed, self._bounds(data, sources, 0.1, 5.0, fixed_shapes))
+        return replace_rows(fit, again, changed.members), groups
+
+    def _groups(self, data: _Prepared, sources: NDArray[np.float64]) -> SourceGroups:
+        config = self.config.grouping
+        return group_sources(sources[:, 1], sources[:, 2], config.link * data.fwhm, config.max_members)
 
     def _keep(self, data: _Prepared, fit: GaussianFit, *, fixed: bool) -> NDArray[np.bool_]:
         """Keep sources that are significant and not twins of brighter ones; given positions are all kept."""
