@@ -17,13 +17,13 @@ from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import fit_differential_background
 from starmill.differencing.decorrelation import central_filter, prefiltered, score_excess, whitened
 from starmill.differencing.fit_error import fit_variance
-from starmill.differencing.kernel_basis import KernelBasis, delta_basis, gaussian_basis, matching_widths
+from starmill.differencing.kernel_basis import KernelBasis, delta_basis, gaussian_basis, matching_widths, roughness
 from starmill.differencing.kernel_fit import KernelFit, KernelModel, fit_kernel
 from starmill.differencing.proper import blurred_side, common_blur, filter_difference
 from starmill.differencing.quality import DifferenceQuality, judge_difference
 from starmill.differencing.score import matched_filter
 from starmill.differencing.seeing import Seeing, measure_seeing
-from starmill.differencing.selection import fit_selected_kernel
+from starmill.differencing.selection import best_basis, fit_selected_kernel
 from starmill.differencing.sides import Side, flux_ratio
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamp_system import StampSystem, build_stamp_system
@@ -38,6 +38,9 @@ __all__ = ["DifferenceConfig", "DifferenceTask", "PreparedTemplate"]
 
 Array = NDArray[Any]
 
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+"""Strengths of the smoothness of a delta basis that are tried, relative to the light of a typical stamp."""
+
 
 class DifferenceConfig(Config):
     """How a template is matched to a science exposure and subtracted."""
@@ -51,8 +54,10 @@ class DifferenceConfig(Config):
         "a score image, nothing is sharpened), dual blurs it as far as neither image is sharpened, proper is the "
         "white difference of Zackay, Ofek & Gal-Yam with its score. The direction says which image is convolved.",
     )
-    basis: Literal["gaussian", "delta"] = field(
-        "gaussian", "Basis of the kernel: Gaussians times polynomials, or pixels."
+    basis: Literal["gaussian", "delta", "auto"] = field(
+        "gaussian",
+        "Basis of the kernel: Gaussians times polynomials, pixels with a smoothness penalty, or what predicts left-out "
+        "stamps best among Gaussians of several half widths and pixels.",
     )
     kernel_half_width: int | None = field(
         None,
@@ -273,7 +278,8 @@ class DifferenceTask(Task):
             return mode == "always"
         return abs(score_excess(fit.kernel, reference, target, box) - 1) > limit
 
-    def _basis(self, reference: Side, target: Side) -> KernelBasis:
+    def _bases(self, reference: Side, target: Side) -> dict[str, KernelBasis]:
+        """Return the bases to try, the largest first."""
         config = self.config
         sharp, broad = reference.seeing.sigma, target.seeing.sigma
         half = config.kernel_half_width or int(np.clip(np.ceil(2.4 * 2.355 * max(sharp, broad)), 7, 15))
@@ -283,10 +289,13 @@ class DifferenceTask(Task):
                 "the image is too small for a matching kernel",
                 numbers={"height": reference.image.shape[0], "width": reference.image.shape[1]},
             )
-        if config.basis == "delta":
-            return delta_basis(min(half, 7))
         sigmas = config.sigmas or matching_widths(sharp, broad)
-        return gaussian_basis(half, sigmas, config.degrees)
+        halves = [half]
+        if config.basis == "auto" and config.kernel_half_width is None:
+            halves = sorted({max(2, round(f * half)) for f in (1.0, 0.8, 0.6)}, reverse=True)
+        bases = {f"gaussian, half width {h}": gaussian_basis(h, sigmas, config.degrees) for h in halves}
+        pixels = {f"delta, half width {min(half, 7)}": delta_basis(min(half, 7))}
+        return {"gaussian": bases, "delta": pixels, "auto": bases | pixels}[config.basis]
 
     def _fit(
         self,
@@ -299,7 +308,8 @@ class DifferenceTask(Task):
     ) -> tuple[StampSet, KernelFit]:
         """Fit the kernel; with stamps given, on images filtered so that their difference is white."""
         config, white = self.config, stamps is not None
-        basis = self._basis(reference, target)
+        bases = self._bases(reference, target)
+        basis = next(iter(bases.values()))
         half = config.stamp_half_width or int(1.5 * basis.half_width)
         bad = reference.unfit | target.unfit
         if stamps is not None:
@@ -330,32 +340,42 @@ class DifferenceTask(Task):
                 numbers={"stamps": len(stamps), "needed": config.minimum_stamps},
             )
 
-        def fit(noise_correction: float) -> KernelFit:
+        reach = max(1, basis.half_width // 2)
+
+        def fit(basis: KernelBasis, noise_correction: float) -> KernelFit:
             system = build_stamp_system(
                 reference.image, target.image, reference.variance, target.variance, reference.bad, target.unfit,
                 stamps, basis, match_sigma=match, scale=scale, origin=(box.x0, box.y0), prefilter=prefilter,
-                noise_correction=noise_correction,
+                noise_correction=noise_correction, reach=reach,
             )  # fmt: skip
             return self._solve(system, basis, box, keywords)
 
-        try:
-            return stamps, fit(0.9)
-        except AlgorithmError:
-            # with few faint stamps the matrix without its noise part is not positive
-            return stamps, fit(0.0)
+        fits = {}
+        for name, candidate in bases.items():
+            try:
+                fits[name] = fit(candidate, 0.9)
+            except AlgorithmError:
+                # with few faint stamps the matrix without its noise part is not positive
+                fits[name] = fit(candidate, 0.0)
+        return stamps, best_basis(fits)
 
     def _solve(
         self, system: StampSystem, basis: KernelBasis, box: Box, keywords: dict[str, Any]
     ) -> KernelFit:
         """Fit a model of given orders, or choose the orders."""
         config = self.config
-        if config.kernel_order is not None and config.sum_order is not None:
+        pixels = basis.offsets is not None
+        if config.kernel_order is not None and config.sum_order is not None and not pixels:
             model = KernelModel(
                 basis, SpatialTerms(box, config.kernel_order, config.family),
                 SpatialTerms(box, config.sum_order, config.family), np.arange(len(basis)),
             )  # fmt: skip
             return fit_kernel(system, model, **keywords)
-        orders = range(5) if config.kernel_order is None else (config.kernel_order,)
+        if pixels:
+            form = roughness(basis)
+            keywords = {**keywords, "degrees": (int(basis.order.max()),), "penalties": [f * form for f in PENALTIES]}
+        highest = 5 if not pixels else 3  # a delta basis has hundreds of images
+        orders = range(highest) if config.kernel_order is None else (config.kernel_order,)
         sums = (0, 1, 2) if config.sum_order is None else (config.sum_order,)
         return fit_selected_kernel(
             system, basis, box, orders=orders, sum_orders=sums, family=config.family, **keywords
