@@ -103,6 +103,7 @@ def test_one_bad_map_does_not_stop_the_others(folder, tmp_path):
     bad = {
         "no_unit": header(sky_map.wcs, BUNIT=None), "odd_unit": header(sky_map.wcs, BUNIT="counts"),
         "no_beam": header(sky_map.wcs, BMAJ=None), "negative_beam": header(sky_map.wcs, BMAJ=-0.1),
+        "no_pixel_size": header(sky_map.wcs, **{name: None for name in ("CDELT1", "CDELT2", "PC1_1", "PC2_2")}),
         "no_wcs": fits.Header({"BUNIT": "Jy/beam", "BMAJ": BEAM, "BMIN": BEAM}),
     }  # fmt: skip
     paths = []
@@ -282,15 +283,21 @@ def test_command_line(folder, tmp_path, capsys):
     assert '"radius": 1.7' in capsys.readouterr().out
 
 
-def test_report_is_one_page_that_needs_nothing_else(folder, tmp_path):
-    run_hyper(maps=[folder / "two.fits"], dir_root=str(tmp_path), report=True, sigma_thres=15)
-    text = (tmp_path / "params_two.html").read_text()
+def test_report_and_figures(tmp_path):
+    """One page that needs nothing else, and pictures in two and three dimensions of every source."""
+    sky_map, _ = scene(seed=4, n=2, shape=(60, 64), snr=(25, 40))
+    fits.writeto(tmp_path / "few.fits", sky_map.image.astype("f4"), header(sky_map.wcs))
+    table = run_hyper(
+        maps=[tmp_path / "few.fits"],
+        dir_root=str(tmp_path),
+        report=True,
+        visualize_fitting=True,
+        sigma_thres=12,
+    )
+    assert 1 <= len(table) <= 2
+    text = (tmp_path / "params_few.html").read_text()
     assert "http" not in text
     assert text.count("data:image/png") >= 3
-
-
-def test_figures_of_cutouts(folder, tmp_path):
-    run_hyper(maps=[folder / "two.fits"], dir_root=str(tmp_path), visualize_fitting=True, sigma_thres=15)
     pictures = list((tmp_path / "plots/fitting").glob("*.png"))
     assert pictures
     assert len(pictures) % 2 == 0

@@ -153,6 +153,9 @@ def _rms_of(plane: NDArray[Any], kind: str) -> NDArray[np.float64]:
     return np.where(np.isfinite(rms) & (rms > 0), rms, np.nan)
 
 
+_SCALE_CARDS = {"CDELT": ("1", "2"), "CD": ("1_1", "1_2", "2_1", "2_2"), "PC": ("1_1", "1_2", "2_1", "2_2")}
+
+
 def _sky_map(
     path: Path, header: Any, image: NDArray[Any], rms: NDArray[Any] | None, *, beam: Beam | None, unit: str | None,
     frequency: float | None, name: str,
@@ -166,6 +169,8 @@ def _sky_map(
         raise InputError(
             "the header has no usable celestial coordinates (CTYPE, CRVAL, CDELT or CD cards)", path=path
         )
+    if not any(f"{card}{end}" in header for card, ends in _SCALE_CARDS.items() for end in ends):
+        raise InputError("the header has no pixel size (CDELT or CD cards)", path=path)
     beam = beam or beam_from_header(header, path=path)
     if beam is None:
         raise InputError(
