@@ -42,7 +42,7 @@ EXPOSURES ?= 10000
 DASK_EXPOSURES ?= 1000
 
 soak: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/soak_repository.py --exposures $(EXPOSURES) --dask-exposures $(DASK_EXPOSURES) --workers $(WORKERS) --folder soak
+	$(BIN)/python benchmarks/soak_repository.py --exposures $(EXPOSURES) --dask-exposures $(DASK_EXPOSURES) --workers $(WORKERS) --folder soak --discard
 
 clean:
 	rm -rf $(VENV) demo-night docs/_build build dist

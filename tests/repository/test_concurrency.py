@@ -29,14 +29,16 @@ WRITERS, COUNT = 16, 6
 
 def test_sixteen_writers_at_once(tmp_path, repository):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    command = [sys.executable, "-m", "tests.repository.hammer", str(tmp_path / "repo")]
-    writers = [
-        subprocess.Popen([*command, str(n), str(COUNT)], env=environment, stderr=subprocess.PIPE, text=True)
-        for n in range(WRITERS)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.repository.hammer",
+        str(tmp_path / "repo"),
+        str(WRITERS),
+        str(COUNT),
     ]
-    for writer in writers:
-        _, errors = writer.communicate(timeout=300)
-        assert writer.returncode == 0, errors
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
     refs = repository.query("number", collections="hammered")
     assert len(refs) == WRITERS * COUNT + COUNT
     report = verify(repository)
@@ -84,23 +86,36 @@ def test_two_writers_of_different_content_cannot_both_win(tmp_path, repository):
     assert verify(repository).is_clean
 
 
-def test_a_lock_held_by_another_process_is_waited_for(tmp_path, small_repository):
-    connection = sqlite3.connect(tmp_path / "repo" / "registry.sqlite3", isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
-    done = []
+HOLD = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+connection.execute("COMMIT")
+"""
 
-    def work():
-        small_repository.put({"v": 1}, "number", instrument="cam", exposure=1)
-        done.append(True)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    time.sleep(1.5)
-    assert not done, "the writer must wait"
-    connection.execute("COMMIT")
-    connection.close()
-    thread.join(60)
-    assert done
+LONG = pytest.mark.skipif(
+    "STARMILL_LONG_TESTS" not in os.environ, reason="a minute: set STARMILL_LONG_TESTS=1"
+)
+
+
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(60.0, marks=[pytest.mark.slow, LONG])])
+def test_a_lock_held_by_another_process_is_waited_for(tmp_path, small_repository, seconds):
+    database = tmp_path / "repo" / "registry.sqlite3"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(database), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    begin = time.monotonic()
+    small_repository.put({"v": 1}, "number", instrument="cam", exposure=1)
+    assert time.monotonic() - begin > 0.8 * seconds, "the writer must wait"
+    holder.communicate(timeout=60)
+    assert holder.returncode == 0
+    assert small_repository.get("number", exposure=1) == {"v": 1}
+    assert verify(small_repository).is_clean
     assert registry.LOCK_TIMEOUT > 60, "a lock held for a minute is waited for"
 
 

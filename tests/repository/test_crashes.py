@@ -148,13 +148,13 @@ def test_the_scenarios_have_enough_points(templates, tmp_path):
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_disk_full_at_every_second_point(templates, scratch, name):
+def test_disk_full_at_every_point(templates, scratch, name):
     first, again = SCENARIOS[name]
     target = scratch / "work"
     _fresh(templates, target)
     points = _count_points(first, target)
     reference = _state(target / "repo")
-    for point in range(1, len(points) + 1, 2):
+    for point in range(1, len(points) + 1):
         _fresh(templates, target)
         seen = 0
 

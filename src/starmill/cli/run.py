@@ -49,6 +49,7 @@ def command(settings: Settings, pipeline: str, **options: Any) -> int:
       starmill run calibs  -r DATA -i raw/lowell42 -o masters -j 2
       starmill run process -r DATA -i raw/lowell42,calib -d "night = 2019-03-25" -j 2
     """
+    from starmill.execution.interrupts import terminated_like_interrupted
     from starmill.execution.session import PipelineRequest, plan, run_plan
     from starmill.io.config import dump_yaml
     from starmill.pipelines import load_pipeline
@@ -84,7 +85,8 @@ def command(settings: Settings, pipeline: str, **options: Any) -> int:
         if not len(prepared.graph):
             click.echo("nothing to do:\n" + prepared.graph.explain(), err=True)
             return 4
-        summary = run_plan(prepared, sinks=_sinks(settings, jsonl=options["jsonl"]))
+        with terminated_like_interrupted():
+            summary = run_plan(prepared, sinks=_sinks(settings, jsonl=options["jsonl"]))
     if settings.as_json:
         print_json(summary.to_dict())
     if not settings.quiet:
@@ -152,7 +154,7 @@ def parse_size(text: str) -> int | None:
     number, unit = (text[:-1], units[text[-1].upper()]) if text[-1].upper() in units else (text, 1.0)
     try:
         size = int(float(number) * unit)
-    except ValueError:
+    except (ValueError, OverflowError):
         size = 0
     if size < 1_000_000:
         raise click.BadParameter(f"{text!r} is not a size like 4G", param_hint="--mem-limit")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
+from starmill.execution.interrupts import noticed_interrupts
 from starmill.execution.quantum_work import run_quantum
 
 
@@ -45,25 +43,3 @@ class InProcessExecutor:
     def close(self) -> None:
         """Give up what is in the queue."""
         self._queue.clear()
-
-
-@contextmanager
-def noticed_interrupts() -> Iterator[list[int]]:
-    """Give a list that gets an entry for every Ctrl-C.
-
-    Compiled code turns an interrupt that reaches it into another error, which would pass for bad data.
-    """
-    interrupts: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupts
-        return
-
-    def notice(number: int, frame: Any) -> None:
-        interrupts.append(number)
-        signal.default_int_handler(number, frame)
-
-    before = signal.signal(signal.SIGINT, notice)
-    try:
-        yield interrupts
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -161,7 +161,7 @@ class Registry:
     @property
     def display_url(self) -> str:
         """The URL without a password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        return sa.engine.make_url(self.url).render_as_string(hide_password=True)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
