@@ -12,7 +12,7 @@ import numpy as np
 
 from starmill.errors import InputError
 
-__all__ = ["KernelBasis", "delta_basis", "gaussian_basis", "image_basis", "matching_widths"]
+__all__ = ["KernelBasis", "delta_basis", "gaussian_basis", "image_basis", "matching_widths", "roughness"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class KernelBasis:
         Polynomial degree of each image; images of low degree are kept first when a basis is thinned.
     component : (n,) int array
         Which Gaussian each image belongs to.
+    offsets : (n, 2) int array or None
+        Row and column of the pixel of each image of a delta basis.
     """
 
     images: np.ndarray
@@ -44,6 +46,7 @@ class KernelBasis:
     minus_first: np.ndarray
     order: np.ndarray
     component: np.ndarray
+    offsets: np.ndarray | None = None
 
     def __len__(self):
         return len(self.images)
@@ -153,7 +156,31 @@ def delta_basis(half_width):
     radius = np.rint(np.hypot(x, y).ravel()[rank]).astype(int)
     flags = np.ones(len(images), bool)
     flags[0] = False
-    return KernelBasis(images, None, None, None, flags, radius, np.zeros(len(images), int))
+    offsets = np.stack(np.divmod(rank, size), axis=1)
+    return KernelBasis(images, None, None, None, flags, radius, np.zeros(len(images), int), offsets)
+
+
+def roughness(basis):
+    """Return the quadratic form of the second differences of a kernel, ``(n, n)``, of mean diagonal 1.
+
+    A kernel with coefficients ``a`` has ``a @ roughness(basis) @ a`` proportional to the sum of the squares of its
+    discrete Laplacian, taken as zero outside the box.
+
+    Parameters
+    ----------
+    basis : KernelBasis
+
+    References
+    ----------
+    Becker et al. 2012, MNRAS 425, 1341 (section 2.3, finite-difference penalty).
+    """
+    wide = np.pad(basis.images, ((0, 0), (2, 2), (2, 2)))
+    inner = wide[:, 1:-1, 1:-1]
+    curvature = (
+        wide[:, 2:, 1:-1] + wide[:, :-2, 1:-1] + wide[:, 1:-1, 2:] + wide[:, 1:-1, :-2] - 4 * inner
+    ).reshape(len(basis), -1)
+    form = curvature @ curvature.T
+    return form / np.trace(form) * len(basis)
 
 
 def image_basis(images):

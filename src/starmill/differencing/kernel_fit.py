@@ -118,7 +118,7 @@ class KernelFit:
 
 
 def fit_kernel(
-    system, model, *, clip=4.0, model_error=0.01, max_iterations=10, minimum=3, maximum_condition=1e12
+    system, model, *, clip=4.0, model_error=0.01, max_iterations=10, minimum=3, maximum_condition=1e12, penalty=None
 ):
     """Solve for the kernel, rejecting stamps that do not agree, until the set of stamps no longer changes.
 
@@ -135,6 +135,8 @@ def fit_kernel(
         Fewest stamps that may remain.
     maximum_condition : float
         A ridge is added when the scaled normal matrix is worse conditioned than this.
+    penalty : (n_basis, n_basis) array, optional
+        See :meth:`~starmill.differencing.stamp_system.StampSystem.penalised`.
 
     Returns
     -------
@@ -148,6 +150,7 @@ def fit_kernel(
     status = np.full(len(system), USED, dtype="<U10")
     status[(system.pixels < 50) | (system.masked_fraction > 0.5)] = "masked"  # fewer cannot hold a star
     seen, iterations, converged = set(), 0, False
+    solved = system.penalised(penalty)
     while iterations < max_iterations:
         iterations += 1
         used = status == USED
@@ -157,13 +160,13 @@ def fit_kernel(
             converged = True
             break
         seen.add(key)
-        solution = solve_normal_equations(system.select(used), model, maximum_condition)
+        solution = solve_normal_equations(solved.select(used), model, maximum_condition)
         quality = stamp_quality(system, model, solution.coefficients)
         status = _judge(status, quality, system, clip, model_error, first=iterations == 1)
     used = status == USED
     _require(used, minimum, status)
     if not converged:
-        solution = solve_normal_equations(system.select(used), model, maximum_condition)
+        solution = solve_normal_equations(solved.select(used), model, maximum_condition)
         quality = stamp_quality(system, model, solution.coefficients)
     scatter = max(1.0, float(np.median(quality.chi2[used])))
     return KernelFit(

@@ -16,7 +16,7 @@ from starmill.differencing.kernel_fit import (
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.errors import AlgorithmError
 
-__all__ = ["fit_selected_kernel", "thinned_images"]
+__all__ = ["best_basis", "fit_selected_kernel", "thinned_images"]
 
 
 def thinned_images(basis, highest):
@@ -25,7 +25,7 @@ def thinned_images(basis, highest):
 
 
 def fit_selected_kernel(
-    system, basis, box, *, orders=(0, 1, 2, 3, 4), sum_orders=(0, 1), degrees=(2, 4, 6),
+    system, basis, box, *, orders=(0, 1, 2, 3, 4), sum_orders=(0, 1), degrees=(2, 4, 6), penalties=(None,),
     family="chebyshev", folds=5, **keywords,
 ):  # fmt: skip
     """Fit the kernel model that predicts left-out stamps best.
@@ -43,6 +43,9 @@ def fit_selected_kernel(
         Spatial orders tried for the shape and for the kernel sum.
     degrees : sequence of int
         Highest polynomial degrees of the basis tried.
+    penalties : sequence of (n_basis, n_basis) array
+        Quadratic forms tried, the strongest first; see
+        :meth:`~starmill.differencing.stamp_system.StampSystem.penalised`.
     family : str
         See :class:`~starmill.differencing.spatial_terms.SpatialTerms`.
     folds : int
@@ -55,18 +58,18 @@ def fit_selected_kernel(
     fit : KernelFit
         ``fit.selection`` holds the mean chi2 of left-out stamps for every model tried.
     """
-    start = _first_fit(system, basis, box, family, keywords)
+    strength = len(penalties) // 2
+    start = _first_fit(system, basis, box, family, {**keywords, "penalty": penalties[strength]})
     clean = system.select(start.used)
-    table = {}
+    table, scores = {}, {}
 
-    scores = {}
-
-    def score(degree, order, sum_order):
-        key = (degree, order, sum_order)
+    def score(degree, order, sum_order, strength=strength):
+        key = (degree, order, sum_order, strength)
         if key not in scores:
             model = _model(basis, box, family, degree, order, sum_order)
-            scores[key] = validation_chi2(clean, model, folds)
+            scores[key] = validation_chi2(clean, model, folds, penalties[strength])
             name = f"degree {degree}, order {order}, sum order {sum_order}"
+            name += f", penalty {strength}" if len(penalties) > 1 else ""
             table[name] = float(np.mean(scores[key]))
         return scores[key]
 
@@ -80,13 +83,37 @@ def fit_selected_kernel(
     degree = _simplest(degrees, lambda d: score(d, order, sum_order))
     order = _simplest([o for o in orders if abs(o - order) <= 1], lambda o: score(degree, o, sum_order))
     sum_order = _order_of_sum(sum_orders, lambda o: score(degree, order, o))
-    if not np.isfinite(score(degree, order, sum_order)).all():
+    strength = _simplest(range(len(penalties)), lambda i: score(degree, order, sum_order, i))
+    best = score(degree, order, sum_order, strength)
+    table["chosen"] = float(np.mean(best))
+    if not np.isfinite(best).all():
         return replace(start, selection=table)
+    keywords["penalty"] = penalties[strength]
     try:
         fit = fit_kernel(system, _model(basis, box, family, degree, order, sum_order), **keywords)
     except AlgorithmError:
         fit = start
     return replace(fit, selection=table)
+
+
+def best_basis(fits):
+    """Return the fit whose left-out stamps are predicted best; its table names all bases.
+
+    Parameters
+    ----------
+    fits : dict of KernelFit
+        Fits with different bases to the same stamps. Without alternatives the only one is returned as it is.
+
+    Returns
+    -------
+    fit : KernelFit
+        ``fit.selection`` holds, for every basis, the mean chi2 of left-out stamps of the model chosen for it.
+    """
+    if len(fits) == 1:
+        return next(iter(fits.values()))
+    scores = {name: fit.selection.get("chosen", np.inf) for name, fit in fits.items()}
+    name = min(scores, key=lambda n: scores[n])
+    return replace(fits[name], selection={**fits[name].selection, **scores})
 
 
 def _simplest(choices, chi2_of):
@@ -127,9 +154,11 @@ def _model(basis, box, family, degree, order, sum_order):
 def _first_fit(system, basis, box, family, keywords):
     """Fit a small model, to find the stamps that do not agree; the smallest that can be solved."""
     failure = None
-    for degree, order in ((4, 1), (2, 1), (2, 0), (0, 0)):
+    penalised = keywords.get("penalty") is not None
+    choices = [(int(basis.order.max()), 0)] if penalised else [(4, 1), (2, 1), (2, 0), (0, 0)]
+    for degree, order in choices:
         model = _model(basis, box, family, degree, order, 0)
-        if len(model.columns[0]) > 4 * len(system) and degree > 0:
+        if len(model.columns[0]) > 4 * len(system) and degree > 0 and not penalised:
             continue
         try:
             return fit_kernel(system, model, **keywords)
@@ -140,21 +169,22 @@ def _first_fit(system, basis, box, family, keywords):
     )
 
 
-def validation_chi2(system, model, folds):
+def validation_chi2(system, model, folds, penalty=None):
     """Return the chi2 per pixel of every stamp when it is left out; infinite when a part cannot be solved.
 
     Each value is limited to the robust range of all, so that one odd star does not choose the model.
     """
     n = len(system)
     folds = min(folds, n)
-    if folds < 2 or len(model.columns[0]) > 4 * n:  # a stamp of a star does not fix more
+    if folds < 2 or (penalty is None and len(model.columns[0]) > 4 * n):  # a star does not fix more
         return np.full(n, np.inf)
     part = np.arange(n) % folds
-    total, vector = summed_equations(system, model)
+    solved = system.penalised(penalty)
+    total, vector = summed_equations(solved, model)
     chi2 = np.empty(n)
     for fold in range(folds):
         out = system.select(part == fold)
-        matrix, right = summed_equations(out, model)
+        matrix, right = summed_equations(solved.select(part == fold), model)
         try:
             solution = solve_summed(total - matrix, vector - right, with_covariance=False)
         except AlgorithmError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import blas
@@ -48,6 +48,19 @@ class StampSystem:
 
     def __len__(self):
         return len(self.x)
+
+    def penalised(self, penalty):
+        """Return the system with a quadratic form added to every matrix, in units of the typical diagonal.
+
+        Parameters
+        ----------
+        penalty : (n_basis, n_basis) array or None
+            None returns the system itself.
+        """
+        if penalty is None:
+            return self
+        typical = float(np.median(np.trace(self.matrix, axis1=1, axis2=2))) / len(penalty)
+        return replace(self, matrix=self.matrix + typical * penalty)
 
     def select(self, keep):
         """Return the system of some of the stamps (index or bool array)."""
@@ -177,6 +190,11 @@ def convolve_with_basis(cut, basis):
     convolved : (n_basis, size, size) float32 array
     """
     size = cut.shape[0] - basis.size + 1
+    if basis.offsets is not None:
+        last = basis.size - 1
+        shifted = np.stack([cut[last - v : last - v + size, last - u : last - u + size] for v, u in basis.offsets])
+        shifted[1:] -= shifted[0]
+        return shifted.astype(np.float32)
     if basis.vertical is None:
         return fftconvolve(cut[None], basis.images, mode="valid", axes=(1, 2)).astype(np.float32)
     horizontal, index, vertical = basis.filters

@@ -75,7 +75,7 @@ def _emit(builder: Any, pixels: Any, strides: Any, taps: Any, shape: Any, vector
 
 def _correlation(vectors: int, filters: int) -> Any:
     @intrinsic
-    def correlate_run(typing_context, pixels, first, stride, step, taps, tap, plane, rows, columns, out, place):  # noqa: ANN001, ANN202, ARG001, PLR0917
+    def correlate_run(typing_context, pixels, first, stride, step, taps, tap, plane, rows, columns, out, place):  # noqa: ARG001
         whole = types.intp
         signature = types.void(pixels, whole, whole, whole, taps, *(whole,) * 4, out, whole)
 
