@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +63,10 @@ def _build(
     from starmill.tasks.build_calibration import BuildCalibrationTask
 
     masters = {
-        name: read_master(options[f"{name}_path"], name)
+        name: read_master(options[f"{name}_path"], name, whole=False)
         for name in ("bias", "dark")
         if options[f"{name}_path"]
     }
-    if config.kind == "flat":  # the variances are not needed: two images less in memory
-        masters = {
-            name: replace(master, pixels=_without_variance(master.pixels)) for name, master in masters.items()
-        }
     progress = Progress("raw frames", len(files), quiet=settings.quiet)
 
     def read(path: str) -> Any:
@@ -90,12 +85,6 @@ def _build(
     }
     write_master(result.master, options["output"], compress=options["compress"], provenance=provenance)
     return result
-
-
-def _without_variance(pixels: Any) -> Any:
-    from starmill.datamodel.masked_image import MaskedImage
-
-    return MaskedImage(pixels.image, pixels.mask, origin=pixels.origin, unit=pixels.unit)
 
 
 def _report(settings: Settings, kind: str, result: Any, output: str) -> None:

@@ -21,6 +21,9 @@ MASTER_UNITS: dict[str, str] = {"bias": "electron", "dark": "electron/s", "flat"
 
 MASTER_KINDS = tuple(MASTER_UNITS)
 
+BAND_ROWS = 256
+"""Rows of a master frame that are looked at at a time."""
+
 LINEARITY_KINDS = ("none", "polynomial", "squared", "lookup_table", "spline")
 
 
@@ -32,7 +35,7 @@ class MasterFrame:
     ----------
     kind : str
         ``bias``, ``dark``, ``flat`` or ``fringe``.
-    pixels : MaskedImage
+    pixels : MaskedImage, or what has its attributes and reads parts from a file
         Assembled frame with variance and mask; electron (bias, fringe), electron per second
         (dark) or dimensionless with a mean near one (flat).
     camera, detector : str
@@ -80,15 +83,24 @@ class MasterFrame:
         """Mask bits; BAD and NO_DATA where the frame must not be used."""
         return self.pixels.mask.array
 
+    def rows(self, y0: int, y1: int) -> MaskedImage:
+        """Return the rows ``y0`` to ``y1`` (exclusive, array index); of a frame in a file only these are read."""
+        x, y = self.pixels.origin
+        return self.pixels[Box(x, y + y0, self.shape[1], y1 - y0)]
+
     @cached_property
     def has_variance(self) -> bool:
         """Whether any pixel has a variance."""
-        return bool(self.variance.any())
+        return any(bool(self.rows(y0, y1).variance.any()) for y0, y1 in self._bands())
 
     @cached_property
     def has_mask(self) -> bool:
         """Whether any pixel is flagged."""
-        return bool(self.mask.any())
+        return any(bool(self.rows(y0, y1).mask.array.any()) for y0, y1 in self._bands())
+
+    def _bands(self) -> list[tuple[int, int]]:
+        ny = self.shape[0]
+        return [(y0, min(y0 + BAND_ROWS, ny)) for y0 in range(0, ny, BAND_ROWS)]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -118,11 +130,15 @@ class Defects:
         Runs along rows that continue with the same limits in the next row are merged.
         """
         ny, nx = bad.shape
-        padded = np.zeros((ny, nx + 2), np.int8)
-        padded[:, 1:-1] = bad
-        edges = np.diff(padded, axis=1)
-        rows, starts = np.nonzero(edges == 1)
-        ends = np.nonzero(edges == -1)[1]
+        runs: list[NDArray[np.int64]] = []
+        for y0 in range(0, ny, BAND_ROWS):  # in bands: of most frames little is bad
+            band = bad[y0 : y0 + BAND_ROWS]
+            padded = np.zeros((len(band), nx + 2), np.int8)
+            padded[:, 1:-1] = band
+            edges = np.diff(padded, axis=1)
+            y, first = np.nonzero(edges == 1)
+            runs.append(np.stack([y + y0, first, np.nonzero(edges == -1)[1]]))
+        rows, starts, ends = np.concatenate(runs, axis=1) if runs else np.zeros((3, 0), np.int64)
         open_runs: dict[tuple[int, int], tuple[int, int]] = {}
         boxes: list[Box] = []
         for y, x0, x1 in zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True):

@@ -214,8 +214,7 @@ def write_blocks(stream: BinaryIO, extensions: Iterable[Extension]) -> None:
         stream.write(b" " * (-len(header) % BLOCK))
         size = extension.data.nbytes
         if size:
-            for part in _in_file_order(extension.data.reshape(-1)):
-                stream.write(part.view(np.uint8).data)
+            stream.writelines(part.view(np.uint8).data for part in _in_file_order(extension.data.reshape(-1)))
             stream.write(b"\0" * (-size % BLOCK))
 
 

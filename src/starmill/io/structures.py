@@ -57,17 +57,19 @@ def structure_from_hdus(hdus: Any, name: str) -> Any:
     except (ValueError, TypeError) as error:
         raise InputError(f"the document in this extension is damaged: {error}", hdu=name) from error
 
-    def rich(item: Any) -> Any:
-        if isinstance(item, dict):
-            if set(item) == {"__array__"}:
-                extension = f"{name}_{int(item['__array__'])}"
-                if extension not in hdus:
-                    raise InputError("an array of the document is missing", hdu=extension)
-                data = np.asarray(hdus[extension].data)
-                return data.astype(data.dtype.newbyteorder("="))
-            return {key: rich(value) for key, value in item.items()}
-        if isinstance(item, list):
-            return [rich(value) for value in item]
-        return item
+    return _rich(document, hdus, name)
 
-    return rich(document)
+
+def _rich(item: Any, hdus: Any, name: str) -> Any:
+    """Put arrays back; not a closure, whose cycle would keep the file open until the next collection."""
+    if isinstance(item, dict):
+        if set(item) == {"__array__"}:
+            extension = f"{name}_{int(item['__array__'])}"
+            if extension not in hdus:
+                raise InputError("an array of the document is missing", hdu=extension)
+            data = np.asarray(hdus[extension].data)
+            return data.astype(data.dtype.newbyteorder("="))
+        return {key: _rich(value, hdus, name) for key, value in item.items()}
+    if isinstance(item, list):
+        return [_rich(value, hdus, name) for value in item]
+    return item

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starmill.datamodel.calibration import MasterFrame
+from starmill.datamodel.calibration import BAND_ROWS, MasterFrame
 from starmill.datamodel.geometry import Box
 from starmill.errors import InputError
 from starmill.kernels.isr import apply_masters as _apply
@@ -73,22 +73,26 @@ def apply_masters(
     for frame in frames:
         if frame is not None and frame.shape != image.shape:
             raise InputError(f"the master {frame.kind} has shape {frame.shape}, the image {image.shape}")
-    images = tuple(_NO_IMAGE if frame is None else _contiguous(frame.image) for frame in frames)
-    planes = tuple(
-        np.ascontiguousarray(frame.mask, np.int32) if frame is not None and frame.has_mask else _NO_MASK
-        for frame in frames
-    )
-    variances = tuple(
-        _contiguous(frame.variance) if frame is not None and uncertainty and frame.has_variance else _NO_IMAGE
-        for frame in frames
-    )
+    used = [(frame, frame is not None and frame.has_mask,
+             frame is not None and uncertainty and frame.has_variance) for frame in frames]  # fmt: skip
     built_of = dark.properties.get("dark_time", np.inf) if dark is not None else np.inf
     settings = (float(dark_time), float(minimum_flat), 1.0 - 2.0 * float(dark_time) / built_of)
     bits = (int(low_flat_bit), int(mask_bits))
-    for box, read_noise in regions:
-        noise = -1.0 if read_noise is None else float(read_noise)
-        limits = (box.y0, box.y1, box.x0, box.x1)
-        _apply(image, mask, variance, limits, noise, images, planes, variances, settings, bits)
+    for y0 in range(0, image.shape[0], BAND_ROWS):
+        y1 = min(y0 + BAND_ROWS, image.shape[0])
+        parts = [(None if frame is None else frame.rows(y0, y1), *rest) for frame, *rest in used]
+        masters = (
+            tuple(_NO_IMAGE if part is None else _contiguous(part.image) for part, _, _ in parts),
+            tuple(np.ascontiguousarray(part.mask.array, np.int32) if flagged else _NO_MASK
+                  for part, flagged, _ in parts),
+            tuple(_contiguous(part.variance) if spread else _NO_IMAGE for part, _, spread in parts),
+        )  # fmt: skip
+        band = image[y0:y1], mask[y0:y1], variance[y0:y1]
+        for box, read_noise in regions:
+            limits = (max(box.y0 - y0, 0), min(box.y1, y1) - y0, box.x0, box.x1)
+            if limits[0] < limits[1]:
+                noise = -1.0 if read_noise is None else float(read_noise)
+                _apply(*band, limits, noise, *masters, settings, bits)
 
 
 def _contiguous(array):

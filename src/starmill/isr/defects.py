@@ -68,9 +68,13 @@ def dark_defects(
     bad : (ny, nx) bool array
     """
     ny, nx = flat.shape
-    ratio = np.ones((ny, nx), np.float32)
     margin = smoothing // 2 + 1
-    for y0, y1 in row_bands(ny, 512):  # in bands, so that one image more is held in memory, not six
+    every = _sampling(flat.size)
+    sample: list[NDArray[Any]] = []
+    rows: list[NDArray[Any]] = []
+    columns: list[NDArray[Any]] = []
+    ratios: list[NDArray[Any]] = []
+    for y0, y1 in row_bands(ny, 128):  # in bands, and of the ratio only what may count: little memory
         first, last = max(0, y0 - margin), min(ny, y1 + margin)
         part = flat[first:last]
         valid = np.isfinite(part) if mask is None else np.isfinite(part) & ~mask[first:last]
@@ -80,9 +84,18 @@ def dark_defects(
         area = ndimage.uniform_filter(valid.astype(np.float64), smoothing, mode="nearest")
         usable = valid & (area > 0) & (smooth > 0)
         found = np.divide(part * area, smooth, out=np.ones(part.shape), where=usable)
-        ratio[y0:y1] = found[y0 - first : y1 - first]
-    sigma = _centre_and_sigma(ratio, mask)[1]
-    return np.asarray(ratio < min(minimum, 1 - n_sigma * sigma))
+        ratio = found[y0 - first : y1 - first].astype(np.float32)
+        sampled = slice(-y0 % every, None, every)
+        sample.append(ratio[sampled, ::every][valid[y0 - first : y1 - first][sampled, ::every]])
+        y, x = np.nonzero(ratio < minimum)
+        rows.append(y + y0)
+        columns.append(x)
+        ratios.append(ratio[y, x])
+    sigma = _statistics(np.concatenate(sample))[1]
+    low = np.concatenate(ratios) < min(minimum, 1 - n_sigma * sigma)
+    bad = np.zeros((ny, nx), bool)
+    bad[np.concatenate(rows)[low], np.concatenate(columns)[low]] = True
+    return bad
 
 
 def fill_bad_columns(bad: NDArray[Any], *, minimum_pixels: int = 50, bridge: int = 30) -> NDArray[np.bool_]:
@@ -99,9 +112,13 @@ def fill_bad_columns(bad: NDArray[Any], *, minimum_pixels: int = 50, bridge: int
     Returns
     -------
     bad : (ny, nx) bool array
+        The same array when there is nothing to fill.
     """
+    columns = np.flatnonzero(np.count_nonzero(bad, axis=0) >= minimum_pixels)
+    if not len(columns):
+        return bad
     filled = bad.copy()
-    for x in np.flatnonzero(bad.sum(axis=0) >= minimum_pixels):
+    for x in columns:
         rows = np.flatnonzero(bad[:, x])
         gaps = np.diff(rows)
         for start, gap in zip(rows[:-1], gaps, strict=True):
@@ -110,13 +127,22 @@ def fill_bad_columns(bad: NDArray[Any], *, minimum_pixels: int = 50, bridge: int
     return filled
 
 
+def _sampling(size: int) -> int:
+    """Return the step by which about a million pixels are taken of an image."""
+    return max(1, int(np.sqrt(size / 1e6)))
+
+
 def _centre_and_sigma(image: NDArray[Any], mask: NDArray[Any] | None) -> tuple[float, float]:
     """Return median and scatter of about a million valid pixels."""
-    every = max(1, int(np.sqrt(image.size / 1e6)))
+    every = _sampling(image.size)
     values = image[::every, ::every]
     valid = np.isfinite(values) if mask is None else np.isfinite(values) & ~mask[::every, ::every]
-    if np.count_nonzero(valid) < 100:
+    return _statistics(values[valid])
+
+
+def _statistics(values: NDArray[Any]) -> tuple[float, float]:
+    if len(values) < 100:
         raise AlgorithmError(
-            "too few valid pixels to find defects", numbers={"pixels": int(valid.sum()), "needed": 100}
+            "too few valid pixels to find defects", numbers={"pixels": len(values), "needed": 100}
         )
-    return median_and_sigma(values[valid])
+    return median_and_sigma(values)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from starmill.errors import AlgorithmError
 
 _MAD_TO_SIGMA = 1.4826  # median absolute deviation to standard deviation of a Gaussian
+_SHARP_WIDTH = 1.0  # pixels: moments of narrower stars depend on where in its pixel a star lies
+_SHARP_RELATIVE_WIDTH = 0.4  # largest relative distance from the locus of such stars
 _MIN_FOR_CLIPPING = 5  # below this number a scatter means nothing
 
 
@@ -56,6 +58,7 @@ def select_stars(
     y,
     bad=None,
     *,
+    doubtful=None,
     min_snr=50.0,
     min_width=0.6,
     max_width=10.0,
@@ -77,12 +80,16 @@ def select_stars(
         Positions, for a locus that drifts over the field.
     bad : (n,) bool, optional
         Sources to leave out whatever their size (saturated, edge, blended, ...).
+    doubtful : (n,) bool, optional
+        Sources whose moments cannot be trusted. They are left out, but for stars narrower than a pixel:
+        there the moments of good stars scatter with their place in the pixel, often without convergence.
     min_snr : float
         Smallest flux over error.
     min_width, max_width : float, pixel
         Range of ``sqrt((xx + yy) / 2)`` that a star may have.
     max_relative_width : float
-        Largest relative distance from the locus; also the first guess of its half-width.
+        Largest relative distance from the locus; also the first guess of its half-width. At least 0.4 for
+        stars narrower than a pixel.
     n_sigma : float
         Distance from the locus in standard deviations (scatter and noise of each source).
     max_ellipticity_offset : float
@@ -120,7 +127,8 @@ def select_stars(
         measured = np.isfinite(snr) & np.isfinite(width) & np.isfinite(xy) & (xx * yy > xy * xy) & ~bad
         measured &= np.isfinite(x) & np.isfinite(y)
         bright = measured & (snr >= min_snr)
-        good = bright & (width >= min_width) & (width <= max_width)
+        fit = bright & (width >= min_width) & (width <= max_width)
+        good = fit if doubtful is None else fit & ~np.asarray(doubtful, dtype=bool)
     numbers: dict[str, int | float] = {
         "sources": n,
         "unflagged": int((~bad).sum()),
@@ -137,6 +145,11 @@ def select_stars(
     size_err = np.where(good, 1.0 / np.maximum(snr, 1.0), np.inf)  # relative error of a matched-weight size
     peak = _locus_peak(np.log(width[good]), size_err[good])
     log_width = np.log(np.where(good, width, 1.0))
+    if np.exp(peak) < _SHARP_WIDTH:
+        good = fit
+        size_err = np.where(good, 1.0 / np.maximum(snr, 1.0), np.inf)
+        log_width = np.log(np.where(good, width, 1.0))
+        max_relative_width = max(max_relative_width, _SHARP_RELATIVE_WIDTH)
     near = good & (np.abs(log_width - peak) < max_relative_width)
     selected, expected, scatter = _refine_locus(
         log_width, size_err, x, y, good, near, n_sigma, max_relative_width, max_order

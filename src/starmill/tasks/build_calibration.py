@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from starmill.datamodel.calibration import Defects, MasterFrame
+from starmill.datamodel.calibration import BAND_ROWS, MASTER_UNITS, Defects, MasterFrame
 from starmill.datamodel.camera import Detector
 from starmill.datamodel.exposure import Exposure, ObservationInfo
 from starmill.datamodel.geometry import Box
@@ -65,7 +65,7 @@ class BuildCalibrationConfig(Config):
     propagate_up_to: int = field(
         5, "with so many frames or fewer the variance comes from the noise model, not from the scatter", ge=0
     )
-    rows: int = field(128, "height of the bands in which frames are combined", unit="pixel", ge=1)
+    rows: int = field(32, "height of the bands in which frames are combined", unit="pixel", ge=1)
     reject_planes: list[str] = field(
         lambda: ["SAT", "SUSPECT", "BAD", "NO_DATA"], "flagged pixels of a frame that are left out"
     )
@@ -158,10 +158,15 @@ class BuildCalibrationTask(Task):
             self.log.info("frame %d: level %.1f electron", number + 1, kept.levels[-1])
             del exposure
         with self.timer("combine"):
-            pixels, unusable = self._pixels(kept, self._combine(kept), bias)
+            image, variance, missing = self._pixels(kept, self._combine(kept), bias)
+            unusable = self._defects(image, missing)
             defects = Defects.from_mask(unusable)
         with self.timer("noise"):
             read_noise, gain = self._noise(kept, bias, unusable)
+        mask = Mask.zeros(kept.shape)  # only now: one image less in memory until here
+        mask.set("NO_DATA", missing)
+        mask.set("BAD", unusable)
+        pixels = MaskedImage(image, mask, variance, unit=MASTER_UNITS[self.config.kind])
         master = self._master(kept, pixels, read_noise, gain)
         return Result(master=master, defects=defects, levels=kept.levels, read_noise=read_noise, gain=gain)
 
@@ -270,11 +275,11 @@ class BuildCalibrationTask(Task):
 
     def _pixels(
         self, kept: _KeptFrames, combined: CombinedFrame, bias: MasterFrame | None
-    ) -> tuple[MaskedImage, NDArray[np.bool_]]:
-        """Return the combined frame in its final unit with its mask, and where it is bad."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Return the combined frame in its final unit, its variance, and where no frame had a value."""
         image, variance, kind = combined.image, combined.variance, self.config.kind
-        mask = Mask.zeros(kept.shape)
         missing = combined.count == 0
+        del combined  # the counts are not needed any more
         if missing.all():
             raise AlgorithmError(
                 "no pixel has a valid value in any frame", numbers={"frames": len(kept.levels)}
@@ -284,15 +289,12 @@ class BuildCalibrationTask(Task):
             image /= np.float32(level)
             variance /= np.float32(level**2)
         if kind == "dark" and bias is not None and self.config.isr.bias:
-            variance += np.float32(np.mean(kept.scales) ** 2) * bias.variance
-        if missing.any():
-            mask.array[missing] |= mask.bits("BAD", "NO_DATA")
-            image[missing] = 1.0 if kind == "flat" else 0.0
-        bad = self._defects(image, missing)
-        if bad.any():
-            mask.set("BAD", bad)
-        unit = {"bias": "electron", "dark": "electron/s"}.get(kind, "")
-        return MaskedImage(image, mask, variance, unit=unit), bad
+            share = np.float32(np.mean(kept.scales) ** 2)
+            for y0 in range(0, len(variance), BAND_ROWS):
+                band = variance[y0 : y0 + BAND_ROWS]
+                band += share * bias.rows(y0, y0 + len(band)).variance
+        image[missing] = 1.0 if kind == "flat" else 0.0
+        return image, variance, missing
 
     def _master(
         self, kept: _KeptFrames, pixels: MaskedImage, read_noise: dict[str, float], gain: dict[str, float]
@@ -317,7 +319,9 @@ class BuildCalibrationTask(Task):
             )
         else:
             bad = dark_defects(image, missing, minimum=config.dead_pixel_level)
-        return np.asarray(fill_bad_columns(bad) | missing, bool)
+        bad = fill_bad_columns(bad)
+        bad |= missing
+        return bad
 
 
 def _central_rows(box: Box, pixels: int = 1 << 20) -> Box:

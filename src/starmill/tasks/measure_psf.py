@@ -43,10 +43,14 @@ class StarSelectionConfig(Config):
         lambda: [
             "pixel_flag_edge", "pixel_flag_no_data", "pixel_flag_interpolated_center",
             "pixel_flag_saturated_center", "pixel_flag_cr_center", "pixel_flag_bad_center", "pixel_flag_suspect_center",
-            "slot_centroid_flag", "shape_flag", "psf_flux_flag",
+            "slot_centroid_flag", "psf_flux_flag",
         ],
         "Sources with one of these flags are not stars for the PSF; flags that the catalogue lacks are ignored.",
     )  # fmt: skip
+    doubtful_flags: list[str] = field(
+        lambda: ["shape_flag"],
+        "The same where stars are wider than a pixel; the moments of narrower ones often do not converge.",
+    )
     min_core_fraction: float = field(
         0.9, "Smallest share of usable pixels, not masked and not a neighbour's, in the core.", ge=0, le=1
     )
@@ -206,16 +210,18 @@ class MeasurePsfTask(Task):
     def select(self, catalog: Catalog) -> StarSelection:
         """Return the stars of a catalogue by flags, signal to noise and size."""
         options = self.config.select
-        bad = np.zeros(len(catalog), dtype=bool)
-        for name in options.bad_flags:
-            if name in catalog:
-                bad |= catalog[name]
+        bad, doubtful = (
+            np.any(
+                [np.zeros(len(catalog), bool), *(catalog[name] for name in names if name in catalog)], axis=0
+            )
+            for names in (options.bad_flags, options.doubtful_flags)
+        )
         if "n_child" in catalog:
             bad |= catalog["n_child"] > 0
         flux, flux_err = _flux(catalog)
         xx, yy, xy = (catalog[f"slot_shape_{part}"] for part in ("xx", "yy", "xy"))
         return select_stars(
-            flux, flux_err, xx, yy, xy, catalog["x"], catalog["y"], bad, min_snr=options.min_snr,
+            flux, flux_err, xx, yy, xy, catalog["x"], catalog["y"], bad, doubtful=doubtful, min_snr=options.min_snr,
             min_width=options.min_width, max_width=options.max_width, max_relative_width=options.max_relative_width,
             n_sigma=options.n_sigma, min_stars=self.config.min_stars,
         )  # fmt: skip
