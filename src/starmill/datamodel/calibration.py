@@ -136,8 +136,8 @@ class Defects:
             padded = np.zeros((len(band), nx + 2), np.int8)
             padded[:, 1:-1] = band
             edges = np.diff(padded, axis=1)
-            y, first = np.nonzero(edges == 1)
-            runs.append(np.stack([y + y0, first, np.nonzero(edges == -1)[1]]))
+            row, start = np.nonzero(edges == 1)
+            runs.append(np.stack([row + y0, start, np.nonzero(edges == -1)[1]]))
         rows, starts, ends = np.concatenate(runs, axis=1) if runs else np.zeros((3, 0), np.int64)
         open_runs: dict[tuple[int, int], tuple[int, int]] = {}
         boxes: list[Box] = []
