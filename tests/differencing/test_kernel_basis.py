@@ -9,7 +9,7 @@ from tests.reference.kernel_convolution import convolve_stamp
 from starmill.datamodel.field import field_from_dict
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.spatial_kernel import SpatialKernel
-from starmill.differencing.kernel_basis import delta_basis, gaussian_basis, image_basis, matching_widths
+from starmill.differencing.kernel_basis import delta_basis, gaussian_basis, image_basis, matching_widths, roughness
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamp_system import convolve_with_basis
 from starmill.errors import InputError
@@ -44,6 +44,20 @@ def test_delta_basis_spans_every_kernel():
     kernel = np.random.default_rng(3).normal(size=25)
     design = BASES["delta"].images.reshape(25, 25).T
     np.testing.assert_allclose(design @ np.linalg.solve(design, kernel), kernel, atol=1e-10)
+
+
+def test_roughness_is_least_for_smooth_kernels():
+    basis = delta_basis(4)
+    form = roughness(basis)
+    y, x = np.mgrid[-4:5, -4:5]
+    design = basis.images.reshape(81, 81).T
+
+    def cost(kernel):
+        a = np.linalg.solve(design, (kernel / kernel.sum()).ravel())
+        return a @ form @ a
+
+    smooth, sharp = np.exp(-(x**2 + y**2) / 8), np.exp(-(x**2 + y**2) / 1)
+    assert 0 < cost(smooth) < 0.1 * cost(sharp)
 
 
 @pytest.mark.parametrize("wrong", [(0, [1.0], [1]), (3, [1.0, 2.0], [1]), (3, [-1.0], [1]), (3, [], [])])

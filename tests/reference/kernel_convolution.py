@@ -78,3 +78,43 @@ def resample(image, x, y, weights):
         if top >= 0 and left >= 0 and top + len(wy) <= image.shape[0] and left + len(wx) <= image.shape[1]:
             out[index] = wy @ image[top : top + len(wy), left : left + len(wx)] @ wx
     return out
+
+
+def stamp_weights(reference_variance, target_variance, bad_reference, bad_target, scale, profile, norm, reach):
+    """Inverse variances of a stamp, pixel by pixel."""
+    size, tall = len(target_variance), len(reference_variance)
+    border, half = (tall - size) // 2, len(profile) // 2
+    clean = np.where(bad_reference, 0, reference_variance)
+    edge = np.pad(target_variance, 1, mode="edge")
+    weights = np.zeros((size, size))
+    for y in range(size):
+        for x in range(size):
+            v, u = y + border, x + border
+            if bad_target[y, x] or bad_reference[v - reach : v + reach + 1, u - reach : u + reach + 1].any():
+                continue
+            if half:
+                noise = profile @ clean[v - half : v + half + 1, u - half : u + half + 1] @ profile
+            else:
+                noise = (clean[v - 1 : v + 2, u - 1 : u + 2].sum() - clean[v, u]) / 8
+            own = (edge[y : y + 3, x : x + 3].sum() - target_variance[y, x]) / 8
+            weights[y, x] = 1 / (own + scale**2 * norm * noise)
+    return weights
+
+
+def clipped_cell_mean(image, variance, bad, part, step):
+    """Weighted mean of the pixels of a cell within three standard deviations, and its error."""
+    values, weights = [], []
+    for y in range(part[0].start, part[0].stop, step):
+        for x in range(part[1].start, part[1].stop, step):
+            near = np.s_[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+            good = ~bad[near]
+            good[y - near[0].start, x - near[1].start] = False
+            if not bad[y, x] and good.any():
+                values.append(float(image[y, x]))
+                weights.append(1 / variance[near][good].mean())
+    values, weights = np.array(values), np.array(weights)
+    center = np.sort(values)[len(values) // 2]
+    for _ in range(5):
+        near = np.abs(values - center) * np.sqrt(weights) < 3
+        center = np.average(values[near], weights=weights[near])
+    return center, 1 / np.sqrt(weights[near].sum())
