@@ -10,15 +10,21 @@ import numpy as np
 from starmill.coaddition.registration import find_registration
 from starmill.coaddition.warp import same_grid, warp_by_map, warp_exposure
 from starmill.datamodel.exposure import Exposure
+from starmill.datamodel.field import ConstantField
+from starmill.datamodel.psf import PixelBasisPsf
 from starmill.differencing.noise import image_variance
-from starmill.differencing.seeing import bright_positions
-from starmill.errors import InputError
+from starmill.differencing.seeing import bright_positions, measure_seeing
+from starmill.errors import AlgorithmError, InputError
 from starmill.tasks.base import Config, Result, Task, field, subtask
 from starmill.tasks.config import SubtaskConfig
 from starmill.tasks.difference import DifferenceConfig, PreparedTemplate
 from starmill.tasks.measure_difference import MeasureDifferenceConfig
+from starmill.tasks.repair import PsfContrastConfig, RepairConfig
 
 __all__ = ["DifferenceFrameConfig", "DifferenceFrameTask"]
+
+FEWEST_STARS = 5
+"""Fewer do not tell a star from a cosmic ray."""
 
 
 class DifferenceFrameConfig(Config):
@@ -35,6 +41,13 @@ class DifferenceFrameConfig(Config):
     read_noise: float = field(0.0, "Of images without a variance plane.", ge=0, unit="electron")
     saturation: float | None = field(
         None, "Pixels at or above it are saturated; the header's when not given."
+    )
+    cosmic_rays: Literal["auto", "always", "never"] = field(
+        "auto",
+        "Find cosmic rays first and keep them out of the difference; auto does it for images whose mask has none.",
+    )
+    repair: SubtaskConfig = subtask(
+        RepairConfig, "how cosmic rays are found", interpolate=False, psf_contrast=PsfContrastConfig(min_counts=0.0)
     )
     difference: SubtaskConfig = subtask(DifferenceConfig, "kernel fit and subtraction")
     measure: SubtaskConfig = subtask(MeasureDifferenceConfig, "sources of the difference")
@@ -68,7 +81,7 @@ class DifferenceFrameTask(Task):
 
     def __init__(self, config: Any = None, **keywords: Any) -> None:
         super().__init__(config, **keywords)
-        for name in ("difference", "measure"):
+        for name in ("repair", "difference", "measure"):
             self.make_subtask(name)
         self._kept: _Kept | None = None
 
@@ -85,7 +98,7 @@ class DifferenceFrameTask(Task):
         result : Result
             What `DifferenceTask.run` returns, ``catalog``, ``template`` and ``science`` (Exposure) as they were used.
         """
-        science = self._with_variance(science)
+        science = self._without_cosmic_rays(self._with_variance(science))
         with self.timer("align"):
             prepared = self._prepared(template, science)
         result = self.subtasks["difference"].run(template=prepared, science=science)
@@ -96,7 +109,7 @@ class DifferenceFrameTask(Task):
         kept = self._kept
         if kept is not None and kept.given is template and self._same_pixels(kept.science, science):
             return kept.aligned
-        aligned = self._aligned(self._with_variance(template), science)
+        aligned = self._aligned(self._without_cosmic_rays(self._with_variance(template)), science)
         prepared: PreparedTemplate = self.subtasks["difference"].prepare(aligned)
         self._kept = _Kept(template, science, prepared)
         return prepared
@@ -123,6 +136,26 @@ class DifferenceFrameTask(Task):
             bad |= exposure.mask.any("SAT")
             exposure.variance = image_variance(exposure.image, bad, gain=gain, read_noise=read_noise)
         return exposure
+
+    def _without_cosmic_rays(self, exposure: Exposure) -> Exposure:
+        """Return the exposure with cosmic rays marked CR and replaced, when nobody has looked for them before."""
+        mode, planes = self.config.cosmic_rays, exposure.mask.planes
+        if mode == "never" or (mode == "auto" and "CR" in planes and exposure.mask.any("CR").any()):
+            return exposure
+        bad = exposure.mask.any("NO_DATA", "BAD", "SAT") | ~(exposure.variance > 0)
+        image = np.where(bad, np.float32(0), exposure.image)
+        try:
+            seeing = measure_seeing(image, exposure.variance, bad)
+        except AlgorithmError as error:
+            self.log.info("cosmic rays are not looked for: %s", error)
+            return exposure
+        if seeing.stars < FEWEST_STARS:  # a PSF from few objects may be one of cosmic rays
+            return exposure
+        given = exposure.psf
+        exposure.psf = PixelBasisPsf(seeing.psf_image[None], [ConstantField(exposure.box, 1.0)])
+        repaired: Exposure = self.subtasks["repair"].run(exposure=exposure).exposure
+        repaired.psf = given
+        return repaired
 
     def _aligned(self, template: Exposure, science: Exposure) -> Exposure:
         """Return the template on the pixels of the science frame."""
