@@ -178,8 +178,8 @@ class DifferenceTask(Task):
         with self.timer("fit"):
             stamps, fit = self._fit(reference, target, box, positions)
             if self.config.product == "difference" and self._needs_whitening(fit, reference, target, box):
-                white, central = prefiltered(reference, target, fit, box)
-                stamps, fit = self._fit(*white, box, positions, stamps, central)
+                (white, white_target), central = prefiltered(reference, target, fit, box)
+                stamps, fit = self._fit(white, white_target, box, positions, stamps, central)
         with self.timer("subtract"):
             matched = self._subtract(reference, target, fit, box)
         with self.timer("finish"):
