@@ -220,6 +220,37 @@ def bench_ingest(folder: Path, count: int) -> None:
     )
 
 
+def bench_workers(folder: Path, count: int) -> None:
+    """Throughput of `process` with one and with two workers, on small exposures, once the workers are warm."""
+    import soak_repository as soak
+
+    from starmill.execution.session import run_pipeline
+
+    root = folder / "repo"
+    soak.prepare(root, soak.write_frames(folder / "raw", count, 5), {})
+    rates = {}
+    for workers in (1, 2):
+        finished: list[float] = []
+
+        def note(event: dict, finished: list[float] = finished) -> None:
+            if event["event"] == "quantum_finished":
+                finished.append(time.perf_counter())
+
+        request = soak.request(root, f"workers{workers}", workers=workers, timeout=600.0)
+        summary = run_pipeline(request, sinks=[note])
+        skip = len(finished) // 10
+        rates[workers] = (len(finished) - 2 * skip) / (finished[-skip - 1] - finished[skip]) / 2
+        cost = 1e3 * summary.cpu_seconds / count
+        show(
+            f"process, {workers} worker(s), 128 x 128 pixels",
+            rates[workers],
+            "exposures/s",
+            "",
+            f"{cost:.0f} CPU ms each",
+        )
+    show("two workers against one", rates[2] / rates[1], "times", ">= 1.8")
+
+
 def main() -> None:
     """Run all benchmarks."""
     parser = argparse.ArgumentParser(
@@ -228,7 +259,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=100_000, help="data sets of the query benchmark")
     parser.add_argument("--quanta", type=int, default=100_000, help="quanta of the planning benchmark")
     parser.add_argument("--count", type=int, default=500, help="files and executed quanta")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="only the throughput of workers, on N exposures"
+    )
     arguments = parser.parse_args()
+    if arguments.workers:
+        with tempfile.TemporaryDirectory() as folder:
+            bench_workers(Path(folder), arguments.workers)
+        return
     print(f"{'what':58}{'value':>12} {'unit':14}{'wanted':18}clock")
     bench_import()
     with tempfile.TemporaryDirectory() as folder:
