@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
 from scipy.spatial import cKDTree
 
+from starmill.datamodel.cube import Beam
 from starmill.diagnostics.figures import save_figure
 from starmill.diagnostics.map_figures import completeness_figure, overview_figure
 from starmill.io.cubes import read_sky_map
 from starmill.tasks.compact_sources import CompactSourcesTask
+from starmill.tasks.compact_sources_config import CompactSourcesConfig
 from starmill.tasks.completeness import CompletenessConfig, CompletenessTask
 
 HERE = Path(__file__).resolve().parent
@@ -58,6 +61,33 @@ def benchmark_figure(folder: Path) -> Figure:
     return figure
 
 
+def real_figure(folder: Path) -> Figure:
+    """Real maps with the ellipses of what was measured in them."""
+    figure = Figure(figsize=(10.5, 7.2), layout="constrained")
+    maps = {
+        "ATCA, Scorpio field": ("maps_atca/ScorpioExtendedSourceField.fits.gz", None, 4.0),
+        "Bolocam, Galactic centre": ("maps_bolocam/gc_bolocam_gps.fits.gz", None, 6.0),
+        "SCUBA-2 850 micron, U Ant": ("maps_scuba2/uant_850_NonCOsub.fits.gz", Beam(14.1, 14.1), 5.0),
+        "Parkes 1904-66": ("aegean_parkes/1904-66_SIN.fits.gz", None, 4.0),
+        "ALMA": ("maps_alma/2013.1.00034.S_SB_Xd_GB_Xe9_MB_Xea_highz_cell3_331108_sci.spw0_1_2_3.cont.I.image.fits.gz",
+                 None, 4.0),
+        "test map 1 of hyper-py": ("maps_hyper/test/test_2d_map_1.fits.gz", None, 5.0),
+    }  # fmt: skip
+    for ax, (title, (name, beam, threshold)) in zip(figure.subplots(2, 3).ravel(), maps.items(), strict=True):
+        sky_map = read_sky_map(folder / name, beam=beam)
+        config = CompactSourcesConfig().override({"detection.threshold": threshold})
+        result = CompactSourcesTask(config).run(sky_map=sky_map)
+        low, high = np.nanpercentile(sky_map.image, [2, 99.5])
+        ax.imshow(sky_map.image, origin="lower", cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
+        for x, y, a, b, theta in result.ellipses:
+            ax.add_patch(Ellipse((x, y), 2 * a, 2 * b, angle=float(np.degrees(theta)), fill=False, edgecolor="tab:blue",
+                                 linewidth=0.6))  # fmt: skip
+        ax.set_title(f"{title}: {len(result.catalog)} sources", fontsize=9)
+        ax.set_xticks([])
+        ax.set_yticks([])
+    return figure
+
+
 def main() -> None:
     """Write the PNG files."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -65,6 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     out = HERE / "_static"
     save_figure(benchmark_figure(args.data), out / "compact_benchmark.png", dpi=80)
+    save_figure(real_figure(args.data.parent), out / "compact_real_maps.png", dpi=70)
     sky_map, _ = random_map(200, seed=7)
     result = CompactSourcesTask().run(sky_map=sky_map)
     save_figure(

@@ -103,7 +103,7 @@ def test_one_bad_map_does_not_stop_the_others(folder, tmp_path):
     bad = {
         "no_unit": header(sky_map.wcs, BUNIT=None), "odd_unit": header(sky_map.wcs, BUNIT="counts"),
         "no_beam": header(sky_map.wcs, BMAJ=None), "negative_beam": header(sky_map.wcs, BMAJ=-0.1),
-        "no_pixel_size": header(sky_map.wcs, **{name: None for name in ("CDELT1", "CDELT2", "PC1_1", "PC2_2")}),
+        "no_pixel_size": header(sky_map.wcs, **dict.fromkeys(("CDELT1", "CDELT2", "PC1_1", "PC2_2"))),
         "no_wcs": fits.Header({"BUNIT": "Jy/beam", "BMAJ": BEAM, "BMIN": BEAM}),
     }  # fmt: skip
     paths = []
@@ -123,6 +123,28 @@ def test_one_bad_map_does_not_stop_the_others(folder, tmp_path):
         run_hyper(maps=paths[:2], dir_root=str(tmp_path / "out2"))
     with pytest.warns(StarmillWarning, match="odd_unit"):
         run_hyper(maps=[paths[1], folder / "one.fits"], dir_root=str(tmp_path / "out3"))
+
+
+def test_an_interrupted_run_is_resumed(folder, tmp_path):
+    """What the same file and settings have given is kept; anything else is made again."""
+
+    def run(*names, **values):
+        settings = {"dir_root": str(tmp_path), "resume": True, **values}
+        return run_maps(options_from({}, settings), [folder / f"{name}.fits" for name in names])
+
+    first = run("one")
+    table = tmp_path / "params" / "params_one.csv"
+    made = table.stat().st_mtime_ns
+    both = run("one", "two")
+    assert both.exit_code == 0
+    assert table.stat().st_mtime_ns == made
+    assert len(both.outcomes[0].table) == len(first.table)
+    np.testing.assert_array_equal(both.table["FLUX"][: len(first.table)], first.table["FLUX"])
+    assert set(both.table["MAP_ID"]) == {"one", "two"}
+    run("one", sigma_thres=6)
+    assert table.stat().st_mtime_ns > made
+    table.write_text(table.read_text()[:3000])
+    assert len(run("one", sigma_thres=6).table) == len(first.table)
 
 
 def test_a_degenerate_fourth_axis_is_accepted(folder, tmp_path):

@@ -22,6 +22,9 @@ MAP_ENDINGS = (".fits", ".fit", ".fts", ".gz", ".fz", ".bz2")
 @click.option("--beam", type=float, metavar="ARCSEC", help="FWHM of the beam, instead of the header's.")
 @click.option("--unit", help="Unit of the maps, instead of BUNIT.")
 @click.option("--frequency", type=float, metavar="HZ", help="Frequency, for maps in kelvin.")
+@click.option(
+    "--resume", is_flag=True, help="Keep what an earlier run made from the same files and settings."
+)
 @click.option("--cube", is_flag=True, help="The inputs are cubes.")
 @click.option("--compat", is_flag=True, help="The published rules of hyper-py.")
 @click.option(
@@ -90,6 +93,7 @@ def _overrides(settings: Settings, options: dict[str, Any]) -> tuple[dict[str, A
         "detection.sigma_thres": options["threshold"],
         "survey.beam_arcsec": options["beam"], "units.map_unit": options["unit"],
         "units.frequency_hz": options["frequency"], "control.datacube": options["cube"] or None,
+        "control.resume": options["resume"] or None,
         "control.mode": "compat" if options["compat"] else None,
         "files.table_formats": list(options["formats"]) or None, "visualization.report": options["report"] or None,
         "control.n_cores": settings.jobs if settings.jobs > 1 else None,

@@ -39,6 +39,7 @@ KEYS: dict[str, tuple[str, Any]] = {
     "control.mode": ("s", "accurate"),
     "control.parallel_maps": ("b", False),
     "control.n_cores": ("i", os.cpu_count() or 1),
+    "control.resume": ("b", False),
     "control.detection_only": ("b", False),
     "control.datacube": ("b", False),
     "control.dir_datacube_slices": ("s", "maps"),

@@ -19,6 +19,7 @@ from starmill.datamodel.cube import Beam, SkyMap
 from starmill.errors import ConfigError, InputError, StarmillError, StarmillWarning
 from starmill.hyper.options import HyperOptions, accurate_config, options_from
 from starmill.hyper.products import write_products
+from starmill.hyper.resume import earlier_table, fingerprint
 from starmill.hyper.surveys import load_surveys, survey_of
 from starmill.hyper.tables import centroid_regions, ellipse_regions, hyper_table, merge_tables
 from starmill.io.atomic import atomic_write_text
@@ -172,6 +173,12 @@ def _run_each(
     stems = _unique_stems(paths)
 
     def run(item: tuple[Path, str]) -> MapOutcome:
+        earlier = earlier_table(item[0], item[1], options, changes) if options["control.resume"] else None
+        if earlier is not None:
+            _log.info("%s: kept from an earlier run", item[1])
+            if advance is not None:
+                advance(f"{item[1]}: {len(earlier)} sources, kept")
+            return MapOutcome(item[1], earlier)
         outcome = map_outcome(lambda: read_map(item[0], options, name=item[1]), item[1], options, changes)
         if advance is not None:
             advance(
@@ -252,7 +259,7 @@ def map_outcome(
             sky_map = read()
             log.info("map %s: %s pixels, unit %s", name, sky_map.image.shape, sky_map.unit)
             result = (measure or photometer)(sky_map, options, changes)
-            table, files = _write_map_outputs(sky_map, result, options)
+            table, files = _write_map_outputs(sky_map, result, options, changes)
         except StarmillError as error:
             log.error("%s", error)  # noqa: TRY400  the sentence says all
             return MapOutcome(name, error=str(error), seconds=time.perf_counter() - start)
@@ -326,12 +333,15 @@ def _given_sources(sky_map: SkyMap, options: HyperOptions) -> tuple[NDArray[Any]
     return None, None
 
 
-def _write_map_outputs(sky_map: SkyMap, result: Any, options: HyperOptions) -> tuple[Any, list[Path]]:
+def _write_map_outputs(
+    sky_map: SkyMap, result: Any, options: HyperOptions, changes: Mapping[str, Any] | None
+) -> tuple[Any, list[Path]]:
     catalog, name = result.catalog, sky_map.name
     notes = {
         "Mode": options["control.mode"], "Survey code": options["survey.survey_code"],
         "Detection threshold": f"{options['detection.sigma_thres']} sigma",
         "Configuration": options.source or "none", **getattr(result, "notes", {}),
+        "Fingerprint": fingerprint(sky_map.meta.get("path"), options, changes),
     }  # fmt: skip
     table = hyper_table(catalog, sky_map, options.flux_unit, notes)
     files = write_tables(table, options, name)

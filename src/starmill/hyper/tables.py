@@ -145,7 +145,9 @@ def merge_tables(tables: list[Any]) -> Any:
     for name in merged.colnames:
         merged[name].info.format = tables[0][name].info.format
     merged.meta["comments"] = [
-        line for line in tables[0].meta.get("comments", []) if not line.startswith(("Map:", "Noise"))
+        line
+        for line in tables[0].meta.get("comments", [])
+        if not line.startswith(("Map:", "Noise", "Fingerprint"))
     ]
     return merged
 

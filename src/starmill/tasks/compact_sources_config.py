@@ -15,7 +15,7 @@ class DetectionConfig(Config):
         "auto", "band-pass filter; auto takes the sharpest one that is nearly as sensitive as the best"
     )
     noise: Literal["local", "global"] = field("local", "whether the threshold follows the local noise")
-    noise_cell: float = field(30.0, "size of the cells in which the noise is measured", unit="beam", gt=1)
+    noise_cell: float = field(12.0, "size of the cells in which the noise is measured", unit="beam", gt=1)
     rms: float | None = field(None, "noise of a pixel; measured when not given", unit="map unit", gt=0)
     min_separation: float = field(0.5, "of two closer peaks only the brighter one is kept", unit="beam", ge=0)
     residual_passes: int = field(
