@@ -135,6 +135,7 @@ def test_listed_stamps_come_first():
     rng = np.random.default_rng(6)
     image = rng.normal(100, 3, (120, 120))
     image[59:62, 59:62] += 2000
+    image[60, 60] += 500
     image[39:42, 79:82] += 900
     mask = np.zeros(image.shape, np.int32)
     keywords = {"limit": 1e4, "threshold": 20.0, "half_width": 8, "kernel_half_width": 5, "per_cell": 3}
