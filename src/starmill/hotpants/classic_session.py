@@ -72,8 +72,9 @@ class ClassicHotpants(Hotpants):
             error = np.asarray(error, np.float64)
             if error.shape != data.shape:
                 raise HotpantsError(f"the noise of the {name} is {error.shape}, the image {data.shape}")
-            bits[~np.isfinite(error)] |= NOT_A_NUMBER | INPUT_BAD
-            variance = np.where(np.isfinite(error), error, 0) ** 2
+            known = np.isfinite(error) & (error > 0)
+            bits[~known] |= NOT_A_NUMBER | INPUT_BAD
+            variance = np.where(known, error, 0) ** 2
         else:
             variance = np.abs(clean.astype(np.float64)) / gain + (read_noise / gain) ** 2
         bad = (bits & INPUT_BAD) > 0

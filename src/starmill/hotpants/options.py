@@ -89,6 +89,19 @@ class HotpantsConfig:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)!r}")
         if self.kernel_step is not None and self.kernel_step < 1:
             raise ConfigError(f"kernel_step must be at least 1, not {self.kernel_step!r}")
+        for name in ("ko", "bgo"):
+            if not 0 <= getattr(self, name) <= 10:
+                raise ConfigError(f"{name} must be 0 to 10, not {getattr(self, name)!r}")
+        if not 0 < self.kfm <= 1 or not 0 <= self.min_frac_stamps <= 1:
+            raise ConfigError(
+                f"kfm and min_frac_stamps are shares, not {self.kfm!r} and {self.min_frac_stamps!r}"
+            )
+        if not self.use_pca and (
+            not self.sigma_gauss or min(self.sigma_gauss) <= 0 or min(self.deg_fixe) < 0
+        ):
+            raise ConfigError(
+                f"a basis needs positive widths and degrees >= 0, not {self.sigma_gauss} and {self.deg_fixe}"
+            )
         for name in ("rkernel", "rss", "nss", "nstampx", "nstampy", "nregx", "nregy"):
             if int(getattr(self, name)) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)!r}")

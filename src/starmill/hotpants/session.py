@@ -126,7 +126,8 @@ class Hotpants:
             error = np.asarray(error, np.float32)
             if error.shape != data.shape:
                 raise HotpantsError(f"the noise of the {name} is {error.shape}, the image {data.shape}")
-            variance = np.where(np.isfinite(error), error, 0).astype(np.float32) ** 2
+            known = np.isfinite(error) & (error > 0)
+            variance = np.where(known, error, 0).astype(np.float32) ** 2
             bits[~(variance > 0)] |= INPUT_BAD
         codes = np.array([FILL, SATURATED, LOW, NOT_A_NUMBER], np.uint8) | np.uint8(INPUT_BAD)
         high, low = (np.inf if upper is None else upper), (-np.inf if lower is None else lower)
