@@ -27,7 +27,7 @@ PSF_COLUMNS: tuple[Column, ...] = (
     Column("psf_used", "bool", "", "used in the PSF model"),
     Column("psf_reserved", "bool", "", "star kept out of the PSF model to test it"),
 )
-_STARS_OF_START = 200  # the analytic start of a pixel model needs no more
+_STARS_OF_START = 300  # the analytic start of a pixel model needs no more
 _BAD_PLANES = ("BAD", "SAT", "INTRP", "CR", "NO_DATA", "SUSPECT")
 
 
