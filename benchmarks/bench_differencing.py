@@ -7,9 +7,10 @@ default 49 basis images, variance and mask.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
-import resource
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +23,21 @@ from astropy.io import fits
 
 from starmill.hotpants import Hotpants, HotpantsConfig
 from starmill.hotpants.command import run_hotpants
+from starmill.numerics.tiles import set_threads
+
+STEPS = (
+    "find_stamps",
+    "fit_and_select_direction",
+    "iterative_fit_and_clip",
+    "convolve_and_difference",
+    "get_final_outputs",
+)
+
+
+def peak_memory():
+    """Return the largest resident memory since it was last forgotten, MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def simulate(n, seed=1):
@@ -65,11 +81,23 @@ def main():
         normalize="i",
     )
     Hotpants(template[:512, :512], science[:512, :512], config=config).run_pipeline()
-    cpu, wall = time.process_time(), time.perf_counter()
-    Hotpants(template, science, i_mask=mask, config=config).run_pipeline()
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{'in memory':22s} {cpu:7.2f} CPU s {wall:7.2f} s wall {peak:7.0f} MB")
+    for threads in (1, 2):
+        set_threads(threads)
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of memory so far
+        cpu, wall = time.process_time(), time.perf_counter()
+        session = Hotpants(template, science, i_mask=mask, config=config)
+        steps = {}
+        for name in STEPS:
+            begin = time.process_time()
+            getattr(session, name)()
+            steps[name] = time.process_time() - begin
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        del session
+        label = f"in memory, {threads} thread" + "s" * (threads > 1)
+        print(f"{label:22s} {cpu:7.2f} CPU s {wall:7.2f} s wall {peak_memory():7.0f} MB")
+        steps = {"classify_pixels": cpu - sum(steps.values()), **steps}
+        print("   " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items()))
     with tempfile.TemporaryDirectory() as folder:
         names = {key: str(Path(folder) / f"{key}.fits") for key in ("t", "s", "m", "d", "n", "o")}
         for key, image in (("t", template), ("s", science), ("m", mask)):
@@ -83,13 +111,17 @@ def main():
         ours = time.process_time() - cpu
         print(f"{'command, FITS':22s} {ours:7.2f} CPU s {time.perf_counter() - wall:7.2f} s wall")
         if options.hotpants:
-            before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-            subprocess.run([options.hotpants, *words], check=True, capture_output=True)
-            after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - wall
-            theirs = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            print(
-                f"{'C program':22s} {theirs:7.2f} CPU s {wall:7.2f} s wall {after.ru_maxrss / 1024:7.0f} MB"
+            # in a process of its own: a child inherits the peak memory of its parent
+            code = (
+                "import resource, subprocess, sys, time; t = time.perf_counter();"
+                "subprocess.run(sys.argv[1:], check=True, capture_output=True);"
+                "r = resource.getrusage(resource.RUSAGE_CHILDREN);"
+                "print(r.ru_utime + r.ru_stime, time.perf_counter() - t, r.ru_maxrss / 1024)"
             )
+            command = [sys.executable, "-S", "-c", code, options.hotpants, *words]
+            answer = subprocess.run(command, check=True, capture_output=True, text=True)
+            theirs, wall, peak = map(float, answer.stdout.split())
+            print(f"{'C program':22s} {theirs:7.2f} CPU s {wall:7.2f} s wall {peak:7.0f} MB")
             print(f"ratio of CPU: {theirs / ours:.1f} (command)")
 
 

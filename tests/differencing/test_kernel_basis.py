@@ -9,7 +9,13 @@ from tests.reference.kernel_convolution import convolve_stamp
 from starmill.datamodel.field import field_from_dict
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.spatial_kernel import SpatialKernel
-from starmill.differencing.kernel_basis import delta_basis, gaussian_basis, image_basis, matching_widths, roughness
+from starmill.differencing.kernel_basis import (
+    delta_basis,
+    gaussian_basis,
+    image_basis,
+    matching_widths,
+    roughness,
+)
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamp_system import convolve_with_basis
 from starmill.errors import InputError

@@ -49,14 +49,19 @@ def test_kernel_of_low_rank_is_separated_and_gives_the_same():
     image = rng.normal(size=(90, 150)).astype("f4")
     at = np.arange(-6, 7)
     kernels = np.array(
-        [[np.exp(-(at[:, None] ** 2) / (4 + j) - at[None, :] ** 2 / (5 + i)) for i in range(4)] for j in range(3)]
+        [
+            [np.exp(-(at[:, None] ** 2) / (4 + j) - at[None, :] ** 2 / (5 + i)) for i in range(4)]
+            for j in range(3)
+        ]
     )
     separated = KernelNodes.of_images(kernels, 64, 1e-6)
     full = KernelNodes.of_images(kernels, 64, 0.0)
     assert separated.horizontal is not None
     assert full.horizontal is None
     np.testing.assert_allclose(
-        convolve_with_nodes(image, separated), convolve_with_nodes(image, full), atol=2e-5 * kernels.sum((2, 3)).max()
+        convolve_with_nodes(image, separated),
+        convolve_with_nodes(image, full),
+        atol=2e-5 * kernels.sum((2, 3)).max(),
     )
 
 

@@ -80,7 +80,9 @@ def resample(image, x, y, weights):
     return out
 
 
-def stamp_weights(reference_variance, target_variance, bad_reference, bad_target, scale, profile, norm, reach):
+def stamp_weights(
+    reference_variance, target_variance, bad_reference, bad_target, scale, profile, norm, reach
+):
     """Inverse variances of a stamp, pixel by pixel."""
     size, tall = len(target_variance), len(reference_variance)
     border, half = (tall - size) // 2, len(profile) // 2

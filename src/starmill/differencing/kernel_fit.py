@@ -118,7 +118,15 @@ class KernelFit:
 
 
 def fit_kernel(
-    system, model, *, clip=4.0, model_error=0.01, max_iterations=10, minimum=3, maximum_condition=1e12, penalty=None
+    system,
+    model,
+    *,
+    clip=4.0,
+    model_error=0.01,
+    max_iterations=10,
+    minimum=3,
+    maximum_condition=1e12,
+    penalty=None,
 ):
     """Solve for the kernel, rejecting stamps that do not agree, until the set of stamps no longer changes.
 

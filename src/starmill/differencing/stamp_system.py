@@ -192,7 +192,9 @@ def convolve_with_basis(cut, basis):
     size = cut.shape[0] - basis.size + 1
     if basis.offsets is not None:
         last = basis.size - 1
-        shifted = np.stack([cut[last - v : last - v + size, last - u : last - u + size] for v, u in basis.offsets])
+        shifted = np.stack(
+            [cut[last - v : last - v + size, last - u : last - u + size] for v, u in basis.offsets]
+        )
         shifted[1:] -= shifted[0]
         return shifted.astype(np.float32)
     if basis.vertical is None:

@@ -138,7 +138,17 @@ def convolve_separable(padded, horizontal, nodes, node_row, row_fraction, spacin
         for i in range(tall):
             for g in range(pairs):
                 correlate_long_run_by_two(
-                    pixels, i * stride + x, 0, 1, across, 2 * k * g, k, 1, k, filtered, i * tread + 2 * LONG_RUN * g
+                    pixels,
+                    i * stride + x,
+                    0,
+                    1,
+                    across,
+                    2 * k * g,
+                    k,
+                    1,
+                    k,
+                    filtered,
+                    i * tread + 2 * LONG_RUN * g,
                 )
         for y in range(0, rows, 2):
             correlate_long_run_by_four(

@@ -104,7 +104,17 @@ def subtract_rows(
 
 @njit
 def finish_difference(
-    convolved, level, status, reference_bits, target_bits, factor, noise_factor, codes, difference, variance, bits
+    convolved,
+    level,
+    status,
+    reference_bits,
+    target_bits,
+    factor,
+    noise_factor,
+    codes,
+    difference,
+    variance,
+    bits,
 ):
     """Take the background off, scale and flag, in one pass over a band.
 

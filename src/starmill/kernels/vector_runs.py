@@ -48,7 +48,9 @@ def _spread(builder: Any, pointer: Any) -> Any:
     return builder.shuffle_vector(vector, empty, ir.Constant(_ORDER, [0] * LANES))
 
 
-def _emit(builder: Any, pixels: Any, strides: Any, taps: Any, shape: Any, vectors: int, filters: int) -> list[Any]:
+def _emit(
+    builder: Any, pixels: Any, strides: Any, taps: Any, shape: Any, vectors: int, filters: int
+) -> list[Any]:
     """Write the loops over the taps; return the places of the sums, those of the first filter first."""
     kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
     add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
@@ -75,7 +77,9 @@ def _emit(builder: Any, pixels: Any, strides: Any, taps: Any, shape: Any, vector
 
 def _correlation(vectors: int, filters: int) -> Any:
     @intrinsic
-    def correlate_run(typing_context, pixels, first, stride, step, taps, tap, plane, rows, columns, out, place):  # noqa: ARG001
+    def correlate_run(
+        typing_context, pixels, first, stride, step, taps, tap, plane, rows, columns, out, place
+    ):  # noqa: ARG001
         whole = types.intp
         signature = types.void(pixels, whole, whole, whole, taps, *(whole,) * 4, out, whole)
 

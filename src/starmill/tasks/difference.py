@@ -17,7 +17,13 @@ from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import fit_differential_background
 from starmill.differencing.decorrelation import central_filter, prefiltered, score_excess, whitened
 from starmill.differencing.fit_error import fit_variance
-from starmill.differencing.kernel_basis import KernelBasis, delta_basis, gaussian_basis, matching_widths, roughness
+from starmill.differencing.kernel_basis import (
+    KernelBasis,
+    delta_basis,
+    gaussian_basis,
+    matching_widths,
+    roughness,
+)
 from starmill.differencing.kernel_fit import KernelFit, KernelModel, fit_kernel
 from starmill.differencing.proper import blurred_side, common_blur, filter_difference
 from starmill.differencing.quality import DifferenceQuality, judge_difference
@@ -373,7 +379,11 @@ class DifferenceTask(Task):
             return fit_kernel(system, model, **keywords)
         if pixels:
             form = roughness(basis)
-            keywords = {**keywords, "degrees": (int(basis.order.max()),), "penalties": [f * form for f in PENALTIES]}
+            keywords = {
+                **keywords,
+                "degrees": (int(basis.order.max()),),
+                "penalties": [f * form for f in PENALTIES],
+            }
         highest = 5 if not pixels else 3  # a delta basis has hundreds of images
         orders = range(highest) if config.kernel_order is None else (config.kernel_order,)
         sums = (0, 1, 2) if config.sum_order is None else (config.sum_order,)

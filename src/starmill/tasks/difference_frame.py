@@ -47,7 +47,10 @@ class DifferenceFrameConfig(Config):
         "Find cosmic rays first and keep them out of the difference; auto does it for images whose mask has none.",
     )
     repair: SubtaskConfig = subtask(
-        RepairConfig, "how cosmic rays are found", interpolate=False, psf_contrast=PsfContrastConfig(min_counts=0.0)
+        RepairConfig,
+        "how cosmic rays are found",
+        interpolate=False,
+        psf_contrast=PsfContrastConfig(min_counts=0.0),
     )
     difference: SubtaskConfig = subtask(DifferenceConfig, "kernel fit and subtraction")
     measure: SubtaskConfig = subtask(MeasureDifferenceConfig, "sources of the difference")
