@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +10,8 @@ from typing import Any
 
 from starmill import __version__
 from starmill.errors import InputError
-from starmill.execution.provenance import text_checksum
 from starmill.hyper.options import HyperOptions
 from starmill.io.sky_tables import read_sky_table
-from starmill.repository.store import file_checksum
 
 __all__ = ["earlier_table", "fingerprint"]
 
@@ -40,11 +39,16 @@ def fingerprint(path: Any, options: HyperOptions, changes: Mapping[str, Any] | N
         files += [p for p in (options.root / table, options.input_path(table)) if p.is_file()][:1]
     parts = {
         "version": __version__,
-        "files": [file_checksum(p) for p in files if p.is_file()],
+        "files": [_file_checksum(p) for p in files if p.is_file()],
         "options": {k: v for k, v in options.values.items() if not k.startswith(WITHOUT_INFLUENCE)},
         "changes": dict(changes or {}),
     }
-    return text_checksum(json.dumps(parts, sort_keys=True, default=str))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _file_checksum(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def earlier_table(
