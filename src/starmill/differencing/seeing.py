@@ -97,6 +97,8 @@ def extend_profile(stack, *, half_width=25):
     psf_image : (2 half_width + 1, 2 half_width + 1) array
         Its sum is the share of the light inside the box, slightly below 1.
     """
+    if not (np.isfinite(stack).all() and stack.max() > 0):
+        raise AlgorithmError("the mean star has no light", numbers={"peak": float(np.max(stack))})
     small = stack.shape[0] // 2
     y, x = np.mgrid[-half_width : half_width + 1, -half_width : half_width + 1]
     r2 = (x**2 + y**2).astype(np.float64)
