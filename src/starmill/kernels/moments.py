@@ -3,7 +3,8 @@ r"""Adaptive second moments: the Gaussian weight that matches the source best.
 With the weight w = exp(-rho**2 / 2), rho**2 = d\ :sup:`T` W\ :sup:`-1` d, the weighted second
 moments m of a source give a better weight through W' :sup:`-1` = m\ :sup:`-1` - W\ :sup:`-1`
 (for a Gaussian source of covariance C, m\ :sup:`-1` = C\ :sup:`-1` + W\ :sup:`-1`). The centre
-of the weight stays fixed. Weights are computed along a row by recurrence: two
+of the weight stays fixed. Pixels enter a growing weight one by one, so narrow weights can swing
+to and fro for ever: after some rounds each swing makes the steps smaller. Weights are computed along a row by recurrence: two
 exponentials a row instead of one a pixel.
 
 References
@@ -29,6 +30,7 @@ SMALLEST_LIMIT = 16.0  # a weight may always grow to this sigma, pixels
 FOOTPRINT_LIMIT = 2.0  # and to this multiple of the radius of the footprint
 ELLIPTICITY_TOLERANCE = 1e-5
 SIZE_TOLERANCE = 1e-4
+FREE_ROUNDS = 12  # then a weight that swings to and fro makes smaller steps
 
 FLAG_UNWEIGHTED_BAD = 1
 FLAG_UNWEIGHTED = 2
@@ -214,7 +216,9 @@ def match_weight(image, cx, cy, max_shift, max_iterations, max_sigma, sums, rows
     size_old = 1e6
     flags = 0
     converged = False
-    for _ in range(max_iterations):
+    step = 1.0
+    change_old = 0.0
+    for k in range(max_iterations):
         weighted_sums(image, cx, cy, wxx, wyy, wxy, sums, rows)
         if not sums[0] > 0.0:
             return _unweighted(image, cx, cy, out)
@@ -237,6 +241,10 @@ def match_weight(image, cx, cy, max_shift, max_iterations, max_sigma, sums, rows
         ):
             converged = True
             break
+        change = mxx - size_old
+        if k >= FREE_ROUNDS and change * change_old < 0.0:
+            step *= 0.7
+        change_old = change
         e1_old = e1
         e2_old = e2
         size_old = mxx
@@ -249,9 +257,9 @@ def match_weight(image, cx, cy, max_shift, max_iterations, max_sigma, sums, rows
             return _unweighted(image, cx, cy, out)
         if max(ixx, iyy) > idet * max_sigma * max_sigma:
             return _unweighted(image, cx, cy, out) | FLAG_MAX_ITERATIONS
-        wxx = iyy / idet
-        wyy = ixx / idet
-        wxy = -ixy / idet
+        wxx += step * (iyy / idet - wxx)
+        wyy += step * (ixx / idet - wyy)
+        wxy += step * (-ixy / idet - wxy)
     if not converged:
         return _unweighted(image, cx, cy, out) | FLAG_MAX_ITERATIONS
     out[0] = wxx
@@ -307,7 +315,9 @@ def adaptive_moments(pixels, x, y, max_shift, max_iterations):
         if area > 0:
             limit = max(SMALLEST_LIMIT, FOOTPRINT_LIMIT * np.sqrt(area / np.pi))
         show_source(pixels, i, saved)
-        flags[i] = match_weight(pixels.image, x[i], y[i], max_shift, max_iterations, limit, sums, rows, out[i])
+        flags[i] = match_weight(
+            pixels.image, x[i], y[i], max_shift, max_iterations, limit, sums, rows, out[i]
+        )
         variance[i] = pixels.variance[int(np.floor(y[i] + 0.5)), int(np.floor(x[i] + 0.5))]
         hide_source(pixels, i, saved)
     return out, variance, flags

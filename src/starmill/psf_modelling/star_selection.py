@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from starmill.errors import AlgorithmError
 
 _MAD_TO_SIGMA = 1.4826  # median absolute deviation to standard deviation of a Gaussian
-_SHARP_WIDTH = 1.0  # pixels: moments of narrower stars depend on where in its pixel a star lies
-_SHARP_RELATIVE_WIDTH = 0.4  # largest relative distance from the locus of such stars
 _MIN_FOR_CLIPPING = 5  # below this number a scatter means nothing
 
 
@@ -63,6 +61,8 @@ def select_stars(
     min_width=0.6,
     max_width=10.0,
     max_relative_width=0.15,
+    sharp_width=1.0,
+    max_relative_width_sharp=0.4,
     n_sigma=2.5,
     max_ellipticity_offset=0.15,
     max_order=2,
@@ -81,15 +81,17 @@ def select_stars(
     bad : (n,) bool, optional
         Sources to leave out whatever their size (saturated, edge, blended, ...).
     doubtful : (n,) bool, optional
-        Sources whose moments cannot be trusted. They are left out, but for stars narrower than a pixel:
-        there the moments of good stars scatter with their place in the pixel, often without convergence.
+        Sources whose moments cannot be trusted. They are left out, but where stars are narrower than
+        ``sharp_width``.
     min_snr : float
         Smallest flux over error.
     min_width, max_width : float, pixel
         Range of ``sqrt((xx + yy) / 2)`` that a star may have.
     max_relative_width : float
-        Largest relative distance from the locus; also the first guess of its half-width. At least 0.4 for
-        stars narrower than a pixel.
+        Largest relative distance from the locus; also the first guess of its half-width.
+    sharp_width, max_relative_width_sharp : float
+        Below this width, in pixels, the moments of a star depend on where in its pixel it lies: there this
+        larger distance from the locus is allowed.
     n_sigma : float
         Distance from the locus in standard deviations (scatter and noise of each source).
     max_ellipticity_offset : float
@@ -145,11 +147,11 @@ def select_stars(
     size_err = np.where(good, 1.0 / np.maximum(snr, 1.0), np.inf)  # relative error of a matched-weight size
     peak = _locus_peak(np.log(width[good]), size_err[good])
     log_width = np.log(np.where(good, width, 1.0))
-    if np.exp(peak) < _SHARP_WIDTH:
+    if np.exp(peak) < sharp_width:
         good = fit
         size_err = np.where(good, 1.0 / np.maximum(snr, 1.0), np.inf)
         log_width = np.log(np.where(good, width, 1.0))
-        max_relative_width = max(max_relative_width, _SHARP_RELATIVE_WIDTH)
+        max_relative_width = max(max_relative_width, max_relative_width_sharp)
     near = good & (np.abs(log_width - peak) < max_relative_width)
     selected, expected, scatter = _refine_locus(
         log_width, size_err, x, y, good, near, n_sigma, max_relative_width, max_order

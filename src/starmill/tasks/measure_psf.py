@@ -38,6 +38,15 @@ class StarSelectionConfig(Config):
     min_width: float = field(0.6, "Smallest sqrt((xx + yy) / 2) of a star.", unit="pixel", gt=0)
     max_width: float = field(10.0, "Largest sqrt((xx + yy) / 2) of a star.", unit="pixel", gt=0)
     max_relative_width: float = field(0.15, "Largest relative distance from the size locus.", gt=0)
+    sharp_width: float = field(
+        1.0,
+        "Moments of narrower stars depend on their place in the pixel: their locus is wider.",
+        unit="pixel",
+        ge=0,
+    )
+    max_relative_width_sharp: float = field(
+        0.4, "Largest relative distance from the locus of such stars.", gt=0
+    )
     n_sigma: float = field(2.5, "Largest distance from the size locus in standard deviations.", gt=0)
     bad_flags: list[str] = field(
         lambda: [
@@ -49,7 +58,7 @@ class StarSelectionConfig(Config):
     )  # fmt: skip
     doubtful_flags: list[str] = field(
         lambda: ["shape_flag"],
-        "The same where stars are wider than a pixel; the moments of narrower ones often do not converge.",
+        "The same where stars are wider than ``sharp_width``.",
     )
     min_core_fraction: float = field(
         0.9, "Smallest share of usable pixels, not masked and not a neighbour's, in the core.", ge=0, le=1
@@ -223,6 +232,7 @@ class MeasurePsfTask(Task):
         return select_stars(
             flux, flux_err, xx, yy, xy, catalog["x"], catalog["y"], bad, doubtful=doubtful, min_snr=options.min_snr,
             min_width=options.min_width, max_width=options.max_width, max_relative_width=options.max_relative_width,
+            sharp_width=options.sharp_width, max_relative_width_sharp=options.max_relative_width_sharp,
             n_sigma=options.n_sigma, min_stars=self.config.min_stars,
         )  # fmt: skip
 
