@@ -3,9 +3,9 @@ r"""Adaptive second moments: the Gaussian weight that matches the source best.
 With the weight w = exp(-rho**2 / 2), rho**2 = d\ :sup:`T` W\ :sup:`-1` d, the weighted second
 moments m of a source give a better weight through W' :sup:`-1` = m\ :sup:`-1` - W\ :sup:`-1`
 (for a Gaussian source of covariance C, m\ :sup:`-1` = C\ :sup:`-1` + W\ :sup:`-1`). The centre
-of the weight stays fixed. Pixels enter a growing weight one by one, so narrow weights can swing
-to and fro for ever: after some rounds each swing makes the steps smaller. Weights are computed along a row by recurrence: two
-exponentials a row instead of one a pixel.
+of the weight stays fixed. Pixels enter a growing weight one by one, so narrow weights can
+swing to and fro for ever: after some rounds each swing makes the steps smaller. Weights are
+computed along a row by recurrence: two exponentials a row instead of one a pixel.
 
 References
 ----------
