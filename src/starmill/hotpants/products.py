@@ -10,6 +10,7 @@ from starmill.hotpants.kernel_table import solution_vector
 from starmill.hotpants.options import ConfigError, HotpantsError
 from starmill.hotpants.regions import Region, RegionRun, assembled
 from starmill.hotpants.substamp import SubstampStatus
+from starmill.kernels.pixel_limits import difference_sums
 
 __all__ = ["refuse_overwriting", "write_products", "write_run"]
 
@@ -63,7 +64,9 @@ def write_run(runs, config, header, extra):
         return
     planes = assembled(runs, config, fill=extra.get("mous", 1.0) >= 0)
     noise = planes["noise_image"]
-    sigma = np.where(noise > 0, planes["diff_image"] / np.where(noise > 0, noise, 1), 0).astype(np.float32)
+    sigma = None
+    if config.sigma_image_file or extra.get("ndm") or extra.get("allm"):
+        sigma = np.where(noise > 0, planes["diff_image"] / np.where(noise > 0, noise, 1), 0).astype(np.float32)
     cards = _header_cards(runs, config, extra)
     table = None
     if extra.get("hki") or config.kernel_file:
@@ -95,21 +98,25 @@ def _region_cards(run, config):
     planes = session.results
     mask = planes["output_mask"][inner]
     difference, noise = planes["diff_image"][inner], planes["noise_image"][inner]
-    good = mask == 0
     touched = (mask != 0) & (mask & 0x8000 == 0)
     merits, used = session.fit.chi2, session.fit.used
     kept = merits[used & np.isfinite(merits)]
     mean, scatter = (kept.mean(), kept.std()) if len(kept) else (0.0, 0.0)
     mean, scatter = getattr(session.fit, "mean", mean), getattr(session.fit, "scatter", scatter)
     final = session.final_merit()
-    chi2 = np.square(difference[good] / np.maximum(noise[good], 1e-30), dtype=np.float64)
+    sums = np.zeros(6)
+    difference_sums(difference, noise, mask, np.float32(config.stat_sig), sums)
+    n, noise_sum, chi2, n_near, total, squares = sums
+    middle = total / max(n_near, 1)
     cards = {
         "REGION": run.region.section, "CONVOL": "TEMPLATE" if session.conv_direction == "t" else "IMAGE",
         "KSUM": round(session.kernel_sum, 7), "SSSIG": round(float(mean), 5), "SSSCAT": round(float(scatter), 5),
         "FSIG": round(final[0], 5), "FSCAT": round(final[1], 5),
-        "X2NRM": round(float(chi2.mean()), 5) if good.any() else 0.0, "NX2NRM": int(good.sum()),
+        "X2NRM": round(chi2 / max(n, 1), 5), "NX2NRM": int(n), "DMEAN": round(middle, 6),
+        "DSIGE": round(float(np.sqrt(max(squares / max(n_near, 1) - middle**2, 0))), 6),
+        "DSIG": round(noise_sum / max(n, 1), 6),
     }  # fmt: skip
-    for suffix, where in (("", good), ("O", touched)):
+    for suffix, where in (("O", touched),):
         values, sigma = difference[where].astype(np.float64), noise[where].astype(np.float64)
         near = np.abs(values) < config.stat_sig * np.maximum(sigma, 1e-30)
         any_near = near.any()
