@@ -84,6 +84,9 @@ class ClassicHotpants(Hotpants):
                 f"{((bits & SATURATED) > 0).mean():.1%} saturated, {((bits & LOW) > 0).mean():.1%} at or below the "
                 f"lower limit, {((bits & EXTERNAL) > 0).mean():.1%} masked"
             )
+        low, high = clean[~bad].min(), clean[~bad].max()
+        if low == high:
+            raise HotpantsError(f"the {name} does not vary: all its usable pixels are {low:g}")
         return {
             "data": clean.astype(np.float64),
             "variance": np.maximum(variance, 1e-12),

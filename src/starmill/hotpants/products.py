@@ -66,7 +66,9 @@ def write_run(runs, config, header, extra):
     noise = planes["noise_image"]
     sigma = None
     if config.sigma_image_file or extra.get("ndm") or extra.get("allm"):
-        sigma = np.where(noise > 0, planes["diff_image"] / np.where(noise > 0, noise, 1), 0).astype(np.float32)
+        sigma = np.where(noise > 0, planes["diff_image"] / np.where(noise > 0, noise, 1), 0).astype(
+            np.float32
+        )
     cards = _header_cards(runs, config, extra)
     table = None
     if extra.get("hki") or config.kernel_file:
