@@ -290,7 +290,11 @@ def _freeze_bounded(p, free, log_indices, matrix, vector):
         elif a == 5:
             stuck = stuck or (abs(p[5]) >= MAX_ATANH and vector[5] * p[5] > 0.0)
         else:
-            stuck = stuck or (p[6] <= log_indices[0] and vector[6] < 0.0) or (p[6] >= log_indices[-1] and vector[6] > 0.0)
+            stuck = (
+                stuck
+                or (p[6] <= log_indices[0] and vector[6] < 0.0)
+                or (p[6] >= log_indices[-1] and vector[6] > 0.0)
+            )
         if not stuck:
             continue
         vector[a] = 0.0
@@ -369,7 +373,9 @@ def _fit_one(image, mask, bad_bits, p, free, profiles, psf, box, limits, gaussia
             continue
         _bounded(p, step, free, log_indices, trial)
         n = mixture(trial, table, log_indices, variances, psf, psf_scales, work, gaussians)
-        new_chi2, _ = _normal_equations(image, mask, bad_bits, trial, box, gaussians, n, rows, free, best, better)
+        new_chi2, _ = _normal_equations(
+            image, mask, bad_bits, trial, box, gaussians, n, rows, free, best, better
+        )
         if new_chi2 > chi2:
             damping *= 10.0
             if damping > MAX_DAMPING:  # no step makes it better: this is the minimum
@@ -443,7 +449,19 @@ def fit_profiles(pixels, start, half, free, table, log_indices, variances, psf, 
         box = _box(p[1], p[2], half[i], ny, nx)
         show_source(pixels, i, saved)
         found, chi2, count, iterations = _fit_one(
-            pixels.image, pixels.mask, bad_bits, p, free, profiles, psf[i], box, limits, gaussians, rows, work, scratch
+            pixels.image,
+            pixels.mask,
+            bad_bits,
+            p,
+            free,
+            profiles,
+            psf[i],
+            box,
+            limits,
+            gaussians,
+            rows,
+            work,
+            scratch,
         )
         if found & FLAG_NO_PIXELS == 0:
             best[i] = p
@@ -470,7 +488,9 @@ def _box(x, y, half, ny, nx):
 
 
 @njit
-def _flux_variance(image, variance, mask, bad_bits, p, free, profiles, psf, box, gaussians, rows, work, scratch):
+def _flux_variance(
+    image, variance, mask, bad_bits, p, free, profiles, psf, box, gaussians, rows, work, scratch
+):
     """Variance of the flux: g' V g with g the response of the flux to each pixel."""
     matrix, factor, vector = scratch[0], scratch[1], scratch[3, 4]
     unit, response = scratch[3, 0], scratch[3, 1]

@@ -173,7 +173,9 @@ def split_by_levels(pixels, inside, noise, threshold, n_levels, contrast, min_pi
         index = max(index - 1, -1)
     stands = np.empty(n, np.bool_)
     for k in range(n):
-        stands[k] = sorted_values[k] - 0.5 * threshold >= min_drop * sorted_noise[k]  # the valley is between 0 and it
+        stands[k] = (
+            sorted_values[k] - 0.5 * threshold >= min_drop * sorted_noise[k]
+        )  # the valley is between 0 and it
     labels, n_objects = _label_links(number, link, total, count, tree, stands, threshold, needed, min_pixels)
     _spread_labels(labels, pixels, inside)
     return labels, max(n_objects, 1)
@@ -285,7 +287,9 @@ def _may_split(pixels, inside, variance, y0, x0, threshold, least_drop):
             value = pixels[y, x]
             if not inside[y, x] or value < threshold:
                 continue
-            if value - 0.5 * threshold < least_drop * math.sqrt(max(variance[y0 + y, x0 + x], np.float32(0.0))):
+            if value - 0.5 * threshold < least_drop * math.sqrt(
+                max(variance[y0 + y, x0 + x], np.float32(0.0))
+            ):
                 continue
             is_top = True
             for qy in range(max(y - 1, 0), min(y + 2, ny)):

@@ -78,8 +78,19 @@ def _emit(
 def _correlation(vectors: int, filters: int) -> Any:
     @intrinsic
     def correlate_run(
-        typing_context, pixels, first, stride, step, taps, tap, plane, rows, columns, out, place
-    ):  # noqa: ARG001
+        typing_context,
+        pixels,
+        first,
+        stride,
+        step,
+        taps,
+        tap,
+        plane,
+        rows,
+        columns,
+        out,
+        place,  # noqa: ARG001
+    ):
         whole = types.intp
         signature = types.void(pixels, whole, whole, whole, taps, *(whole,) * 4, out, whole)
 

@@ -165,8 +165,10 @@ class DifferenceFrameTask(Task):
         mode = self.config.align
         if mode == "stars":
             planes = ("SAT", "BAD", "NO_DATA")
-            stars = [bright_positions(e.image, e.variance, e.mask.any(*planes)) for e in (science, template)]
-            registration = find_registration(*stars, science.shape)
+            ours, theirs = (
+                bright_positions(e.image, e.variance, e.mask.any(*planes)) for e in (science, template)
+            )
+            registration = find_registration(ours, theirs, science.shape)
             return warp_by_map(template, registration, science.box, wcs=science.wcs)
         if mode == "none" or template.wcs is None or science.wcs is None:
             if mode == "wcs":
