@@ -89,7 +89,7 @@ def _correlation(vectors: int, filters: int) -> Any:
         rows,
         columns,
         out,
-        place,  # noqa: ARG001
+        place,
     ):
         whole = types.intp
         signature = types.void(pixels, whole, whole, whole, taps, *(whole,) * 4, out, whole)
