@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 REFERENCE = "0144"
 BAD_FLAGS = (
     "psf_flux_flag", "centroid_flag", "pixel_flag_edge", "pixel_flag_saturated_center", "pixel_flag_bad",
-    "pixel_flag_cr_center", "pixel_flag_interpolated_center", "pixel_flag_suspect",
+    "pixel_flag_cr_center", "pixel_flag_interpolated_center", "pixel_flag_suspect", "deblend_parent_too_big",
 )  # fmt: skip
 
 

@@ -219,7 +219,9 @@ def _peaks_of(
         peaks = _distinct_peaks(
             footprints.peaks[footprints.peak_offsets[parent] : footprints.peak_offsets[parent + 1]]
         )
-        most = rules.max_big_peaks if _is_big(int(areas[parent]), rules) else rules.max_peaks
+        big = _is_big(int(areas[parent]), rules)
+        reasons["parent_too_big"][parent] = big
+        most = rules.max_big_peaks if big else rules.max_peaks
         if most and len(peaks) > most:
             reasons["too_many_peaks"][parent] = True
             peaks = peaks[:most]

@@ -24,7 +24,13 @@ PARENT_COLUMNS: tuple[Column, ...] = (
     Column("deblend_n_peaks", "i4", "", "number of peaks of the footprint; 1 for a child"),
     Column("deblend_parent_n_peaks", "i4", "", "number of peaks of the parent; 0 for a parent"),
     Column("deblend_skipped", "bool", "", "several peaks, but not deblended"),
-    Column("deblend_parent_too_big", "bool", "", "the footprint is larger than the limits of the deblender"),
+    Column(
+        "deblend_parent_too_big",
+        "bool",
+        "",
+        "the footprint is larger than the limits of the deblender: it was skipped, or split with small templates; "
+        "true on such children too, whose share of a bright halo is uncertain",
+    ),
     Column("deblend_too_many_peaks", "bool", "", "only the brightest peaks were deblended"),
     Column("deblend_masked", "bool", "", "too much of the footprint has no data to deblend it"),
     Column("deblend_failed", "bool", "", "the deblender found no children"),
@@ -260,6 +266,7 @@ def append_children(
         "peak_significance": peaks["significance"],
         "deblend_n_peaks": np.ones(n_children, np.int32),
         "deblend_parent_n_peaks": n_peaks[found.parent],
+        "deblend_parent_too_big": found.reasons["parent_too_big"][found.parent],
         "deblend_peak_x": peaks["x"],
         "deblend_peak_y": peaks["y"],
         **values,
