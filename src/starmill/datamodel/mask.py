@@ -170,7 +170,12 @@ class Mask:
         """Return where any of these planes is set; any plane at all when no name is given."""
         if not names:
             return self.array != 0
-        return (self.array & np.int32(self.bits(*names))) != 0
+        bits = np.int32(self.bits(*names))
+        found = np.empty(self.shape, np.bool_)
+        for y0 in range(0, len(found), 256):  # in bands: the integers in between stay in the cache
+            rows = slice(y0, y0 + 256)
+            np.not_equal(self.array[rows] & bits, 0, out=found[rows])
+        return found
 
     def set(self, name: str, where: Any = slice(None)) -> None:
         """Set a plane on the pixels of ``where`` (a bool array or an index); add it when missing."""
