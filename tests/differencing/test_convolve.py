@@ -8,7 +8,7 @@ from tests.reference import kernel_convolution as reference
 
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.spatial_kernel import SpatialKernel
-from starmill.differencing.convolve import KernelNodes, lost_fraction, repair_bad
+from starmill.differencing.convolve import KernelNodes, LostShare, repair_bad
 from starmill.differencing.kernel_basis import gaussian_basis
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamps import spread_mask
@@ -83,7 +83,7 @@ def test_lost_fraction_agrees_with_direct_sums():
     kernel = varying_kernel(Box(0, 0, 50, 40), scale=0.0)
     inner = np.s_[6:-6, 6:-6]  # corners are counted twice outside the image
     np.testing.assert_allclose(
-        lost_fraction(bad, kernel, Box(0, 0, 50, 40))[inner],
+        LostShare(bad, kernel, Box(0, 0, 50, 40)).rows(0, len(bad))[inner],
         reference.lost_fraction(bad, kernel)[inner],
         atol=1e-5,
     )

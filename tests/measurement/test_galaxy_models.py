@@ -7,7 +7,7 @@ from scipy.signal import fftconvolve
 
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.psf import GaussianPsf
-from starmill.kernels import galaxy_models as kernel
+from starmill.kernels import gaussian_mixtures
 from starmill.measurement.galaxy_profiles import (
     PSF_SCALES,
     fit_psf_mixtures,
@@ -16,7 +16,7 @@ from starmill.measurement.galaxy_profiles import (
 )
 from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
 from tests.measurement.scenes import catalog_at
-from tests.reference import galaxy_models as slow
+from tests.reference import gaussian_mixtures as slow
 
 
 def galaxies(n, radius, q, flux, *, side=6, spacing=61, sub=5, sigma=1.6, seed=1, angle=None):
@@ -73,7 +73,7 @@ def test_drawn_model_and_derivatives():
     rows = np.empty((7, 30, 32))
 
     def draw(q):
-        kernel.draw_model(
+        gaussian_mixtures.draw_model(
             q, mixtures.table, mixtures.log_indices, mixtures.variances, psf, PSF_SCALES, 0, 0, rows
         )
         return rows.copy()

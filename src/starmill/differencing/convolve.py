@@ -15,7 +15,7 @@ from starmill.kernels.kernel_convolution import (
     spread_bad,
 )
 
-__all__ = ["BandConvolver", "ConvolvedRows", "KernelNodes", "lost_fraction", "repair_bad"]
+__all__ = ["BandConvolver", "Convolved", "KernelNodes", "LostShare", "repair_bad"]
 
 INTERPOLATION_ERROR = 5e-5
 """Largest error of the kernel between nodes, relative to the sum of its absolute values.
@@ -126,8 +126,8 @@ def _without_tiny(values):
 
 
 @dataclass(frozen=True)
-class ConvolvedRows:
-    """A band of rows after convolution.
+class Convolved:
+    """An image, or a band of its rows, after convolution.
 
     Attributes
     ----------
@@ -177,7 +177,7 @@ class BandConvolver:
 
         Returns
         -------
-        rows : ConvolvedRows
+        rows : Convolved
         """
         half = self._nodes.half_width
         nx = self.box.width
@@ -191,7 +191,7 @@ class BandConvolver:
                 slab = np.asarray(source[low:high], np.float32)
                 padded_rows(slab, self.bad[low:high], first, last, low, half, REACH, fill, padded)
                 nodes.convolve(padded, first, out)
-        return ConvolvedRows(image, variance, self._lost.rows(first, last))
+        return Convolved(image, variance, self._lost.rows(first, last))
 
 
 class LostShare:
@@ -236,26 +236,6 @@ class LostShare:
         lost[:, :deep_x] += self._beyond_x[None, :deep_x]
         lost[:, nx - deep_x :] += self._beyond_x[:deep_x][::-1][None, :]
         return lost
-
-
-def lost_fraction(bad, kernel, box, *, edges=True):
-    """Return the share of the kernel's absolute sum that falls on bad pixels, for every output pixel.
-
-    Parameters
-    ----------
-    bad : (ny, nx) bool array
-    kernel : SpatialKernel
-    box : Box
-        Of the image, parent frame.
-    edges : bool
-        Count the share outside the image.
-
-    Returns
-    -------
-    lost : (ny, nx) float32 array
-        0 for an output pixel that touches no bad pixel.
-    """
-    return LostShare(bad, kernel, box, edges=edges).rows(0, bad.shape[0])
 
 
 def repair_bad(image, bad, *, reach=REACH):

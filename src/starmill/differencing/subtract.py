@@ -7,33 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from starmill.datamodel.geometry import Box
-from starmill.differencing.convolve import BandConvolver
+from starmill.differencing.convolve import BandConvolver, Convolved
 from starmill.kernels.kernel_convolution import LONG_RUN, padded_rows
 from starmill.kernels.pixel_limits import subtract_rows
 from starmill.numerics.tiles import map_tiles, row_bands
 
 __all__ = [
-    "Convolved", "Subtracted", "convolve_image", "convolve_with_nodes", "subtract_convolved", "subtract_matched",
+    "Subtracted", "convolve_image", "convolve_with_nodes", "subtract_convolved", "subtract_matched",
 ]  # fmt: skip
 
 BAND = 64  # rows worked at once: image, halo and output of one band stay in the cache
-
-
-@dataclass(frozen=True)
-class Convolved:
-    """A convolved image.
-
-    Attributes
-    ----------
-    image, variance : (ny, nx) float32 arrays
-        Variance is None when none was given.
-    lost : (ny, nx) float32 array
-        Share of the kernel on bad pixels or outside the image.
-    """
-
-    image: np.ndarray
-    variance: np.ndarray | None
-    lost: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Slow twin of starmill.kernels.galaxy_models: the sum of Gaussians written out."""
+"""Slow twin of starmill.kernels.gaussian_mixtures: the sum of Gaussians written out."""
 
 import numpy as np
 
