@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from starmill.kernels._jit import fast_njit, njit
-from starmill.kernels.gaussian_mixtures import N_ROWS, WIDTH, draw_model, mixture, model_row
+from starmill.kernels.gaussian_mixtures import N_ROWS, WIDTH, mixture, model_row
 from starmill.kernels.source_pixels import hide_source, largest_footprint, show_source
 
 N_PARAMETERS = 7  # flux, x, y, ln xx, ln yy, atanh correlation, ln n
@@ -22,7 +22,6 @@ MIN_LOG = np.log(4e-3)  # smallest half-light ellipse: 0.06 pixels
 MAX_ATANH = 2.6  # largest correlation 0.989
 
 MAX_DAMPING = 1e4
-SIGNIFICANT = 9.0  # two profiles are mixed when chi2 falls by more: noise alone must not add light
 
 FLAG_NOT_CONVERGED = 1
 FLAG_NO_PIXELS = 2
@@ -345,95 +344,3 @@ def _flux_variance(
                 g += response[a] * rows[a, k]
             total += g * g * variance[y, x0 + k]
     return total
-
-
-@njit
-def combine_profiles(pixels, first, second, half, table, log_indices, variances, psf, psf_scales, bad_bits):
-    """Non-negative linear combination of two fitted profiles of every source.
-
-    Parameters
-    ----------
-    first, second : (n, 7) float64 array
-        Parameters of the two profiles, as :func:`fit_profiles` gives them.
-    pixels, half, table, log_indices, variances, psf, psf_scales, bad_bits
-        As :func:`fit_profiles`.
-
-    Returns
-    -------
-    out : (n, 4) float64 array
-        Flux of each profile, variance of their sum, sum of squared residuals; NaN where not fitted.
-    """
-    n = first.shape[0]
-    ny, nx = pixels.mask.shape
-    out = np.full((n, 4), np.nan)
-    saved = np.empty((2, largest_footprint(pixels)), np.float32)
-    for i in range(n):
-        if not (np.isfinite(first[i].sum()) and np.isfinite(second[i].sum())):
-            continue
-        x0, y0, x1, y1 = _box(first[i, 1], first[i, 2], half[i], ny, nx)
-        if x1 <= x0 or y1 <= y0:
-            continue
-        a = np.empty((N_PARAMETERS, y1 - y0, x1 - x0))
-        b = np.empty((N_PARAMETERS, y1 - y0, x1 - x0))
-        draw_model(first[i], table, log_indices, variances, psf[i], psf_scales, x0, y0, a)
-        draw_model(second[i], table, log_indices, variances, psf[i], psf_scales, x0, y0, b)
-        show_source(pixels, i, saved)
-        _combine_one(pixels, bad_bits, a[0], b[0], x0, y0, out[i])
-        hide_source(pixels, i, saved)
-    return out
-
-
-@njit
-def _combine_one(pixels, bad_bits, a, b, x0, y0, out):
-    """Fit both profiles, or the better one alone; fills flux a, flux b, variance of the sum, residual."""
-    aa = 0.0
-    ab = 0.0
-    bb = 0.0
-    ai = 0.0
-    bi = 0.0
-    ii = 0.0
-    count = 0
-    for j in range(a.shape[0]):
-        for k in range(a.shape[1]):
-            if pixels.mask[y0 + j, x0 + k] & bad_bits:
-                continue
-            value = np.float64(pixels.image[y0 + j, x0 + k])
-            aa += a[j, k] * a[j, k]
-            ab += a[j, k] * b[j, k]
-            bb += b[j, k] * b[j, k]
-            ai += a[j, k] * value
-            bi += b[j, k] * value
-            ii += value * value
-            count += 1
-    if not (aa > 0.0 and bb > 0.0):
-        return
-    det = aa * bb - ab * ab
-    fa = ai / aa
-    fb = 0.0
-    single = ii - ai * ai / aa
-    if bi > 0.0 and ii - bi * bi / bb < single:
-        fa = 0.0
-        fb = bi / bb
-        single = ii - bi * bi / bb
-    if det > 1e-9 * aa * bb:
-        ca = (ai * bb - bi * ab) / det
-        cb = (bi * aa - ai * ab) / det
-        both = ii - ca * ai - cb * bi
-        if ca > 0.0 and cb > 0.0 and single - both > SIGNIFICANT * both / count:
-            fa = ca
-            fb = cb
-    share = fb / (fa + fb) if fa + fb != 0.0 else 0.0
-    share = min(max(share, 0.0), 1.0)
-    mm = 0.0
-    mmv = 0.0
-    for j in range(a.shape[0]):
-        for k in range(a.shape[1]):
-            if pixels.mask[y0 + j, x0 + k] & bad_bits:
-                continue
-            m = (1.0 - share) * a[j, k] + share * b[j, k]
-            mm += m * m
-            mmv += m * m * pixels.variance[y0 + j, x0 + k]
-    out[0] = fa
-    out[1] = fb
-    out[2] = mmv / (mm * mm)
-    out[3] = ii - fa * ai - fb * bi

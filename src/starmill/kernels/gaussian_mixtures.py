@@ -163,27 +163,3 @@ def model_row(gaussians, n, cx, cy, y, x0, width, profile, block):
             block[first:], profile, last - first + 1, ixx * dx + ixy * dy, ixy * dx + iyy * dy, ixx, iyy, ixy, g[4], g[5],
             g[6],
         )  # fmt: skip
-
-
-@njit
-def draw_model(p, table, log_indices, variances, psf, psf_scales, x0, y0, rows):
-    """Draw a model of unit flux and its derivatives by the covariance elements.
-
-    Parameters
-    ----------
-    p, table, log_indices, variances, psf, psf_scales
-        As :func:`mixture`.
-    x0, y0 : int
-        Array index of the first pixel of ``rows``.
-    rows : (7, ny, nx) float64 array
-        Receives value and derivatives by x, y, xx, yy, xy, ln n.
-    """
-    gaussians = np.empty((variances.size * psf_scales.size, 8))
-    profile, block = np.empty(WIDTH), np.empty(N_ROWS * WIDTH)
-    n = mixture(p, table, log_indices, variances, psf, psf_scales, np.empty((2, variances.size)), gaussians)
-    width = rows.shape[2]
-    for j in range(rows.shape[1]):
-        model_row(gaussians, n, p[1], p[2], y0 + j, x0, width, profile, block)
-        for q in range(N_ROWS):
-            for k in range(width):
-                rows[q, j, k] = block[q * WIDTH + k]

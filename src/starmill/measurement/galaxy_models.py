@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from starmill.datamodel.catalog import Column
 from starmill.kernels import galaxy_models as kernel
 from starmill.measurement.context import MeasurementContext
-from starmill.measurement.galaxy_profiles import PSF_SCALES, fit_psf_mixtures, profile_mixtures
+from starmill.measurement.galaxy_profiles import (
+    BULGE,
+    PSF_SCALES,
+    ProfileMixtures,
+    composite_mixtures,
+    fit_psf_mixtures,
+    profile_mixtures,
+)
 from starmill.measurement.plugin import ORDER_FLUX, Plugin, error_from, register
 from starmill.measurement.shape import usable_shapes
 
@@ -32,7 +39,7 @@ class FittedProfiles:
     Attributes
     ----------
     parameters : (n, 7) array
-        flux, x, y (array index), ln xx, ln yy, atanh of the correlation, ln of the index.
+        flux, x, y (array index), ln xx, ln yy, atanh of the correlation, ln of the index or the mix.
     numbers : (n, 4) array
         Variance of the flux, sum of squared residuals, pixels, iterations.
     flags : (n,) int32 array
@@ -46,6 +53,12 @@ class FittedProfiles:
         """Return xx, yy, xy of the half-light ellipse, (n, 3) pixel**2."""
         xx, yy = np.exp(self.parameters[:, 3]), np.exp(self.parameters[:, 4])
         return np.column_stack([xx, yy, np.tanh(self.parameters[:, 5]) * np.sqrt(xx * yy)])
+
+    def radius(self) -> Float:
+        """Return the half-light radius, the geometric mean of the axes, (n,) pixel."""
+        moments = self.moments()
+        with np.errstate(all="ignore"):
+            return np.asarray((moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2) ** 0.25)
 
 
 def psf_mixtures(context: MeasurementContext) -> Float:
@@ -88,16 +101,16 @@ def start_values(context: MeasurementContext) -> tuple[Float, NDArray[np.int64]]
     return start, half
 
 
-def fit_sersic(
+def fit_family(
     context: MeasurementContext,
+    mixtures: ProfileMixtures,
     start: Float,
     half: NDArray[np.int64],
     *,
     free_index: bool,
     max_iterations: int,
 ) -> FittedProfiles:
-    """Fit a Sersic profile to every source from given starting values."""
-    mixtures = profile_mixtures()
+    """Fit a profile of a family to every source from given starting values."""
     best, numbers, flags = kernel.fit_profiles(
         context.pixels, np.ascontiguousarray(start), half, 7 if free_index else 6, mixtures.table,
         mixtures.log_indices, mixtures.variances, psf_mixtures(context), PSF_SCALES,
@@ -158,17 +171,18 @@ class SersicFlux(Plugin):
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
         start, half = start_values(context)
         start[:, 6] = np.log(1.5)
-        fit = fit_sersic(context, start, half, free_index=True, max_iterations=self.max_iterations)
+        fit = fit_family(
+            context, profile_mixtures(), start, half, free_index=True, max_iterations=self.max_iterations
+        )
         p, moments = fit.parameters, fit.moments()
         ox, oy = context.exposure.origin
         with np.errstate(all="ignore"):
-            radius = (moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2) ** 0.25
             chi2 = fit.numbers[:, 1] / fit.numbers[:, 2]
         return {
             "sersic_flux": p[:, 0],
             "sersic_flux_err": error_from(fit.numbers[:, 0]),
             "sersic_index": np.exp(p[:, 6]),
-            "sersic_radius": radius,
+            "sersic_radius": fit.radius(),
             "sersic_x": p[:, 1] + ox,
             "sersic_y": p[:, 2] + oy,
             "sersic_chi2": chi2,
@@ -180,7 +194,11 @@ class SersicFlux(Plugin):
 @register
 @dataclass(frozen=True)
 class CModelFlux(Plugin):
-    """Flux of the best non-negative sum of an exponential and a de Vaucouleurs profile, each fitted alone.
+    """Flux of the best non-negative sum of an exponential and a de Vaucouleurs profile of one ellipticity.
+
+    The sum is fitted as one model: centre, ellipse, flux and share are free, the half-light radius of the de Vaucouleurs
+    part is :data:`~starmill.measurement.galaxy_profiles.BULGE` times that of the exponential. Profiles that are
+    flatter than an exponential are sums of a Gaussian and an exponential.
 
     Parameters
     ----------
@@ -202,6 +220,10 @@ class CModelFlux(Plugin):
             Column("cmodel_flux", "f8", "electron", "flux of the composite model"),
             Column("cmodel_flux_err", "f8", "electron", "error of cmodel_flux, shapes free"),
             Column("cmodel_frac_dev", "f4", "", "share of the de Vaucouleurs profile in cmodel_flux"),
+            Column("cmodel_frac_gaussian", "f4", "", "share of the Gaussian profile in cmodel_flux"),
+            Column(
+                "cmodel_radius", "f4", "pixel", "half-light radius of the exponential part of the composite"
+            ),
         ]
         for part, what in (("exp", "exponential"), ("dev", "de Vaucouleurs")):
             columns += [
@@ -216,31 +238,36 @@ class CModelFlux(Plugin):
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
         start, half = start_values(context)
-        exp = fit_sersic(context, start, half, free_index=False, max_iterations=self.max_iterations)
+        options: dict[str, Any] = {"half": half, "max_iterations": self.max_iterations}
+        exp = fit_family(context, profile_mixtures(), start, free_index=False, **options)
         second = np.where(np.isfinite(exp.parameters), exp.parameters, start)
         second[:, 6] = np.log(4.0)
         second[:, 3:5] += 0.3  # a de Vaucouleurs profile of the same light is larger
-        dev = fit_sersic(context, second, half, free_index=False, max_iterations=self.max_iterations)
-        mixtures = profile_mixtures()
-        sums = kernel.combine_profiles(
-            context.pixels, exp.parameters, dev.parameters, half, mixtures.table, mixtures.log_indices,
-            mixtures.variances, psf_mixtures(context), PSF_SCALES, context.mask_bits("NO_DATA", "SAT", "BAD"),
-        )  # fmt: skip
-        flux = sums[:, 0] + sums[:, 1]
-        with np.errstate(all="ignore"):
-            share = np.where(flux != 0, sums[:, 1] / flux, np.nan)
-        free = (1 - share) * exp.numbers[:, 0] + share * dev.numbers[:, 0]
+        dev = fit_family(context, profile_mixtures(), second, free_index=False, **options)
+        both = fit_family(
+            context, composite_mixtures(), _between(exp, dev, start), free_index=True, **options
+        )
+        mix = both.parameters[:, 6]
         values: dict[str, Any] = {
-            "cmodel_flux": flux,
-            "cmodel_flux_err": error_from(np.fmax(sums[:, 2], free)),
-            "cmodel_frac_dev": share,
+            "cmodel_flux": both.parameters[:, 0],
+            "cmodel_flux_err": error_from(both.numbers[:, 0]),
+            "cmodel_frac_dev": np.maximum(mix, 0),
+            "cmodel_frac_gaussian": np.maximum(-mix, 0),
+            "cmodel_radius": both.radius(),
         }
         for part, fit in (("exp", exp), ("dev", dev)):
-            moments = fit.moments()
-            with np.errstate(all="ignore"):
-                radius = (moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2) ** 0.25
             values[f"cmodel_{part}_flux"] = fit.parameters[:, 0]
             values[f"cmodel_{part}_flux_err"] = error_from(fit.numbers[:, 0])
-            values[f"cmodel_{part}_radius"] = radius
-        lost = ~np.isfinite(flux)
-        return {**values, **_flag_values("cmodel_flux", exp.flags & dev.flags, lost)}
+            values[f"cmodel_{part}_radius"] = fit.radius()
+        lost = ~np.isfinite(both.parameters[:, 0])
+        return {**values, **_flag_values("cmodel_flux", both.flags, lost)}
+
+
+def _between(exp: FittedProfiles, dev: FittedProfiles, start: Float) -> Float:
+    """Return starting values of a composite: on the way between both profiles, nearer to the better one."""
+    first = np.where(np.isfinite(exp.parameters), exp.parameters, start)
+    second = np.where(np.isfinite(dev.parameters), dev.parameters, first)
+    first[:, 6], second[:, 6] = 0.0, 1.0
+    second[:, 3:5] -= 2 * np.log(BULGE)
+    share = np.where(dev.numbers[:, 1] < exp.numbers[:, 1], 0.7, 0.3)[:, None]
+    return (1 - share) * first + share * second

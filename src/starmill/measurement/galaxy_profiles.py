@@ -1,4 +1,4 @@
-"""Sersic profiles and PSFs as mixtures of Gaussians."""
+"""Sersic profiles, composite profiles and PSFs as mixtures of Gaussians."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from scipy.special import gamma, gammaincinv
 Float = NDArray[np.float64]
 
 INDICES = np.array([0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6])
+# of the Gaussians of a Sersic profile, in units of its squared half-light radius
+VARIANCES = np.geomspace(1e-3, 60, 12)
+# half-light radius of the de Vaucouleurs part of a composite profile over that of the exponential part
+BULGE = float(np.sqrt(VARIANCES[0] / VARIANCES[1]))
 PSF_SCALES = np.array([0.6, 1.2, 2.8, 8.0])  # variances of the PSF's Gaussians over its second moments
 
 
@@ -33,11 +37,12 @@ def sersic_profile(r: Float, n: float) -> Float:
 
 @dataclass(frozen=True)
 class ProfileMixtures:
-    """Sersic profiles as sums of Gaussians with common variances.
+    """A family of profiles as sums of Gaussians with common variances.
 
     Attributes
     ----------
     log_indices : (n_indices,) array
+        Parameter of the rows of the table: ln of the Sersic index, or the mix of a composite profile.
     variances : (n_gaussians,) array
         In units of the squared half-light radius.
     table : (n_indices, n_gaussians) array
@@ -55,29 +60,52 @@ class ProfileMixtures:
         )
 
 
-@lru_cache(maxsize=1)
-def profile_mixtures() -> ProfileMixtures:
-    """Fit the mixtures: non-negative least squares of the light per logarithm of the radius."""
+def _sersic_amplitudes(n: float) -> Float:
+    """Fit a Sersic profile by Gaussians of VARIANCES: non-negative least squares of the light per ln r."""
     r = np.geomspace(2e-3, 60, 400)
-    variances = np.geomspace(2e-4, 50, 12)
-    design = np.exp(-(r[:, None] ** 2) / (2 * variances)) / (2 * np.pi * variances)
-    table = np.zeros((len(INDICES), len(variances)))
-    for row, n in enumerate(INDICES):
-        if n == 0.5:  # a Gaussian: its half-light radius is 1.1774 sigma
-            continue
-        weight = r**2  # light in a ring of constant logarithmic width
-        target = sersic_profile(r, float(n)) * weight
-        everything = np.vstack([design * weight[:, None], np.full((1, len(variances)), 1.0)])
-        amplitudes, _ = nnls(everything, np.append(target, 1.0))
-        amplitudes[amplitudes < 1e-4 * amplitudes.sum()] = 0
-        table[row] = amplitudes / amplitudes.sum()
-    gaussian = 1 / (2 * np.log(2))
-    variances = np.append(variances, gaussian)
-    table = np.column_stack([table, np.zeros(len(INDICES))])
-    table[0, -1] = 1.0
+    weight = r**2  # light in a ring of constant logarithmic width
+    design = np.exp(-(r[:, None] ** 2) / (2 * VARIANCES)) / (2 * np.pi * VARIANCES) * weight[:, None]
+    everything = np.vstack([design, np.full((1, len(VARIANCES)), 1.0)])
+    amplitudes, _ = nnls(everything, np.append(sersic_profile(r, n) * weight, 1.0))
+    amplitudes[amplitudes < 1e-4 * amplitudes.sum()] = 0
+    return np.asarray(amplitudes / amplitudes.sum())
+
+
+def _sorted_mixtures(parameters: Float, variances: Float, table: Float) -> ProfileMixtures:
+    """Return the mixtures with ascending variances, without Gaussians that no row uses."""
     used = np.argsort(variances)
     used = used[(table > 0).any(0)[used]]
-    return ProfileMixtures(np.log(INDICES), variances[used], np.ascontiguousarray(table[:, used]))
+    return ProfileMixtures(parameters, variances[used], np.ascontiguousarray(table[:, used]))
+
+
+GAUSSIAN = 1 / (2 * np.log(2))  # variance of the profile of index 0.5 over its squared half-light radius
+
+
+@lru_cache(maxsize=1)
+def profile_mixtures() -> ProfileMixtures:
+    """Return the Sersic profiles of INDICES."""
+    table = np.zeros((len(INDICES), len(VARIANCES) + 1))
+    for row, n in enumerate(INDICES):
+        if n == 0.5:
+            table[row, -1] = 1.0
+        else:
+            table[row, :-1] = _sersic_amplitudes(float(n))
+    return _sorted_mixtures(np.log(INDICES), np.append(VARIANCES, GAUSSIAN), table)
+
+
+@lru_cache(maxsize=1)
+def composite_mixtures() -> ProfileMixtures:
+    """Return the composite profiles: a Gaussian (mix -1), an exponential (0), a de Vaucouleurs profile (1).
+
+    Profiles between two of them are their sums, the mix is the share of the light. Radii are in units of the
+    half-light radius of the exponential and of the Gaussian; that of the de Vaucouleurs part is :data:`BULGE`.
+    """
+    table = np.zeros((3, len(VARIANCES) + 2))
+    table[0, -1] = 1.0
+    table[1, 1:-1] = _sersic_amplitudes(1.0)
+    table[2, :-2] = _sersic_amplitudes(4.0)  # one place lower in a geometric series: a smaller radius
+    variances = np.concatenate([[VARIANCES[0] * BULGE**2], VARIANCES, [GAUSSIAN]])
+    return _sorted_mixtures(np.array([-1.0, 0.0, 1.0]), variances, table)
 
 
 def fit_psf_mixtures(kernels: Float, moments: Float) -> Float:
