@@ -11,8 +11,8 @@ from astropy.io import fits
 
 from starmill.errors import InputError
 from starmill.repository import Repository
+from starmill.repository.header_cards import read_headers
 from starmill.repository.ingest import ingest
-from starmill.repository.raw_headers import read_headers
 from tests.repository.conftest import text_translator
 
 

@@ -12,7 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from starmill.errors import InputError
+from starmill.io.fits import wcs_from_header
 from starmill.repository.query import SkySearch
+from starmill.repository.sky_overlap import plain_tangent_plane, tangent_corners, wcs_corners
 from starmill.repository.sky_regions import SkyRegion, search_tiles, separation, tiles_of_circle, unit_vector
 
 RA = st.floats(0, 359.999)
@@ -126,3 +128,23 @@ def test_half_covered():
     assert _square(10.0, 0.0, 0.5).covered_by(_square(10.5, 0.0, 0.5)) == pytest.approx(0.5, rel=1e-3)
     assert _square(10.0, 0.0, 0.5).covered_by(_square(11.01, 0.0, 0.5)) == 0.0
     assert _square(10.0, 0.0, 0.5).covered_by(SkyRegion(10.0, 0.0, 1.0)) == 0.0  # a circle has no corners
+
+
+def test_plain_tangent_corners_are_those_of_the_whole_wcs():
+    rng = np.random.default_rng(5)
+    for _ in range(40):
+        turn, scale = rng.uniform(0, 2 * np.pi), 10 ** rng.uniform(-5, -2.5)
+        header = {
+            "NAXIS": 2, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN",
+            "CRVAL1": rng.uniform(0, 360), "CRVAL2": rng.uniform(-88, 88),
+            "CRPIX1": rng.uniform(-2000, 4000), "CRPIX2": rng.uniform(-2000, 4000),
+            "CD1_1": -scale * np.cos(turn), "CD1_2": scale * np.sin(turn),
+            "CD2_1": scale * np.sin(turn), "CD2_2": scale * np.cos(turn),
+        }  # fmt: skip
+        found = tangent_corners(plain_tangent_plane(header), 2000, 3000, (-7, 11))
+        wanted = wcs_corners(wcs_from_header(header), -7, 11, 2000, 3000)
+        difference = np.array(found) - np.array(wanted)
+        difference[:, 0] = (difference[:, 0] + 180) % 360 - 180
+        assert np.abs(difference).max() < 1e-11
+    for card, value in (("A_ORDER", 2), ("PV1_1", 1.0), ("CRVAL2", 89.9), ("CD1_1", "x"), ("LONPOLE", 90.0)):
+        assert plain_tangent_plane(header | {card: value}) is None

@@ -7,6 +7,7 @@ a subclass, registered in :data:`TRANSLATORS` or by an entry point of the group 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -94,7 +95,7 @@ class Translator:
         """Return the first of the quantity's cards that holds a number, also as a quoted string."""
         for card in self.cards(quantity):
             value = _number(header.get(card))
-            if np.isfinite(value):
+            if math.isfinite(value):
                 return value
         return float("nan")
 
@@ -148,8 +149,8 @@ class Translator:
             ra=_degrees(header, self.cards("ra"), 15.0),
             dec=_degrees(header, self.cards("dec"), 1.0),
             airmass=self.number(header, "airmass"),
-            gain=float(np.mean(gains)),
-            read_noise=float(np.mean(noises)),
+            gain=_mean(gains),
+            read_noise=_mean(noises),
             pixel_scale=self.camera.pixel_scale or float("nan"),
         )
 
@@ -221,8 +222,16 @@ class Translator:
     def wcs(self, header: Mapping[str, Any], detector: Detector) -> Any:
         """Return the celestial WCS in the frame of the assembled image, or None."""
         wcs = wcs_from_header(clean_wcs_header(header))
-        if wcs is None or self.camera.wcs_frame == "assembled":
-            return wcs
+        shift = (0, 0) if wcs is None else self.wcs_shift(detector)
+        if shift != (0, 0):
+            wcs.wcs.crpix = np.array(wcs.wcs.crpix) - np.array(shift, float)
+            wcs.wcs.set()
+        return wcs
+
+    def wcs_shift(self, detector: Detector) -> tuple[int, int]:
+        """Return (x, y) that the reference pixel of a header moves down when the image is assembled."""
+        if self.camera.wcs_frame == "assembled":
+            return (0, 0)
         shifts = {
             (amplifier.raw_data_box.x0 - amplifier.box.x0, amplifier.raw_data_box.y0 - amplifier.box.y0)
             for amplifier in detector.amplifiers
@@ -231,9 +240,7 @@ class Translator:
             raise InputError(
                 f"camera {self.camera.name}: a WCS in the raw frame needs amplifiers without gaps and flips"
             )
-        wcs.wcs.crpix = np.array(wcs.wcs.crpix) - np.array(shifts.pop(), float)
-        wcs.wcs.set()
-        return wcs
+        return shifts.pop()
 
 
 def clean_wcs_header(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,6 +298,10 @@ def find_translator(camera: Camera) -> Translator:
     return TRANSLATORS[camera.translator](camera)
 
 
+def _mean(values: list[float]) -> float:
+    return float(values[0]) if len(values) == 1 else float(np.mean(values))
+
+
 def _number(value: Any) -> float:
     if value is None or isinstance(value, bool):
         return float("nan")
@@ -305,10 +316,10 @@ def _degrees(header: Mapping[str, Any], cards: tuple[str, ...], per_hour: float)
     for card in cards:
         value = header.get(card)
         number = _number(value)
-        if np.isfinite(number):
+        if math.isfinite(number):
             return number
         parts = re.split(r"[:\s]+", str(value or "").strip())
-        if len(parts) == 3 and all(np.isfinite(_number(part)) for part in parts):
+        if len(parts) == 3 and all(math.isfinite(_number(part)) for part in parts):
             sign = -1.0 if parts[0].startswith("-") else 1.0
             hours, minutes, seconds = (abs(_number(part)) for part in parts)
             return sign * per_hour * (hours + minutes / 60 + seconds / 3600)

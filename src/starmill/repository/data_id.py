@@ -177,6 +177,11 @@ class DataId(Mapping[str, Value]):
         return ",".join(f"{name}={value}" for name, value in self._items)
 
     @property
+    def sort_key(self) -> tuple[tuple[str, Value], ...]:
+        """Pairs of dimension and value in standard order: unique, and orders data IDs of the same dimensions."""
+        return self._items
+
+    @property
     def dimensions(self) -> tuple[str, ...]:
         """The names of the dimensions, in standard order."""
         return tuple(self._values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from starmill.repository.data_id import DIMENSIONS, DataId, Value
@@ -93,31 +94,24 @@ class StoredDataset:
         at = {name: place for place, name in enumerate(fields)}
         own = [(name, at[name]) for name in kind.dimensions]
         others = [(name, at[name]) for name in DIMENSIONS if name not in kind.dimensions]
-        plain = [
-            at[name]
-            for name in ("id", "run_name", "path", "checksum", "size", "link", "quantum_id", "corners")
-        ]
+        plain = itemgetter(
+            *[
+                at[name]
+                for name in ("id", "run_name", "path", "checksum", "size", "link", "quantum_id", "corners")
+            ]
+        )
         trusted = DataId.trusted
+        type_name, storage = kind.name, kind.storage
         refs = []
         for row in rows:
-            identifier, run, path, checksum, size, link, quantum, corners = [row[place] for place in plain]
+            identifier, run, path, checksum, size, link, quantum, corners = plain(row)
             data_id = trusted(tuple([(name, row[place]) for name, place in own]))
             implied = tuple([(name, row[place]) for name, place in others if row[place] is not None])
-            ref = cls(
-                identifier,
-                kind.name,
-                kind.storage,
-                run,
-                data_id,
-                path,
-                checksum,
-                size,
-                link,
-                implied,
-                quantum,
-                corners,
-            )
-            refs.append(ref)
+            refs.append(
+                cls(
+                    identifier, type_name, storage, run, data_id, path, checksum, size, link, implied, quantum, corners
+                )
+            )  # fmt: skip
         return refs
 
 

@@ -33,6 +33,8 @@ MODES = ("copy", "move", "hardlink", "symlink", "direct")
 _GROUP = 256  # files of one transaction
 _SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fits.bz2", ".fits.fz", ".fit.gz", ".fz")
 
+_LONGEST_FIRST = sorted(_SUFFIXES, key=len, reverse=True)
+
 
 @dataclass
 class IngestReport:
@@ -274,6 +276,4 @@ def _once_per_exposure(records: Sequence[ExposureRecord]) -> list[dict[str, Any]
 
 def _extension(path: Path) -> str:
     name = path.name.lower()
-    return next(
-        (suffix for suffix in sorted(_SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), path.suffix
-    )
+    return next((suffix for suffix in _LONGEST_FIRST if name.endswith(suffix)), path.suffix)

@@ -134,13 +134,20 @@ def search(
             condition = schema.dataset.c.id.in_(chosen)
             rows = _rows(registry, dataset_type, condition, expression, values, sky, limit)
             found += [(rank[info.name], ref) for ref in rows]
+    is_one_run = len(collections) == len(runs) == 1  # in which each data ID stands once
+    refs = [ref for _, ref in found] if is_one_run else _first_of_each(found)
+    refs.sort(key=lambda ref: ref.data_id.sort_key)
+    return refs
+
+
+def _first_of_each(found: list[tuple[int, StoredDataset]]) -> list[StoredDataset]:
+    """Return of each data ID the data set of lowest rank."""
     best: dict[Any, tuple[int, StoredDataset]] = {}
     for position, ref in found:
-        if ref.data_id not in best or position < best[ref.data_id][0]:
-            best[ref.data_id] = (position, ref)
-    refs = [ref for _, ref in best.values()]
-    refs.sort(key=lambda ref: [value for _, value in ref.data_id.items()])
-    return refs
+        key = ref.data_id.sort_key
+        if key not in best or position < best[key][0]:
+            best[key] = (position, ref)
+    return [ref for _, ref in best.values()]
 
 
 def _rows(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starmill.repository.sky_regions import SkyRegion, separation, unit_vector
 
 Point = tuple[float, float]
+_NEAR_POLE = 89.0  # degree: nearer, the convention of the angle of the pole changes
 _MOST = 80.0  # degree from the centre: farther off, the plane of the comparison is no picture of the sky
 
 
@@ -79,6 +81,80 @@ def wcs_corners(wcs: Any, x0: float, y0: float, width: float, height: float) -> 
     positions = wcs.pixel_to_world_values([left, right, right, left], [bottom, bottom, top, top])
     corners = [(float(ra), float(dec)) for ra, dec in zip(*positions, strict=True)]
     return corners if all(math.isfinite(value) for corner in corners for value in corner) else None
+
+
+_DISTORTION = (
+    "A_ORDER", "B_ORDER", "CPDIS1", "CPDIS2", "D2IMDIS1", "D2IMDIS2",
+    *(f"PV{axis}_{number}" for axis in (1, 2) for number in range(5)),
+)  # fmt: skip
+_PLAIN = {
+    "CTYPE1": "RA---TAN",
+    "CTYPE2": "DEC--TAN",
+    "CUNIT1": "deg",
+    "CUNIT2": "deg",
+    "WCSAXES": 2,
+    "LONPOLE": 180,
+}
+
+
+def plain_tangent_plane(header: Mapping[str, Any]) -> list[float] | None:
+    """Return reference position, reference pixel and matrix of a header with a plain tangent projection.
+
+    Parameters
+    ----------
+    header : mapping
+        Cards.
+
+    Returns
+    -------
+    numbers : list of float or None
+        CRVAL1, CRVAL2, CRPIX1, CRPIX2, CD1_1, CD1_2, CD2_1, CD2_2; None when the header says anything that asks for
+        the whole of a WCS.
+    """
+    if any(header.get(name, value) != value for name, value in _PLAIN.items()) or header.get("NAXIS") != 2:
+        return None
+    names = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
+    values: list[Any] = [header.get(name) for name in names]
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+        return None
+    if not all(map(math.isfinite, values)) or abs(values[1]) > _NEAR_POLE:
+        return None
+    return None if any(name in header for name in _DISTORTION) else values
+
+
+def tangent_corners(
+    plane: Sequence[float], width: float, height: float, first: tuple[float, float] = (0.0, 0.0)
+) -> list[Point]:
+    """Return the sky positions of the outer corners of an image with a plain tangent projection.
+
+    Parameters
+    ----------
+    plane : sequence of float
+        Of `plain_tangent_plane`.
+    width, height : float
+        Of the image, pixel.
+    first : (x, y)
+        Where the first pixel of the image lies in the frame of the header, pixels from 0.
+
+    Returns
+    -------
+    corners : list of (ra, dec)
+        Degree.
+
+    References
+    ----------
+    Calabretta & Greisen 2002, A&A 395, 1077, equations 2, 54 and 55.
+    """
+    a0, d0 = math.radians(plane[0]), math.radians(plane[1])
+    corners = []
+    for i, j in ((0.0, 0.0), (width, 0.0), (width, height), (0.0, height)):
+        p, q = i + first[0] + 0.5 - plane[2], j + first[1] + 0.5 - plane[3]
+        x, y = math.radians(plane[4] * p + plane[5] * q), math.radians(plane[6] * p + plane[7] * q)
+        c = math.cos(d0) - y * math.sin(d0)
+        ra = a0 + math.atan2(x, c)
+        dec = math.atan2(math.sin(d0) + y * math.cos(d0), math.hypot(x, c))
+        corners.append((math.degrees(ra) % 360.0, math.degrees(dec)))
+    return corners
 
 
 def corners_of(value: Any) -> str | None:
