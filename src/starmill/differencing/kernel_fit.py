@@ -30,12 +30,19 @@ class KernelModel:
         Spatial variation of the first image, that is of the kernel sum.
     images : (m,) int array
         Images of the basis that take part; the first is always 0.
+    variation : tuple of float
+        Expected standard deviation of the change of the kernel by the terms of order 1, 2, ..., relative to the norm
+        of a kernel, a Gaussian prior; empty for terms that the data alone decide.
+    kernel_norm : float
+        Norm of a kernel that the variation refers to.
     """
 
     basis: KernelBasis
     shape_terms: SpatialTerms
     sum_terms: SpatialTerms
     images: np.ndarray
+    variation: tuple = ()
+    kernel_norm: float = 1.0
 
     @property
     def columns(self):
@@ -56,6 +63,23 @@ class KernelModel:
         first = image == 0
         out[:, first] = total[:, term[first]]
         out[:, ~first] = shape[:, term[~first]]
+        return out
+
+    def precision(self):
+        """Return the inverse covariance of the prior of the coefficients, ``(m, m)``, or None without one."""
+        if not self.variation:
+            return None
+        rest = self.images[1:]
+        flat = self.basis.images[rest].reshape(len(rest), -1)
+        gram = flat @ flat.T
+        orders = self.shape_terms.orders
+        strength = np.zeros(len(orders))
+        for order, sigma in enumerate(self.variation, start=1):
+            terms = orders == order
+            strength[terms] = terms.sum() * len(rest) / (sigma * self.kernel_norm) ** 2
+        n = len(self.sum_terms)
+        out = np.zeros((n + len(rest) * len(orders),) * 2)
+        out[n:, n:] = np.kron(gram, np.diag(strength))
         return out
 
     def kernel(self, coefficients):
@@ -218,7 +242,8 @@ def solve_normal_equations(system, model, maximum_condition=1e12):
     solution : Solution
     """
     matrix, vector = summed_equations(system, model)
-    return solve_summed(matrix, vector, maximum_condition)
+    prior = model.precision()
+    return solve_summed(matrix if prior is None else matrix + prior, vector, maximum_condition)
 
 
 def summed_equations(system, model):

@@ -13,6 +13,7 @@ from starmill.differencing.kernel_fit import (
     stamp_quality,
     summed_equations,
 )
+from starmill.differencing.kernel_prior import with_likely_variation
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.errors import AlgorithmError
 
@@ -30,7 +31,8 @@ def fit_selected_kernel(
 ):  # fmt: skip
     """Fit the kernel model that predicts left-out stamps best.
 
-    The spatial order, the degree of the basis and the order of the kernel sum are chosen in turn.
+    The spatial order, the degree of the basis and the order of the kernel sum are chosen in turn. The spatial terms,
+    those of one order more among them, then get the prior under which the stamps are most likely.
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ def fit_selected_kernel(
     Returns
     -------
     fit : KernelFit
-        ``fit.selection`` holds the mean chi2 of left-out stamps for every model tried.
+        ``fit.selection`` holds the mean chi2 of left-out stamps for every model tried, and the likely variation.
     """
     strength = len(penalties) // 2
     start = _first_fit(system, basis, box, family, {**keywords, "penalty": penalties[strength]})
@@ -89,8 +91,16 @@ def fit_selected_kernel(
     if not np.isfinite(best).all():
         return replace(start, selection=table)
     keywords["penalty"] = penalties[strength]
+    # one order more than the data alone can tell: the prior keeps it small
+    highest = order if penalties[strength] is not None else min(max(order + 1, 2), max(orders))
+    model = _model(basis, box, family, degree, highest, sum_order)
+    if penalties[strength] is None:
+        model = with_likely_variation(
+            clean, model, float(np.linalg.norm(start.kernel.kernel_at(*box.center)))
+        )
+        table |= {f"variation, order {k}": v for k, v in enumerate(model.variation, start=1)}
     try:
-        fit = fit_kernel(system, _model(basis, box, family, degree, order, sum_order), **keywords)
+        fit = fit_kernel(system, model, **keywords)
     except AlgorithmError:
         fit = start
     return replace(fit, selection=table)

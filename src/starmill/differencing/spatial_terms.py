@@ -43,13 +43,19 @@ class SpatialTerms:
     @property
     def degrees(self):
         """The powers ``(i, j)`` of x and y of each term, in order of total degree for polynomials."""
-        if self._is_spline:
+        if self.is_local:
             side = self.order + 3
             return [(i, j) for i in range(side) for j in range(side)]
         return [(i, total - i) for total in range(self.order + 1) for i in range(total, -1, -1)]
 
     @property
-    def _is_spline(self):
+    def orders(self):
+        """The sum of both powers of each term, ``(n,)`` ints."""
+        return np.array([i + j for i, j in self.degrees])
+
+    @property
+    def is_local(self):
+        """The terms are splines."""
         return self.family == "bspline" and self.order > 0
 
     def __len__(self):
@@ -69,13 +75,13 @@ class SpatialTerms:
         degrees = np.array(self.degrees)
         grid = np.zeros((degrees[:, 1].max() + 1, degrees[:, 0].max() + 1))
         grid[degrees[:, 1], degrees[:, 0]] = coefficients
-        if self._is_spline:
+        if self.is_local:
             return BSplineField(self.box, grid)
         return (PolynomialField if self.family == "polynomial" else ChebyshevField)(self.box, grid)
 
     def _sides(self, at, center, length):
         scaled = (np.asarray(at, np.float64) - center) * (2 / length)
-        if self._is_spline:
+        if self.is_local:
             return _spline_terms(scaled, self.order)
         if self.family == "polynomial":
             return scaled[..., None] ** np.arange(self.order + 1)
