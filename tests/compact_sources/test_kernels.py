@@ -2,12 +2,22 @@
 
 import numpy as np
 import pytest
-from tests.reference import elliptical_apertures, gaussian_groups, gaussian_windows, gaussians
+from tests.reference import cholesky as reference_cholesky
+from tests.reference import elliptical_apertures, gaussian_groups, gaussian_windows, gaussians, map_peaks
 
+from starmill.kernels.cholesky import (
+    cholesky,
+    gram,
+    padded_factor,
+    padded_width,
+    solve_with_factor,
+    substitute_rows,
+)
 from starmill.kernels.elliptical_apertures import ellipse_photometry
-from starmill.kernels.gaussian_groups import LINEAR, descend, loss_terms, sandwich
+from starmill.kernels.gaussian_groups import LINEAR, correlation_factor, descend, loss_terms, sandwich
 from starmill.kernels.gaussian_windows import fit_listed, fit_windows
-from starmill.kernels.gaussians import add_gaussians, derivative_rows, move_source, value_at
+from starmill.kernels.gaussians import add_gaussians, add_source, derivative_rows, exp_minus, move_source
+from starmill.kernels.map_peaks import maxima_above, means_around
 
 SOURCES = np.array(
     [[5.0, 12.3, 14.8, 2.2, 1.4, 0.7], [3.0, 17.6, 12.1, 1.6, 1.6, 0.0], [4.0, 2.0, 28.5, 2.5, 1.2, -1.1]]
@@ -27,10 +37,62 @@ def test_drawing_is_the_sum_of_the_sources_inside_five_sigma():
     np.testing.assert_allclose(image, 0, atol=1e-12)
 
 
-def test_value_at_a_point():
-    assert value_at(SOURCES, 15.0, 13.0, 8.0) == pytest.approx(
-        sum(gaussians.value(s, 15.0, 13.0) for s in SOURCES)
-    )
+def test_a_source_at_listed_pixels():
+    x, y = np.array([15.0, 3.0, 30.0]), np.array([13.0, 28.0, 2.0])
+    out = np.ones(3)
+    add_source(x, y, SOURCES[0], out)
+    np.testing.assert_allclose(out, 1 + gaussians.value(SOURCES[0], x, y), rtol=1e-11)
+
+
+def test_exponential_without_a_call():
+    t = np.linspace(0, 80, 321)
+    got = np.array([exp_minus(v) for v in t])
+    np.testing.assert_allclose(got[t <= 20], np.exp(-t[t <= 20]), rtol=1e-11)
+    np.testing.assert_allclose(got, np.exp(-np.minimum(t, 64)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 16, 37])
+def test_factors_and_substitutions(n):
+    rng = np.random.default_rng(n)
+    A = np.cov(rng.standard_normal((n, 3 * n + 1))).reshape(n, n) + 0.1 * np.eye(n)
+    L = A.copy()
+    assert cholesky(L)
+    L = np.tril(L)
+    np.testing.assert_allclose(L, np.linalg.cholesky(A), atol=1e-13)
+    np.testing.assert_allclose(solve_with_factor(L, A[0].copy()), np.eye(n)[0], atol=1e-10)
+    width = padded_width(n)
+    values = rng.standard_normal((6, n))
+    rows = np.zeros((6, width))
+    rows[:, :n] = values
+    substitute_rows(*padded_factor(L), rows.reshape(-1), 1, 6)
+    np.testing.assert_allclose(rows[1:, :n], reference_cholesky.substitute(L, values)[1:], rtol=1e-9)
+    np.testing.assert_array_equal(rows[0, :n], values[0])
+    np.testing.assert_array_equal(rows[:, n:], 0.0)
+    N = np.empty((6, 6))
+    gram(rows.reshape(-1), width, 6, N)
+    np.testing.assert_allclose(np.tril(N), np.tril(rows @ rows.T), rtol=1e-10, atol=1e-10)
+
+
+def test_a_matrix_that_is_not_positive_definite_has_no_factor():
+    assert not cholesky(np.array([[1.0, 2.0], [2.0, 1.0]]))
+
+
+def test_maxima_of_a_map():
+    image = np.random.default_rng(4).integers(0, 6, (63, 71)).astype(np.float32)  # with many equal values
+    np.testing.assert_array_equal(maxima_above(image, np.float32(2.5)), map_peaks.maxima_above(image, 2.5))
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_means_around_pixels(step):
+    rng = np.random.default_rng(6)
+    image, valid = rng.standard_normal((19, 22)).astype(np.float32), rng.random((19, 22)) > 0.2
+    kernel = np.array([0.1, 0.2, 0.4, 0.2, 0.1], np.float32)
+    x, y, out = np.array([0, 10, 21]), np.array([18, 9, 0]), np.empty(3)
+    means_around(image, valid, x, y, kernel, step, out)
+    wanted = [map_peaks.mean_around(image, valid, i, j, kernel, step) for i, j in zip(x, y, strict=True)]
+    np.testing.assert_allclose(out, wanted, rtol=1e-6)
+    means_around(image, np.zeros_like(valid), x, y, kernel, step, out)
+    assert np.isnan(out).all()
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -38,7 +100,7 @@ def test_derivatives(source):
     y, x = (v.ravel().astype(float) for v in np.mgrid[8:20, 6:24])
     rows, model = np.empty((6, x.size)), np.zeros(x.size)
     derivative_rows(x, y, source, rows, model)
-    np.testing.assert_allclose(model, gaussians.value(source, x, y), rtol=1e-12)
+    np.testing.assert_allclose(model, gaussians.value(source, x, y), rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(rows, gaussians.derivatives(source, x, y), atol=1e-7)
 
 
@@ -81,9 +143,9 @@ def test_generalised_fit_agrees_with_scipy():
     L = np.linalg.cholesky(covariance)
     data = gaussians.value(SOURCES[0], x, y) + L @ rng.standard_normal(x.size)
     fitted = SOURCES[:1].copy()
-    J = np.empty((6, x.size))
-    room = np.empty(x.size), np.empty(0), np.empty((6, 6)), np.empty(6, bool)
-    descend(x, y, data, np.full(x.size, 1 / 0.3), L, fitted, WIDE, FREE, -1, OPTIONS, J, *room)
+    room = np.zeros((7, padded_width(x.size))), np.empty(0), np.empty((7, 7)), np.empty(6, bool)
+    factor = correlation_factor(x, y, correlation, 0.01)
+    descend(x, y, data, np.full(x.size, 1 / 0.3), *factor, fitted, WIDE, FREE, -1, OPTIONS, *room)
     wanted = gaussian_groups.fit(x, y, data, covariance, SOURCES[:1])
     np.testing.assert_allclose(gaussians.covariance(fitted[0]), gaussians.covariance(wanted[0]), rtol=1e-3)
     np.testing.assert_allclose(fitted[0, :3], wanted[0, :3], rtol=1e-4)

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starmill.errors import AlgorithmError
+from starmill.kernels.map_peaks import means_around
 from starmill.numerics.convolution import convolve_separable, gaussian_kernel
 from starmill.numerics.statistics import mesh_statistics
 
 __all__ = [
-    "CellNoise", "MapNoise", "cell_rms", "global_rms", "local_rms", "noise_correlation", "noise_model", "smooth_map",
+    "CellNoise", "MapNoise", "cell_rms", "global_rms", "local_rms", "mean_around", "noise_correlation", "noise_model",
+    "smooth_map", "valid_sample",
 ]  # fmt: skip
 
 CORRELATION_TILE = 512  # pixels; the correlation of larger maps is averaged over a few tiles
@@ -40,7 +42,9 @@ class MapNoise:
     correlation: NDArray[np.float64]
 
 
-def smooth_map(image: NDArray[Any], valid: NDArray[np.bool_], sigma: float) -> NDArray[np.float32]:
+def smooth_map(
+    image: NDArray[Any], valid: NDArray[np.bool_], sigma: float, *, wanted: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
     """Gaussian mean of the valid pixels around every pixel.
 
     Wide Gaussians are applied to a block-averaged map, so that the cost does not grow with the width.
@@ -51,32 +55,76 @@ def smooth_map(image: NDArray[Any], valid: NDArray[np.bool_], sigma: float) -> N
         Values of invalid pixels do not count.
     valid : (ny, nx) bool array
     sigma : float, pixel
+    wanted : (ny, nx) bool array, optional
+        Pixels whose mean matters; everywhere when not given.
 
     Returns
     -------
     smooth : (ny, nx) float32 array
-        Defined everywhere: far from valid pixels a wider mean is taken.
+        Defined everywhere: far from valid pixels a wider mean is taken, and where that is not wanted the mean of all.
     """
     if not valid.any():
         raise AlgorithmError("a map without valid pixels has no level", numbers={"valid pixels": 0})
     step = int(sigma / 2.5)
     if step <= 1:
         kernel = gaussian_kernel(max(sigma, 0.3))
-        clean = np.where(valid, image, np.nan).astype(np.float32)
+        clean = np.where(valid, image, np.float32(np.nan)).astype(np.float32, copy=False)
         level = convolve_separable(clean, kernel, min_weight=1e-3).image
     else:
         total = _block_sums(np.where(valid, image, np.float32(0)).astype(np.float32, copy=False), step)
         count = _block_sums(valid.astype(np.float32), step)
         kernel = gaussian_kernel(sigma / step)
         mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-        level = _expand(_fill(_weighted_mean(mean, count, kernel), mean, count, kernel), step, image.shape)
+        near = None if wanted is None else _widened(_block_sums(wanted.astype(np.float32), step) > 0)
+        level = _expand(
+            _fill(_weighted_mean(mean, count, kernel), mean, count, kernel, near), step, image.shape
+        )
     missing = ~np.isfinite(level)
+    far = missing.copy() if wanted is None else missing & wanted
+    if far.any() and sigma <= max(image.shape):
+        level[far] = smooth_map(image, valid, max(4.0 * sigma, 6.0), wanted=far)[far]
+        missing &= ~far
     if missing.any():
-        if sigma > max(image.shape):
-            level[missing] = np.mean(image[valid], dtype=np.float64)
-        else:
-            level[missing] = smooth_map(image, valid, max(4.0 * sigma, 6.0))[missing]
+        level[missing] = np.mean(image[::2, ::2][valid[::2, ::2]] if valid[::2, ::2].any() else image[valid])
     return level
+
+
+def mean_around(
+    image: NDArray[Any], valid: NDArray[np.bool_], x: NDArray[np.int64], y: NDArray[np.int64], sigma: float
+) -> NDArray[np.float64]:
+    """Gaussian mean of the valid pixels around some pixels; as :func:`smooth_map` where few means are needed.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+    valid : (ny, nx) bool array
+    x, y : (n,) int arrays, pixel
+    sigma : float, pixel
+        Of a wide Gaussian only every second, third ... pixel is looked at.
+
+    Returns
+    -------
+    mean : (n,) float64 array
+        NaN where no pixel near is valid.
+    """
+    step = max(1, int(sigma / 2.5))
+    out = np.empty(x.size)
+    means_around(
+        np.ascontiguousarray(image, np.float32), np.ascontiguousarray(valid), x.astype(np.int64), y.astype(np.int64),
+        gaussian_kernel(max(sigma / step, 0.3)), step, out,
+    )  # fmt: skip
+    return out
+
+
+def _widened(marks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark also the eight neighbours."""
+    out = marks.copy()
+    out[1:] |= marks[:-1]
+    out[:-1] |= marks[1:]
+    rows = out.copy()
+    out[:, 1:] |= rows[:, :-1]
+    out[:, :-1] |= rows[:, 1:]
+    return out
 
 
 def _weighted_mean(
@@ -94,13 +142,14 @@ def _fill(
     mean: NDArray[np.float32],
     count: NDArray[np.float32],
     kernel: NDArray[np.float32],
+    near: NDArray[np.bool_] | None,
 ) -> NDArray[np.float32]:
-    """Take a wider mean for blocks that have no level."""
-    while not np.isfinite(level).all():
+    """Take a wider mean for the blocks in ``near`` (all, when None) that have no level; the others get the mean of all."""
+    while not np.isfinite(level if near is None else level[near]).all():
         kernel = gaussian_kernel(2.0 * kernel.size / 7.0)
         wider = _weighted_mean(mean, count, kernel)
         level = np.where(np.isfinite(level), level, wider)
-    return level
+    return np.where(np.isfinite(level), level, np.float32(np.nanmean(mean)))
 
 
 def _block_sums(image: NDArray[np.float32], step: int) -> NDArray[np.float32]:
@@ -136,7 +185,16 @@ def _expand(blocks: NDArray[np.float32], step: int, shape: tuple[int, ...]) -> N
     return out
 
 
-def local_rms(residual: NDArray[Any], valid: NDArray[np.bool_], sigma: float) -> NDArray[np.float32]:
+def valid_sample(image: NDArray[Any], valid: NDArray[np.bool_], size: int = 100_000) -> NDArray[Any]:
+    """Return at most about ``size`` valid values, spread over the map; enough for a median."""
+    step = int(np.ceil(np.sqrt(image.size / size)))
+    chosen = valid[::step, ::step]
+    return image[::step, ::step][chosen] if chosen.any() else image[valid]
+
+
+def local_rms(
+    residual: NDArray[Any], valid: NDArray[np.bool_], sigma: float, *, wanted: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
     """Gaussian-weighted root mean square around every pixel, robust against what is left of sources.
 
     Parameters
@@ -146,6 +204,8 @@ def local_rms(residual: NDArray[Any], valid: NDArray[np.bool_], sigma: float) ->
     valid : (ny, nx) bool array
     sigma : float, pixel
         Width of the average.
+    wanted : (ny, nx) bool array, optional
+        See :func:`smooth_map`.
 
     Returns
     -------
@@ -154,14 +214,15 @@ def local_rms(residual: NDArray[Any], valid: NDArray[np.bool_], sigma: float) ->
     """
     squares = np.where(valid, residual, np.float32(0)).astype(np.float32, copy=False)
     np.square(squares, out=squares)
-    median_square = float(np.median(squares[valid], overwrite_input=True)) if valid.any() else 0.0
+    sample = valid_sample(squares, valid)
+    median_square = float(np.median(sample, overwrite_input=True)) if sample.size else 0.0
     if not median_square > 0.0:
         rms = float(np.sqrt(squares[valid].mean(dtype=np.float64))) if valid.any() else 0.0
         return np.full(residual.shape, rms or 1.0, np.float32)
     # 0.4549 is the median of chi2 with one degree of freedom; 25 variances is 5 sigma
     np.minimum(squares, np.float32(25.0 * median_square / 0.4549), out=squares)
     floor = 0.05 * np.sqrt(median_square / 0.4549)
-    mean = smooth_map(squares, valid, sigma)
+    mean = smooth_map(squares, valid, sigma, wanted=wanted)
     return np.maximum(np.sqrt(np.maximum(mean, 0.0, out=mean), out=mean), np.float32(floor), out=mean)
 
 
@@ -229,7 +290,7 @@ def cell_rms(image: NDArray[Any], valid: NDArray[np.bool_], cell: int) -> CellNo
         Size of a cell.
     """
     edges = [np.linspace(0, n, max(1, n // cell) + 1).astype(np.int64) for n in image.shape]
-    masked = np.where(valid, image, np.nan).astype(np.float32)
+    masked = np.where(valid, image, np.float32(np.nan)).astype(np.float32, copy=False)
     cells = mesh_statistics(masked, y_edges=edges[0], x_edges=edges[1], n_iterations=6)
     level = np.where(cells.n >= 30, cells.clipped_std, np.nan)
     known = np.isfinite(level) & (level > 0)
@@ -270,8 +331,10 @@ def noise_correlation(normalised: NDArray[Any], valid: NDArray[np.bool_], half: 
         values = np.where(good, normalised[tile], 0.0).astype(np.float32)
         shape = tuple(_fast_length(n + half) for n in values.shape)
         for total, plane in ((products, values), (pairs, good.astype(np.float32))):
-            power = np.abs(np.fft.rfft2(plane, shape)) ** 2
-            total += np.fft.irfft2(power, shape)[np.ix_(lags, lags)]
+            transform = np.fft.rfft2(plane, shape)  # single precision since numpy 2.0
+            power = transform.real**2 + transform.imag**2
+            rows = np.fft.ifft(power, axis=0)[lags]  # of the second axis only the wanted lags are transformed
+            total += np.fft.irfft(rows, shape[1], axis=1)[:, lags]
     correlation = np.where(pairs > 0.5, products / np.maximum(pairs, 0.5), 0.0)
     if not correlation[half, half] > 0:
         correlation[:] = 0.0
@@ -339,7 +402,7 @@ def noise_model(
     use = clear & valid
     if use.sum() < 50:
         use = valid
-    level = smooth_map(residual, use, level_sigma)
+    level = smooth_map(residual, use, level_sigma, wanted=valid)
     scaled = np.where(valid, residual - level, np.float32(0)).astype(np.float32, copy=False)
     pattern = None if given_rms is None else np.asarray(given_rms, np.float32)
     if pattern is not None:
@@ -348,7 +411,7 @@ def noise_model(
         number = np.float32(max(global_rms(scaled[use]), np.finfo(np.float32).tiny))
         rms = np.full(residual.shape, number)
     else:
-        rms = local_rms(scaled, use, rms_sigma)
+        rms = local_rms(scaled, use, rms_sigma, wanted=valid)
     scaled /= rms
     noise = MapNoise(rms if pattern is None else rms * pattern, noise_correlation(scaled, use, half))
     return level, noise

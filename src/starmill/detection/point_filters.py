@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starmill.kernels.map_peaks import maxima_above
 from starmill.numerics.close_pairs import close_pairs
 from starmill.numerics.convolution import convolve_separable, gaussian_kernel
 from starmill.numerics.statistics import MAD_TO_SIGMA
@@ -84,11 +85,14 @@ def band_pass(
         Zero on invalid pixels.
     """
     clean = np.where(valid, image, np.nan).astype(np.float32)
-    out = np.zeros(image.shape, np.float32)
+    out = None
     for weight, width in FILTERS[name]:
         kernel = gaussian_kernel(max(width * beam_sigma, 0.3))
-        out += np.float32(weight) * convolve_separable(clean, kernel, min_weight=1e-3).image
-    out[~valid | ~np.isfinite(out)] = 0.0
+        smooth = convolve_separable(clean, kernel, min_weight=1e-3).image
+        if weight != 1.0:
+            smooth *= np.float32(weight)
+        out = smooth if out is None else np.add(out, smooth, out=out)
+    out[~(valid & np.isfinite(out))] = 0.0
     return out
 
 
@@ -182,27 +186,27 @@ def local_maxima(
     peaks : PointPeaks
         Of a plateau of equal values only the first pixel in reading order is kept.
     """
-    padded = np.pad(filtered, 1, constant_values=-np.inf)
-    y, x = np.nonzero(filtered > threshold * lowest)
-    value = filtered[y, x]
-    keep = np.ones(y.size, bool)
-    for dy, dx in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
-        other = padded[y + 1 + dy, x + 1 + dx]
-        keep &= (value > other) if (dy, dx) < (0, 0) else (value >= other)
-    y, x, value = y[keep], x[keep], value[keep].astype(np.float64)
+    filtered = np.ascontiguousarray(filtered, np.float32)
+    y, x = maxima_above(filtered, np.float32(threshold * lowest)).T
+    value = filtered[y, x].astype(np.float64)
     significance = value / noise_at(x, y)
     keep = significance > threshold
     y, x, value, significance = y[keep], x[keep], value[keep], significance[keep]
     order = np.argsort(-value, kind="stable")
     y, x, value, significance = y[order], x[order], value[order], significance[order]
-    dx = _vertex(padded[y + 1, x], value, padded[y + 1, x + 2])
-    dy = _vertex(padded[y, x + 1], value, padded[y + 2, x + 1])
+    dx = _vertex(_at(filtered, y, x - 1), value, _at(filtered, y, x + 1))
+    dy = _vertex(_at(filtered, y - 1, x), value, _at(filtered, y + 1, x))
     return PointPeaks(x + dx, y + dy, value, significance)
+
+
+def _at(image: NDArray[Any], y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.float64]:
+    """Values at pixels; minus infinity outside."""
+    inside = (y >= 0) & (y < image.shape[0]) & (x >= 0) & (x < image.shape[1])
+    return np.where(inside, image[np.where(inside, y, 0), np.where(inside, x, 0)], -np.inf).astype(np.float64)
 
 
 def _vertex(left: NDArray[Any], top: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
     """Offset of the top of the parabola through three equidistant values, at most half a pixel."""
-    left, right = left.astype(np.float64), right.astype(np.float64)
     usable = np.isfinite(left) & np.isfinite(right)
     left, right = np.where(usable, left, 0.0), np.where(usable, right, 0.0)
     curvature = left - 2.0 * top + right

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from starmill.kernels._jit import fast_njit, njit
-from starmill.kernels.gaussian_groups import cholesky, dot
+from starmill.kernels.cholesky import cholesky, dot
 
 NMSE, REDCHI, BIC = 0, 1, 2
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from starmill.kernels._jit import njit
-from starmill.kernels.gaussians import value_at
+from starmill.kernels.gaussians import add_source
 from starmill.kernels.overlap import ellipse_overlap
 
 
@@ -82,10 +82,13 @@ def ellipse_photometry(image, rms, correlation, own, ellipses, with_noise, out):
         xs, ys = np.empty(room, np.int64), np.empty(room, np.int64)
         weights = np.empty(room)
         n, missing = listed_overlap(image, x, y, a, b, theta, xs, ys, weights)
+        values = np.empty(n)
+        for p in range(n):
+            values[p] = image[ys[p], xs[p]]
+        add_source(xs[:n], ys[:n], own[k], values)
         total, area = 0.0, 0.0
         for p in range(n):
-            value = image[ys[p], xs[p]] + value_at(own[k : k + 1], float(xs[p]), float(ys[p]), 8.0)
-            total += weights[p] * value
+            total += weights[p] * values[p]
             area += weights[p]
         out[k, 0], out[k, 2], out[k, 3] = total, area, missing
         out[k, 1] = np.nan

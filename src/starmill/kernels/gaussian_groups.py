@@ -13,55 +13,21 @@ import math
 
 import numpy as np
 
-from starmill.kernels._jit import fast_njit, njit
-from starmill.kernels.gaussians import N_SHAPE, blocked, derivative_rows, inverse_covariance, move_source
+from starmill.kernels._jit import njit
+from starmill.kernels.cholesky import (
+    cholesky,
+    dot,
+    gram,
+    padded_factor,
+    padded_width,
+    solve_with_factor,
+    substitute_rows,
+)
+from starmill.kernels.gaussians import N_SHAPE, add_source, blocked, derivative_rows, move_source
 
 CONVERGED, MAX_ITERATIONS, SINGULAR, TOO_FEW_PIXELS = 0, 1, 2, 3
 LINEAR, SOFT_L1, HUBER, CAUCHY = 0, 1, 2, 3
 MANY_PIXELS = 160  # beyond this, neighbouring pixels of a sampled beam tell little more and cost n**3
-
-
-@fast_njit
-def dot(a, b):
-    """Inner product of two contiguous rows."""
-    total = 0.0
-    for i in range(a.size):
-        total += a[i] * b[i]
-    return total
-
-
-@njit
-def cholesky(A):
-    """Lower Cholesky factor in place; False when ``A`` is not positive definite."""
-    for i in range(A.shape[0]):
-        for j in range(i):
-            A[i, j] = (A[i, j] - dot(A[i, :j], A[j, :j])) / A[j, j]
-        pivot = A[i, i] - dot(A[i, :i], A[i, :i])
-        if not pivot > 0.0:
-            return False
-        A[i, i] = math.sqrt(pivot)
-    return True
-
-
-@njit
-def forward_substitution(L, row):
-    """Replace ``row`` by L^-1 row."""
-    for i in range(row.size):
-        row[i] = (row[i] - dot(L[i, :i], row[:i])) / L[i, i]
-
-
-@njit
-def solve_with_factor(L, b):
-    """Solve L L^T x = b."""
-    x = b.copy()
-    n = x.size
-    for i in range(n):
-        x[i] = (x[i] - dot(L[i, :i], x[:i])) / L[i, i]
-    for i in range(n - 1, -1, -1):
-        x[i] /= L[i, i]
-        for j in range(i):
-            x[j] -= L[i, j] * x[i]
-    return x
 
 
 @njit
@@ -84,14 +50,14 @@ def thin_out(xs, ys, n, every_second_row):
 
 
 @njit
-def list_pixels(shape, weight, sources, radius, stride, room):
+def list_pixels(image, weight, sources, radius, stride, room):
     """Pixels within ``radius`` (per source, pixels) of any source of a group.
 
     ``stride`` 2 keeps a chequer-board (x + y even), 4 every second row and column; 0
-    takes the first of 1, 2, 4 that lists at most ``MANY_PIXELS``.  Pixels of zero weight
-    are left out.  At most ``room`` pixels are listed.
+    takes the first of 1, 2, 4 that lists at most ``MANY_PIXELS``.  Pixels without a
+    finite value and a finite, positive weight are left out.  At most ``room`` pixels are listed.
     """
-    ny, nx = shape
+    ny, nx = image.shape
     x0, x1, y0, y1 = nx, 0, ny, 0
     for k in range(sources.shape[0]):
         x0 = min(x0, max(0, math.floor(sources[k, 1] - radius[k])))
@@ -103,7 +69,7 @@ def list_pixels(shape, weight, sources, radius, stride, room):
     n = 0
     for j in range(y0, y1):
         for i in range(x0, x1):
-            if n == room or not weight[j, i] > 0.0:
+            if n == room or not 0.0 < weight[j, i] < np.inf or not math.isfinite(image[j, i]):
                 continue
             if (stride == 2 and (i + j) % 2) or (stride == 4 and (i % 2 or j % 2)):
                 continue
@@ -143,25 +109,41 @@ def polynomial_rows(x, y, order, rows):
 
 
 @njit
-def covariance_factor(x, y, noise, correlation, ridge):
-    """Cholesky factor of noise_i noise_j rho(lag) (+ ridge on the diagonal); empty when there is none."""
+def correlation_matrix(x, y, correlation, C):
+    """Fill the lower triangle of ``C`` with the correlation of listed pixels; 0 at lags the table does not have."""
     n = x.size
     half_y, half_x = correlation.shape[0] // 2, correlation.shape[1] // 2
-    C = np.zeros((n, n))
+    wide = 2 * half_x + 1
+    table = correlation.reshape(correlation.size)
+    row, column = np.empty(n, np.int64), np.empty(n, np.int64)
+    for i in range(n):
+        row[i], column[i] = int(y[i]), int(x[i])
+    inside = row.max() - row.min() <= half_y and column.max() - column.min() <= half_x
+    for i in range(n):
+        middle = (half_y + row[i]) * wide + half_x + column[i]
+        if inside:
+            for j in range(i + 1):
+                C[i, j] = table[np.uint64(middle - row[j] * wide - column[j])]
+            continue
+        for j in range(i + 1):
+            known = abs(row[i] - row[j]) <= half_y and abs(column[i] - column[j]) <= half_x
+            C[i, j] = table[np.uint64(middle - row[j] * wide - column[j])] if known else 0.0
+
+
+@njit
+def correlation_factor(x, y, correlation, ridge):
+    """Cholesky factor of rho(lag) (+ ridge on the diagonal), as :func:`padded_factor` gives it; empty when there is none."""
+    n = x.size
+    C = np.empty((n, n))
     extra = ridge
     for _ in range(6):
+        correlation_matrix(x, y, correlation, C)
         for i in range(n):
-            for j in range(i + 1):
-                dy, dx = int(y[i] - y[j]), int(x[i] - x[j])
-                rho = 0.0
-                if abs(dy) <= half_y and abs(dx) <= half_x:
-                    rho = correlation[half_y + dy, half_x + dx]
-                C[i, j] = noise[i] * noise[j] * rho
-            C[i, i] += extra * noise[i] * noise[i]
+            C[i, i] += extra
         if cholesky(C):
-            return C
+            return padded_factor(C)
         extra *= 4.0  # a correlation measured on few pixels is not always positive definite
-    return np.empty((0, 0))
+    return np.empty(0), np.empty(0)
 
 
 @njit
@@ -181,27 +163,28 @@ def loss_terms(z, loss, f_scale):
 
 
 @njit
-def evaluate(x, y, data, sources, P, coefficients, J, residual):
-    """Fill the derivative rows ``J`` of all sources and ``residual``, data - model."""
-    for i in range(x.size):
+def evaluate(x, y, data, weight, L, inverse, sources, P, coefficients, rows):
+    """Fill the whitened derivatives of sources and polynomial and, as the last row, the whitened residual.
+
+    ``rows`` is (m + 1, padded n).
+    """
+    n, last, first = x.size, rows.shape[0] - 1, N_SHAPE * sources.shape[0]
+    residual = rows[last]
+    for i in range(n):
         residual[i] = 0.0
     for k in range(sources.shape[0]):
-        derivative_rows(x, y, sources[k], J[N_SHAPE * k : N_SHAPE * (k + 1)], residual)
-    for i in range(x.size):
+        derivative_rows(x, y, sources[k], rows[N_SHAPE * k : N_SHAPE * (k + 1)], residual)
+    for i in range(n):
         residual[i] = data[i] - residual[i]
     for k in range(P.shape[0]):
-        for i in range(x.size):
+        for i in range(n):
             residual[i] -= coefficients[k] * P[k, i]
-
-
-@njit
-def whiten(row, weight, L):
-    """Whiten one row in place: by the factor ``L`` when it covers all pixels, else by ``weight``."""
-    if L.shape[0] == row.size:
-        forward_substitution(L, row)
-    else:
-        for i in range(row.size):
-            row[i] *= weight[i]
+            rows[first + k, i] = P[k, i]
+    for p in range(last + 1):
+        for i in range(n):
+            rows[p, i] *= weight[i]
+    if inverse.size == n:
+        substitute_rows(L, inverse, rows.reshape(rows.size), 0, last + 1)
 
 
 @njit
@@ -215,6 +198,8 @@ def copy_rows(source, out, n):
 @njit
 def cost_of(residual, loss, f_scale):
     """Total loss."""
+    if loss == LINEAR:
+        return dot(residual, residual)
     total = 0.0
     for i in range(residual.size):
         total += loss_terms(residual[i], loss, f_scale)[0]
@@ -222,25 +207,25 @@ def cost_of(residual, loss, f_scale):
 
 
 @njit
-def normal_equations(J, residual, loss, f_scale, n_shape, coefficients, ridge, N, g):
-    """Fill the normal matrix ``N`` and the descent direction ``g`` at the present point.
+def normal_equations(rows, n, loss, f_scale, n_shape, coefficients, ridge, N):
+    """Fill the normal matrix ``N`` and, as its last row, the descent direction at the present point.
 
-    The first ``n_shape`` rows of ``J`` belong to sources, the others to a polynomial whose slopes are held towards
-    zero by ``ridge``.
+    The first ``n_shape`` rows belong to sources, the last one is the residual, the others to a polynomial whose slopes
+    are held towards zero by ``ridge``. Robust losses weigh every pixel by the slope of the loss.
     """
-    m, n = J.shape
-    slope, row = np.empty(n), np.empty(n)
-    for i in range(n):
-        slope[i] = loss_terms(residual[i], loss, f_scale)[1]
-    for p in range(m):
+    m, width = rows.shape[0] - 1, rows.shape[1]
+    if loss == LINEAR:
+        gram(rows.reshape(rows.size), width, m + 1, N)
+    else:
+        scaled = np.zeros(rows.shape)
         for i in range(n):
-            row[i] = J[p, i] * slope[i]
-        g[p] = dot(row, residual)
-        for q in range(p + 1):
-            N[p, q] = dot(row, J[q])
+            root = math.sqrt(loss_terms(rows[m, i], loss, f_scale)[1])
+            for p in range(m + 1):
+                scaled[p, i] = rows[p, i] * root
+        gram(scaled.reshape(scaled.size), width, m + 1, N)
     for k in range(1, coefficients.size):
         N[n_shape + k, n_shape + k] += ridge * ridge
-        g[n_shape + k] -= coefficients[k] * ridge * ridge
+        N[m, n_shape + k] -= coefficients[k] * ridge * ridge
 
 
 @njit
@@ -323,7 +308,7 @@ def hold(sources, g, bounds, home, free, fixed):
 
 @njit
 def descend(
-    x, y, data, weight, L, sources, bounds, free, order, options, J, residual, coefficients, N, fixed
+    x, y, data, weight, L, inverse, sources, bounds, free, order, options, rows, coefficients, N, fixed
 ):
     """Levenberg-Marquardt descent of one group.
 
@@ -331,8 +316,9 @@ def descend(
     ----------
     x, y, data, weight : (n,) float64
         Pixels of the group.
-    L : (n, n) float64
-        Whitening factor; of any other size when the weights alone whiten.
+    L, inverse : float64
+        Factor of the correlation, see :func:`starmill.kernels.cholesky.padded_factor`; of another size when the
+        weights alone whiten.
     sources : (k, 6) float64, changed in place
     bounds : (k, 5) float64
         See :func:`starmill.kernels.gaussians.move_source`.
@@ -342,43 +328,35 @@ def descend(
         Of the polynomial; -1 for none.
     options : (5,) float64
         max iterations, tolerance, loss, f_scale, ridge on the slopes of the polynomial.
-    J : (m, n) float64, filled
-        Whitened derivatives at the solution.
-    residual : (n,) float64, filled
-        Whitened.
+    rows : (m + 1, padded n) float64, zero, filled
+        Whitened derivatives and, last, the whitened residual at the solution.
     coefficients : (m - 6 k,) float64, filled
-    N : (m, m) float64, fixed : (m,) bool, filled
-        Normal matrix (lower triangle) and held parameters at the solution.
+    N : (m + 1, m + 1) float64, fixed : (m,) bool, filled
+        Normal matrix (lower triangle; the last row is the descent direction) and held parameters at the solution.
 
     Returns
     -------
     iterations, status
     """
-    ns, n, m = sources.shape[0], x.size, J.shape[0]
+    ns, n, m = sources.shape[0], x.size, rows.shape[0] - 1
     first = N_SHAPE * ns
     nb, loss, f_scale, ridge = m - first, int(options[2]), options[3], options[4]
-    P, trial_J, new = np.empty((nb, n)), np.empty((m, n)), np.empty(n)
+    P, trial_rows = np.empty((nb, n)), np.zeros(rows.shape)
     polynomial_rows(x, y, order, P)
     for k in range(nb):
         coefficients[k] = 0.0
-        for i in range(n):
-            J[first + k, i] = P[k, i]
-        whiten(J[first + k], weight, L)
     home, trial, trial_coefficients = np.empty((ns, 2)), np.empty((ns, N_SHAPE)), np.empty(nb)
     for k in range(ns):
         home[k, 0], home[k, 1] = sources[k, 1], sources[k, 2]
-    g = np.zeros(m)
     for p in range(m):
         fixed[p] = False
-    evaluate(x, y, data, sources, P, coefficients, J, residual)
-    whiten(residual, weight, L)
-    for p in range(first):
-        whiten(J[p], weight, L)
-    cost = cost_of(residual, loss, f_scale)
+    evaluate(x, y, data, weight, L, inverse, sources, P, coefficients, rows)
+    cost = cost_of(rows[m, :n], loss, f_scale)
     damping, status, iterations = 1e-3, MAX_ITERATIONS, 0
     while iterations < int(options[0]):
         iterations += 1
-        normal_equations(J, residual, loss, f_scale, first, coefficients, ridge, N, g)
+        normal_equations(rows, n, loss, f_scale, first, coefficients, ridge, N)
+        g = N[m, :m]
         hold(sources, g, bounds, home, free, fixed)
         accepted, solved, trial_cost = False, True, cost
         while not accepted and solved and damping < 1e10:
@@ -389,21 +367,16 @@ def descend(
                 move_source(sources[k], step[N_SHAPE * k : N_SHAPE * (k + 1)], bounds[k], home[k], trial[k])
             for k in range(nb):
                 trial_coefficients[k] = coefficients[k] + step[first + k]
-            evaluate(x, y, data, trial, P, trial_coefficients, trial_J, new)
-            whiten(new, weight, L)
-            trial_cost = cost_of(new, loss, f_scale)
+            evaluate(x, y, data, weight, L, inverse, trial, P, trial_coefficients, trial_rows)
+            trial_cost = cost_of(trial_rows[m, :n], loss, f_scale)
             accepted = trial_cost <= cost
             if not accepted:
                 damping *= 8.0
         if not accepted:
             status = CONVERGED if solved else SINGULAR
             break
-        for p in range(first):
-            whiten(trial_J[p], weight, L)
-        copy_rows(trial_J, J, first)
+        copy_rows(trial_rows, rows, m + 1)
         copy_rows(trial, sources, ns)
-        for i in range(n):
-            residual[i] = new[i]
         for k in range(nb):
             coefficients[k] = trial_coefficients[k]
         gain, cost = cost - trial_cost, trial_cost
@@ -411,8 +384,8 @@ def descend(
         if gain <= options[1] * cost:
             status = CONVERGED
             break
-    normal_equations(J, residual, loss, f_scale, first, coefficients, ridge, N, g)
-    hold(sources, g, bounds, home, free, fixed)
+    normal_equations(rows, n, loss, f_scale, first, coefficients, ridge, N)
+    hold(sources, N[m, :m], bounds, home, free, fixed)
     return iterations, status
 
 
@@ -429,17 +402,6 @@ def polynomial_at(x, y, frame, coefficients, order):
 
 
 @njit
-def value_of(sources, x, y):
-    """Sum of all sources at one point, without a cut."""
-    total = 0.0
-    for k in range(sources.shape[0]):
-        dx, dy = x - sources[k, 1], y - sources[k, 2]
-        ixx, ixy, iyy = inverse_covariance(sources[k, 3], sources[k, 4], sources[k, 5])
-        total += sources[k, 0] * math.exp(-0.5 * (ixx * dx * dx + 2.0 * ixy * dx * dy + iyy * dy * dy))
-    return total
-
-
-@njit
 def fit_groups(
     image, weight, model, sources, bounds, radius, offsets, members,
     free, order, stride, correlation, mode, ridge, options, fitted, blocks, sky, numbers,
@@ -449,9 +411,9 @@ def fit_groups(
     Parameters
     ----------
     image : (ny, nx) float
-        Data; pixels of zero weight are ignored.
+        Data; NaN is no data.
     weight : (ny, nx) float
-        1 / noise.
+        1 / noise; pixels whose weight is zero or not finite are ignored.
     model : (ny, nx) float
         Sum of all sources as they are in ``sources``; the part of a group's own sources
         is taken out, so neighbours outside the group are subtracted.
@@ -485,7 +447,7 @@ def fit_groups(
             copy_rows(bounds[rows[k] : rows[k] + 1], limits[k : k + 1], 1)
             reach[k] = radius[rows[k]]
             area += (2.0 * reach[k] + 3.0) ** 2
-        x, y = list_pixels(image.shape, weight, own, reach, stride, int(area))
+        x, y = list_pixels(image, weight, own, reach, stride, int(area))
         n, nb, n_free = x.size, n_polynomial_terms(order), 0
         for p in range(N_SHAPE):
             n_free += ns if free[p] else 0
@@ -495,7 +457,9 @@ def fit_groups(
             xi, yi = int(x[i]), int(y[i])
             w[i] = weight[yi, xi]
             noise[i] = 1.0 / w[i]
-            data[i] = image[yi, xi] - model[yi, xi] + value_of(own, x[i], y[i])
+            data[i] = image[yi, xi] - model[yi, xi]
+        for k in range(ns):
+            add_source(x, y, own[k], data)
         m = N_SHAPE * ns + nb
         covariance = np.empty((m, m))
         covariance.fill(np.nan)
@@ -503,20 +467,35 @@ def fit_groups(
         coefficients, frame = np.zeros(nb), np.ones(3)
         if n > n_free:
             frame[0], frame[1], frame[2] = polynomial_frame(x, y)
-            L = np.empty((0, 0))
+            L, inverse = np.empty(0), np.empty(0)
             if mode == 1:
-                L = covariance_factor(x, y, noise, correlation, ridge)
-            J, residual = np.empty((m, n)), np.empty(n)
-            N, fixed = np.zeros((m, m)), np.zeros(m, np.bool_)
+                L, inverse = correlation_factor(x, y, correlation, ridge)
+            rows_of_fit = np.zeros((m + 1, padded_width(n)))
+            N, fixed = np.zeros((m + 1, m + 1)), np.zeros(m, np.bool_)
             iterations, status = descend(
-                x, y, data, w, L, own, limits, free, order, options, J, residual, coefficients, N, fixed
+                x,
+                y,
+                data,
+                w,
+                L,
+                inverse,
+                own,
+                limits,
+                free,
+                order,
+                options,
+                rows_of_fit,
+                coefficients,
+                N,
+                fixed,
             )
             covariance = parameter_covariance(N, fixed)
             if mode == 2:
+                J = np.ascontiguousarray(rows_of_fit[:m, :n])
                 covariance = sandwich(covariance, J, x, y, noise, w, correlation)
             if status == CONVERGED and not np.isfinite(covariance[0, 0]):
                 status = SINGULAR
-            chi2 = dot(residual, residual)
+            chi2 = dot(rows_of_fit[m], rows_of_fit[m])
         for k in range(ns):
             for p in range(N_SHAPE):
                 fitted[rows[k], p] = own[k, p]

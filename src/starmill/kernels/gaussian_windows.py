@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from starmill.kernels._jit import njit
+from starmill.kernels.cholesky import padded_width
 from starmill.kernels.gaussian_groups import MAX_ITERATIONS, TOO_FEW_PIXELS, descend, n_polynomial_terms
 from starmill.kernels.gaussians import N_SHAPE
 
@@ -34,26 +35,11 @@ def fit_listed(x, y, data, weight, sources, bounds, free, order, options):
     m = N_SHAPE * sources.shape[0] + nb
     if x.size < int(free.sum()) * sources.shape[0] + nb:
         return fitted, np.zeros(nb), TOO_FEW_PIXELS
-    J = np.empty((m, x.size))
-    residual, coefficients = np.empty(x.size), np.empty(nb)
-    N, fixed = np.empty((m, m)), np.empty(m, np.bool_)
+    rows, coefficients, nothing = np.zeros((m + 1, padded_width(x.size))), np.empty(nb), np.empty(0)
+    N, fixed = np.empty((m + 1, m + 1)), np.empty(m, np.bool_)
     _, status = descend(
-        x,
-        y,
-        data,
-        weight,
-        np.empty((0, 0)),
-        fitted,
-        bounds,
-        free,
-        order,
-        options,
-        J,
-        residual,
-        coefficients,
-        N,
-        fixed,
-    )
+        x, y, data, weight, nothing, nothing, fitted, bounds, free, order, options, rows, coefficients, N, fixed
+    )  # fmt: skip
     return fitted, coefficients, status
 
 

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from starmill.kernels._jit import njit
-from starmill.kernels.gaussian_groups import cholesky, solve_with_factor
+from starmill.kernels.cholesky import cholesky, solve_with_factor
 from starmill.kernels.lanczos import shift_stack
 
 MAX_NEIGHBOURS = 24

@@ -207,9 +207,7 @@ def fit_gaussians(
     if n == 0:
         return out
     start = np.ascontiguousarray(sources, np.float64)
-    usable = np.isfinite(weight) & np.isfinite(image) & (weight > 0)
-    clean = np.ascontiguousarray(np.where(usable, image, 0.0), np.float32)
-    weight = np.ascontiguousarray(np.where(usable, weight, 0.0), np.float32)
+    values, weight = (np.ascontiguousarray(plane, np.float32) for plane in (image, weight))
     model = draw_sources(image.shape, start, out=np.zeros(image.shape, np.float32))
     mode = 0 if correlation is None else 1 if generalised else 2
     table = np.zeros((1, 1)) if correlation is None else np.ascontiguousarray(correlation, np.float64)
@@ -222,7 +220,7 @@ def fit_gaussians(
     def run(first: int) -> None:
         last = min(first + GROUPS_PER_TILE, len(groups))
         kernel.fit_groups(
-            clean, weight, model, start, limits, radii, groups.offsets[first : last + 1], groups.members,
+            values, weight, model, start, limits, radii, groups.offsets[first : last + 1], groups.members,
             may_change, int(order), int(stride), table, mode, float(ridge), options,
             out.sources, out.covariance, out.background, numbers[first:last],
         )  # fmt: skip

@@ -8,7 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from starmill.background.map_noise import CellNoise, MapNoise, cell_rms, noise_model, smooth_map
+from starmill.background.map_noise import (
+    CellNoise,
+    MapNoise,
+    cell_rms,
+    mean_around,
+    noise_model,
+    smooth_map,
+    valid_sample,
+)
 from starmill.datamodel.cube import SkyMap
 from starmill.detection.grouping import SourceGroups, group_sources
 from starmill.detection.point_filters import (
@@ -162,16 +170,20 @@ class CompactSourcesTask(Task):
             raise AlgorithmError(
                 "the map has no valid pixel", numbers={"pixels": sky_map.image.size, "valid": 0}
             )
-        values = sky_map.image[valid].astype(np.float64)
+        values = valid_sample(sky_map.image, valid).astype(np.float64)
         zero = float(np.median(values))
-        scale = float(np.percentile(np.abs(values - zero), 68.0)) or float(np.abs(values - zero).max()) or 1.0
+        values = np.abs(values - zero)
+        scale = float(np.percentile(values, 68.0)) or float(values.max())
+        if not scale > 0:
+            scale = float(np.abs(sky_map.image[valid] - zero).max()) or 1.0
         axes = sky_map.beam_in_pixels()
         sigma = float(np.sqrt(axes[0] * axes[1]))
         if sigma * FWHM_PER_SIGMA < 1.2:
             raise InputError(
                 f"the beam is {sigma * FWHM_PER_SIGMA:.2f} pixels wide (FWHM); Gaussians need at least 1.2"
             )
-        image = np.ascontiguousarray(np.where(valid, (sky_map.image - zero) / scale, 0.0), np.float32)
+        image = ((sky_map.image - zero) / scale).astype(np.float32, order="C", copy=False)
+        image[~valid] = 0.0
         valid = np.ascontiguousarray(valid)
         weight, rms = valid.astype(np.float32), None
         if sky_map.rms is not None:
@@ -255,8 +267,7 @@ class CompactSourcesTask(Task):
         detection, config = self.config.detection, self.config.fit
         order = max(config.order, 1) if config.background == "shared" else config.order
         radius = config.first_radius if config.background == "shared" else config.radius
-        smooth = smooth_map(data.image, data.valid, 2.5 * data.sigma)
-        sources = self._starts(data, data.image - smooth, peaks)
+        sources = self._starts(data, data.image, peaks)
         hidden = np.zeros(sources.shape[0], bool)
         if shapes is not None:
             sources[:, 3:6] = shapes
@@ -281,17 +292,17 @@ class CompactSourcesTask(Task):
                 extra = extra.joined(wide.select(_far_from(wide, known, 1.5 * data.fwhm)))
             if len(extra) == 0:
                 break
-            starts = self._starts(data, residual - smooth_map(residual, data.valid, 2.5 * data.sigma), extra)
-            sources = np.concatenate([fit.sources, starts])
+            sources = np.concatenate([fit.sources, self._starts(data, residual, extra)])
             hidden = np.concatenate([hidden, np.ones(len(extra), bool)])
         return fit, groups, hidden
 
-    def _starts(self, data: _Prepared, detrended: NDArray[Any], peaks: PointPeaks) -> NDArray[np.float64]:
+    def _starts(self, data: _Prepared, image: NDArray[Any], peaks: PointPeaks) -> NDArray[np.float64]:
         """Start values: the pixel value above a wide mean, raised for what the mean itself takes away."""
-        row = np.clip(np.rint(peaks.y).astype(int), 0, detrended.shape[0] - 1)
-        column = np.clip(np.rint(peaks.x).astype(int), 0, detrended.shape[1] - 1)
+        row = np.clip(np.rint(peaks.y).astype(int), 0, image.shape[0] - 1)
+        column = np.clip(np.rint(peaks.x).astype(int), 0, image.shape[1] - 1)
         lost = 1.0 - 1.0 / (1.0 + 2.5**2)  # a Gaussian beam under a mean of 2.5 times its width
-        height = np.maximum(detrended[row, column] / lost, 0.3 * peaks.value)
+        mean = mean_around(image, data.valid, column, row, 2.5 * data.sigma)
+        height = np.fmax((image[row, column] - mean) / lost, 0.3 * peaks.value)
         return start_sources(np.maximum(height, 1e-6), peaks.x, peaks.y, data.axes, data.theta)
 
     def _free(self, fixed_shapes: bool) -> tuple[bool, ...]:
@@ -380,7 +391,9 @@ class CompactSourcesTask(Task):
         model = draw_sources(data.image.shape, fit.sources, out=np.zeros(data.image.shape, np.float32))
         flat = data.image - model
         flat -= level
-        background = smooth_map(flat, data.valid, self.config.noise.background_scale * data.fwhm)
+        background = smooth_map(
+            flat, data.valid, self.config.noise.background_scale * data.fwhm, wanted=data.valid
+        )
         flat -= background
         flat[~data.valid] = np.nan
         background += level
