@@ -207,7 +207,7 @@ def psf_from_dict(data: dict[str, Any]) -> Psf:
     """
     kind = data.get("kind")
     if kind not in _KINDS:
-        from starmill.datamodel import psf_models  # noqa: F401  registers the analytic kinds
+        from starmill.datamodel import colour_psf, psf_models  # noqa: F401  registers their kinds
     if kind not in _KINDS:
         raise InputError(f"unknown kind of PSF {kind!r} (known: {', '.join(sorted(_KINDS))})")
     return _KINDS[str(kind)].from_dict(data)

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starmill.datamodel.catalog import Catalog, Column, Schema
+from starmill.datamodel.colour_psf import ColourPsf
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.psf import FWHM_PER_SIGMA, GaussianPsf, Psf
-from starmill.errors import AlgorithmError
+from starmill.errors import AlgorithmError, InputError
 from starmill.psf_modelling.candidates import StarStamps, extract_star_stamps, require_usable
+from starmill.psf_modelling.colour_term import fit_colour_term
 from starmill.psf_modelling.moffat import fit_moffat_psf
 from starmill.psf_modelling.pixel_grid import fit_pixel_grid_psf
 from starmill.psf_modelling.principal_components import fit_principal_component_psf
@@ -108,6 +110,11 @@ class MeasurePsfConfig(Config):
     )
     n_sigma: float = field(3.0, "Stars further off the model in size or ellipticity are left out.", gt=0)
     recentre: bool = field(True, "Centre every star with the model.")
+    colour_column: str | None = field(
+        None,
+        "Column of the catalogue with colours; a `pixel_grid` or `pca` model then has a term linear in them.",
+        unit="mag",
+    )
     allow_gaussian: bool = field(
         False,
         "When there are no stars for a model, keep a Gaussian of the width of the present PSF and say so.",
@@ -169,8 +176,10 @@ class MeasurePsfTask(Task):
             with self.timer("select"):
                 rows, stamps, width = self.choose_candidates(exposure, catalog)
             reserved = reserve_stars(len(rows), self.config.reserve_fraction, seed)
+            colour = self.colours(catalog, rows)
+            offered = None if colour is None else colour[~reserved]
             with self.timer("fit"):
-                psf, used = self.fit(stamps.take(~reserved), exposure, width, analytic_only)
+                psf, used = self.fit(stamps.take(~reserved), exposure, width, analytic_only, offered)
         except AlgorithmError as error:
             if not self.config.allow_gaussian:
                 raise
@@ -179,7 +188,8 @@ class MeasurePsfTask(Task):
         in_fit = np.zeros(len(rows), dtype=bool)
         in_fit[np.flatnonzero(~reserved)[used]] = True
         with self.timer("residuals"):
-            stars = compare_stars_to_psf(stamps, psf, catalog["id"][rows], in_fit, reserved)
+            own = psf.at_colour(colour) if isinstance(psf, ColourPsf) else psf
+            stars = compare_stars_to_psf(stamps, own, catalog["id"][rows], in_fit, reserved)
         flags = {name: np.zeros(len(catalog), dtype=bool) for name in ("candidate", "used", "reserved")}
         flags["candidate"][rows], flags["used"][rows], flags["reserved"][rows] = True, in_fit, reserved
         self.record(psf, stars)
@@ -236,8 +246,22 @@ class MeasurePsfTask(Task):
             n_sigma=options.n_sigma, min_stars=self.config.min_stars,
         )  # fmt: skip
 
+    def colours(self, catalog: Catalog, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Return the colours of the candidates, magnitude; None without a colour term."""
+        name = self.config.colour_column
+        if name is None:
+            return None
+        if self.config.determiner not in ("pixel_grid", "pca"):
+            raise InputError(f"a {self.config.determiner} PSF has no colour term")
+        return np.asarray(catalog[name], np.float64)[rows]
+
     def fit(
-        self, stamps: StarStamps, exposure: Exposure, width: float, analytic_only: bool = False
+        self,
+        stamps: StarStamps,
+        exposure: Exposure,
+        width: float,
+        analytic_only: bool = False,
+        colour: NDArray[np.float64] | None = None,
     ) -> tuple[Psf, NDArray[np.bool_]]:
         """Fit the configured model; returns the PSF and which of the stamps it used."""
         config, box = self.config, exposure.box
@@ -269,6 +293,8 @@ class MeasurePsfTask(Task):
                 iterations=config.pixel_grid.iterations,
                 **common,
             )
+        if colour is not None:
+            return fit_colour_term(stamps, fit, colour, n_sigma=config.n_sigma)
         return fit.psf, fit.used
 
     def record(self, psf: Psf, stars: PsfStars) -> None:
