@@ -7,7 +7,8 @@ from scipy.sparse.csgraph import connected_components
 from tests.compact_sources.scene import FWHM, PER_SIGMA, scene
 from tests.reference.gaussians import image as draw
 
-from starmill.background.map_noise import cell_rms, global_rms, local_rms, noise_correlation, smooth_map
+from starmill.background.gaussian_mean import smooth_map
+from starmill.background.map_noise import cell_rms, global_rms, local_rms, noise_correlation
 from starmill.background.polynomial import (
     clip_values,
     fill_masked,

@@ -19,6 +19,7 @@ from starmill.kernels.map_peaks import maxima_above
 from starmill.numerics.close_pairs import close_pairs
 from starmill.numerics.convolution import convolve_separable, gaussian_kernel
 from starmill.numerics.statistics import MAD_TO_SIGMA
+from starmill.numerics.tiles import map_tiles, row_bands
 
 __all__ = [
     "FILTERS", "PointPeaks", "band_pass", "box_high_pass", "choose_filter", "filter_gain", "local_maxima",
@@ -32,6 +33,7 @@ FILTERS: dict[str, tuple[tuple[float, float], ...]] = {
 }
 """Weight and width (in units of the beam's sigma) of the Gaussians of every band-pass filter."""
 
+BAND_ROWS = 256  # worked on at a time, so that only the result is a whole map
 KEEP_SIGNAL = 0.75
 """The sharpest filter that keeps this part of the best signal-to-noise ratio of a beam is taken."""
 
@@ -84,15 +86,25 @@ def band_pass(
     filtered : (ny, nx) float32 array
         Zero on invalid pixels.
     """
-    clean = np.where(valid, image, np.nan).astype(np.float32)
-    out = None
-    for weight, width in FILTERS[name]:
-        kernel = gaussian_kernel(max(width * beam_sigma, 0.3))
-        smooth = convolve_separable(clean, kernel, min_weight=1e-3).image
-        if weight != 1.0:
+    kernels = [(weight, gaussian_kernel(max(width * beam_sigma, 0.3))) for weight, width in FILTERS[name]]
+    halo = max(kernel.size for _, kernel in kernels) // 2
+    out = np.empty(image.shape, np.float32)
+
+    def run(band: tuple[int, int]) -> None:
+        first, last = max(0, band[0] - halo), min(image.shape[0], band[1] + halo)
+        clean = np.where(valid[first:last], image[first:last], np.float32(np.nan)).astype(
+            np.float32, copy=False
+        )
+        inner = slice(band[0] - first, band[1] - first)
+        total = np.zeros((band[1] - band[0], image.shape[1]), np.float32)
+        for weight, kernel in kernels:
+            smooth = convolve_separable(clean, kernel, min_weight=1e-3, threads=1).image[inner]
             smooth *= np.float32(weight)
-        out = smooth if out is None else np.add(out, smooth, out=out)
-    out[~(valid & np.isfinite(out))] = 0.0
+            total += smooth
+        total[~(valid[slice(*band)] & np.isfinite(total))] = 0.0
+        out[slice(*band)] = total
+
+    map_tiles(run, row_bands(image.shape[0], BAND_ROWS))
     return out
 
 

@@ -8,15 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from starmill.background.map_noise import (
-    CellNoise,
-    MapNoise,
-    cell_rms,
-    mean_around,
-    noise_model,
-    smooth_map,
-    valid_sample,
-)
+from starmill.background.gaussian_mean import mean_around, smooth_map
+from starmill.background.map_noise import CellNoise, MapNoise, cell_rms, noise_model, valid_sample
 from starmill.datamodel.cube import SkyMap
 from starmill.detection.grouping import SourceGroups, group_sources
 from starmill.detection.point_filters import (
@@ -46,11 +39,10 @@ FWHM_PER_SIGMA = 2.3548200450309493  # 2 sqrt(2 ln 2)
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A map scaled to numbers near one, with its beam in pixels."""
+    """A map scaled to numbers near one, NaN where it has no data, with its beam in pixels."""
 
     image: NDArray[np.float32]
     valid: NDArray[np.bool_]
-    weight: NDArray[np.float32]
     rms: NDArray[np.float32] | None
     zero: float
     scale: float
@@ -150,8 +142,7 @@ class CompactSourcesTask(Task):
         self._unit_factor(sky_map)
         data = self._prepare(sky_map)
         peaks = self._detect(data, data.image, self._filter_name(data), self.config.detection.threshold)
-        blank = np.where(data.valid, data.image, np.nan)
-        score = shoulder_scores(blank, peaks.x, peaks.y, data.fwhm)
+        score = shoulder_scores(data.image, peaks.x, peaks.y, data.fwhm)
         return Result(catalog=detection_catalog(sky_map, peaks.x, peaks.y, peaks.significance, score))
 
     def _unit_factor(self, sky_map: SkyMap) -> float:
@@ -182,16 +173,15 @@ class CompactSourcesTask(Task):
             raise InputError(
                 f"the beam is {sigma * FWHM_PER_SIGMA:.2f} pixels wide (FWHM); Gaussians need at least 1.2"
             )
-        image = ((sky_map.image - zero) / scale).astype(np.float32, order="C", copy=False)
-        image[~valid] = 0.0
+        difference: NDArray[Any] = np.subtract(sky_map.image, zero)
+        difference /= scale
+        image = difference.astype(np.float32, order="C", copy=False)
+        image[~valid] = np.nan
         valid = np.ascontiguousarray(valid)
-        weight, rms = valid.astype(np.float32), None
+        rms = None
         if sky_map.rms is not None:
             rms = np.where(valid, sky_map.rms / scale, 1.0).astype(np.float32)
-            weight /= rms
-        return _Prepared(
-            image, valid, weight, rms, zero, scale, axes[:2], axes[2], sigma, sigma * FWHM_PER_SIGMA
-        )
+        return _Prepared(image, valid, rms, zero, scale, axes[:2], axes[2], sigma, sigma * FWHM_PER_SIGMA)
 
     def _filter_name(self, data: _Prepared) -> str:
         name = self.config.detection.filter
@@ -200,8 +190,10 @@ class CompactSourcesTask(Task):
     def _detect(self, data: _Prepared, image: NDArray[Any], filter_name: str, threshold: float) -> PointPeaks:
         """Peaks of the band-passed map over the noise of that map."""
         config = self.config.detection
-        scaled = image if data.rms is None else image * data.weight
-        filtered = band_pass(scaled, data.valid, data.sigma, filter_name)
+        filtered = band_pass(
+            image if data.rms is None else image / data.rms, data.valid, data.sigma, filter_name
+        )
+        filtered[~data.valid] = np.nan
         local = config.noise == "local"
         noise = cell_rms(
             filtered, data.valid, max(24, int(config.noise_cell * data.fwhm)) if local else max(image.shape)
@@ -230,7 +222,7 @@ class CompactSourcesTask(Task):
             )  # needs scipy, which takes a while to import
 
             shapes = daofind_shapes(
-                filtered, np.rint(peaks.x).astype(int), np.rint(peaks.y).astype(int), data.fwhm
+                np.nan_to_num(filtered), np.rint(peaks.x).astype(int), np.rint(peaks.y).astype(int), data.fwhm
             )
             for name, limits in (
                 ("sharpness", config.sharpness), ("roundness1", config.roundness), ("roundness2", config.roundness),
@@ -238,8 +230,7 @@ class CompactSourcesTask(Task):
                 if limits is not None:
                     keep &= (shapes[name] > limits[0]) & (shapes[name] < limits[1])
         if config.shoulder_limit is not None:
-            blank = np.where(data.valid, image, np.nan)
-            keep &= shoulder_scores(blank, peaks.x, peaks.y, data.fwhm) <= config.shoulder_limit
+            keep &= shoulder_scores(image, peaks.x, peaks.y, data.fwhm) <= config.shoulder_limit
         return peaks.select(keep)
 
     def _bounds(
@@ -274,7 +265,7 @@ class CompactSourcesTask(Task):
         for search_number in range(detection.residual_passes + 1):
             groups = self._groups(data, sources)
             fit = fit_gaussians(
-                data.image, data.weight, sources, groups, radius=radius * data.fwhm,
+                data.image, _weight(data), sources, groups, radius=radius * data.fwhm,
                 bounds=self._bounds(data, sources, 0.2, 5.0, shapes is not None), free=self._free(shapes is not None),
                 order=order,
                 loss=config.loss, f_scale=config.f_scale, max_iterations=config.max_iterations,
@@ -293,6 +284,7 @@ class CompactSourcesTask(Task):
             if len(extra) == 0:
                 break
             sources = np.concatenate([fit.sources, self._starts(data, residual, extra)])
+            del residual
             hidden = np.concatenate([hidden, np.ones(len(extra), bool)])
         return fit, groups, hidden
 
@@ -314,11 +306,11 @@ class CompactSourcesTask(Task):
         residual = draw_sources(data.image.shape, sources, out=data.image.copy(), sign=-1.0)
         clear = ~source_pixels(data.image.shape, sources, data.sigma, config.mask_radius)
         half = int(np.ceil(2 * self.config.fit.radius * data.fwhm)) + 4
-        level, noise = noise_model(
+        return noise_model(
             residual, data.valid, clear, level_sigma=config.level_scale * data.sigma,
             rms_sigma=config.rms_scale * data.sigma, half=half, uniform=config.uniform, given_rms=data.rms,
+            overwrite=True,
         )  # fmt: skip
-        return level, noise
 
     def _final_fit(
         self,
@@ -333,7 +325,7 @@ class CompactSourcesTask(Task):
         """Fit again with the full covariance of noise and background, and split what is clearly two sources."""
         config = self.config.fit
         image = data.image - level
-        weight = np.where(data.valid, 1.0 / noise.rms, 0.0)
+        weight = np.divide(1.0, noise.rms, dtype=np.float32)
 
         def fit_groups(
             sources: NDArray[np.float64], groups: SourceGroups, bounds: NDArray[np.float64]
@@ -388,14 +380,11 @@ class CompactSourcesTask(Task):
     ) -> Result:  # fmt: skip
         """Background map, sums in ellipses, catalogue."""
         config = self.config.photometry
-        model = draw_sources(data.image.shape, fit.sources, out=np.zeros(data.image.shape, np.float32))
-        flat = data.image - model
-        flat -= level
+        flat = draw_sources(data.image.shape, fit.sources, out=data.image - level, sign=-1.0)
         background = smooth_map(
             flat, data.valid, self.config.noise.background_scale * data.fwhm, wanted=data.valid
         )
         flat -= background
-        flat[~data.valid] = np.nan
         background += level
         ellipses = pixel_ellipses(
             sky_map, fit.sources, config.aperture_ratio, config.fixed_axes, config.fixed_position_angle
@@ -413,8 +402,11 @@ class CompactSourcesTask(Task):
             sky_map, in_unit, sums, fraction, jy_per_pixel=jy_per_pixel, correction=config.aperture_correction,
             extra=self._numbers(data, fit, groups, background, noise, flat, hidden),
         )  # fmt: skip
-        rms = noise.rms * np.float32(data.scale)
-        model *= np.float32(data.scale)
+        del flat
+        model = draw_sources(data.image.shape, in_unit.sources, out=np.zeros(data.image.shape, np.float32))
+        rms = np.multiply(
+            noise.rms, np.float32(data.scale), out=noise.rms
+        )  # nobody needs the scaled one any more
         background *= np.float32(data.scale)
         background += np.float32(data.zero)
         background[~data.valid] = rms[~data.valid] = np.nan
@@ -431,8 +423,7 @@ class CompactSourcesTask(Task):
         sources = fit.sources
         row = np.clip(np.rint(sources[:, 2]).astype(int), 0, data.image.shape[0] - 1)
         column = np.clip(np.rint(sources[:, 1]).astype(int), 0, data.image.shape[1] - 1)
-        blank = np.where(data.valid, data.image, np.nan)
-        median, nmse = _residual_numbers(flat, data.image - background, sources, data.fwhm)
+        median, nmse = _residual_numbers(flat, data.image, background, sources, data.fwhm)
         shared = self.config.fit.background == "shared"
         n_parameters = np.maximum(fit.n_pixels - fit.n_dof, 0)
         size = np.sqrt(np.stack([fit.covariance[:, 3, 3], fit.covariance[:, 4, 4], fit.covariance[:, 1, 1]]))
@@ -442,9 +433,14 @@ class CompactSourcesTask(Task):
             "group_size": groups.chain_size, "residual": median * data.scale, "nmse": nmse,
             "bic": fit.chi2 + n_parameters * np.log(np.maximum(fit.n_pixels, 1)),
             "order": np.full(sources.shape[0], self.config.fit.order),
-            "shoulder_score": shoulder_scores(blank, sources[:, 1], sources[:, 2], data.fwhm),
+            "shoulder_score": shoulder_scores(data.image, sources[:, 1], sources[:, 2], data.fwhm),
             "on_residual": hidden, "fit_flag_bound": (size == 0).any(axis=0) & self.config.fit.vary_position,
         }  # fmt: skip
+
+
+def _weight(data: _Prepared) -> NDArray[np.float32]:
+    """One over the noise as far as it is known before a fit; zero where there are no data."""
+    return np.divide(data.valid, 1.0 if data.rms is None else data.rms, dtype=np.float32)
 
 
 def _given_peaks(data: _Prepared, positions: NDArray[np.float64]) -> PointPeaks:
@@ -456,7 +452,7 @@ def _given_peaks(data: _Prepared, positions: NDArray[np.float64]) -> PointPeaks:
         raise InputError(
             f"{int((~inside).sum())} of {x.size} given positions lie outside the map of {nx} x {ny} pixels"
         )
-    value = data.image[np.rint(y).astype(int), np.rint(x).astype(int)].astype(np.float64)
+    value = np.nan_to_num(data.image[np.rint(y).astype(int), np.rint(x).astype(int)].astype(np.float64))
     return PointPeaks(x, y, np.maximum(value, 0.5), value)
 
 
@@ -497,7 +493,11 @@ def _rescaled(fit: GaussianFit, scale: float) -> GaussianFit:
 
 
 def _residual_numbers(
-    flat: NDArray[Any], data: NDArray[Any], sources: NDArray[np.float64], radius: float
+    flat: NDArray[Any],
+    image: NDArray[Any],
+    background: NDArray[Any],
+    sources: NDArray[np.float64],
+    radius: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Median residual, and mean squared residual over mean squared value, within ``radius`` pixels of each source."""
     half = int(np.ceil(radius))
@@ -512,7 +512,7 @@ def _residual_numbers(
     row, column = np.clip(row, 0, flat.shape[0] - 1), np.clip(column, 0, flat.shape[1] - 1)
     residual = np.where(inside, flat[row, column], np.nan)
     good = np.isfinite(residual)
-    values = np.where(good, data[row, column], 0.0).astype(np.float64)
+    values = np.where(good, image[row, column] - background[row, column], 0.0).astype(np.float64)
     squares = np.where(good, residual, 0.0).astype(np.float64) ** 2
     total = (values**2).sum(axis=1)
     ordered = np.sort(np.where(good, residual, np.inf), axis=1)
