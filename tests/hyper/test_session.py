@@ -252,6 +252,36 @@ def test_cubes_channel_by_channel(cube_path, tmp_path):
     assert (tmp_path / "params/params_cube_ALL.csv").exists()
 
 
+def test_a_cube_goes_on_where_it_was_killed(cube_path, tmp_path, monkeypatch):
+    """Channels that are done are not photometered again, and every file comes out as in one go."""
+    from starmill.hyper import cube_session
+
+    keys = {"datacube": True, "sigma_thres": 6}
+    run_maps(options_from({}, {"dir_root": str(tmp_path / "whole"), **keys}), [cube_path])
+    part = options_from({}, {"dir_root": str(tmp_path / "part"), **keys, "resume": True})
+    measured, photometer = [], cube_session.photometer
+
+    def dies_at_the_second(sky_map, *rest):
+        measured.append(sky_map.name)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return photometer(sky_map, *rest)
+
+    monkeypatch.setattr(cube_session, "photometer", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run_maps(part, [cube_path])
+    assert not (tmp_path / "part/cube_background_cube_fullsize.fits").exists()
+    for _ in range(2):  # going on, and once more when everything is done
+        run_maps(part, [cube_path])
+        assert measured == ["cube_slice_001", "cube_slice_002", "cube_slice_002"]
+        whole = {p.relative_to(tmp_path / "whole"): p for p in (tmp_path / "whole").rglob("*") if p.is_file()}
+        again = {p.relative_to(tmp_path / "part"): p for p in (tmp_path / "part").rglob("*") if p.is_file()}
+        assert set(whole) == set(again)
+        for name, path in whole.items():
+            if path.suffix != ".log":
+                assert path.read_bytes() == again[name].read_bytes(), name
+
+
 def test_cube_files(cube_path, tmp_path):
     cube = open_cube(cube_path)
     assert len(cube) == 3

@@ -15,35 +15,81 @@ from starmill.datamodel.cube import Beam, SkyMap
 from starmill.detection.grouping import link_channels
 from starmill.errors import AlgorithmError, StarmillError
 from starmill.hyper.options import HyperOptions
+from starmill.hyper.resume import earlier_table, fingerprint
 from starmill.hyper.session import MapOutcome, map_outcome, photometer, write_tables
 from starmill.hyper.surveys import load_surveys, survey_of
 from starmill.hyper.tables import merge_tables
 from starmill.io.cubes import FitsCube, cube_writer, open_cube, stem_of, write_map
+from starmill.io.fits import read_image
 
 __all__ = ["run_cubes"]
 
 
-class _Backgrounds:
-    """Backgrounds of the channels that are being worked on; kept only until they are written."""
+class _Channels:
+    """The work on the channels of one cube: what an earlier run has left is kept, the rest is photometered.
 
-    def __init__(self, options: HyperOptions, changes: Mapping[str, Any] | None) -> None:
-        self.options, self.changes = options, changes
-        self.planes: dict[str, NDArray[np.float32]] = {}
+    The background of a channel lies in the folder of the slices until the cube of all of them is complete. It is
+    written before the table of its channel, so that a table of a run that was killed never stands alone.
+    """
 
-    def photometer(self, sky_map: SkyMap, options: HyperOptions, changes: Mapping[str, Any] | None) -> Any:
-        """Photometer one channel and remember its background."""
+    def __init__(self, cube: FitsCube, options: HyperOptions, changes: Mapping[str, Any] | None) -> None:
+        self.cube, self.options, self.changes = cube, options, changes
+        self.folder = options.output_path("control.dir_datacube_slices")
+        self.full = options.root / f"{cube.name}_background_cube_fullsize.fits"
+        self.mark = fingerprint(cube.path, options, changes)[:32]
+        self.complete = self._complete_cube() if options["control.resume"] else None
+
+    def _complete_cube(self) -> FitsCube | None:
+        """Return the cube of backgrounds that an earlier run made from the same cube and settings."""
+        if not self.full.is_file():
+            return None
+        earlier = open_cube(self.full, beam=Beam(1.0, 1.0), unit="1")
+        return earlier if earlier.header.get("FPRINT") == self.mark and self.mark else None
+
+    def _file(self, sky_map: SkyMap) -> Path:
+        return self.folder / f"{sky_map.name}_background.fits"
+
+    def run(self, sky_map: SkyMap) -> MapOutcome:
+        """Photometer a channel, unless that is done."""
+        if self.options["control.resume"] and (self.complete is not None or self._file(sky_map).is_file()):
+            earlier = earlier_table(self.cube.path, sky_map.name, self.options, self.changes)
+            if earlier is not None:
+                return MapOutcome(sky_map.name, earlier)
+        number = int(sky_map.name.rsplit("_", 1)[1])
+
+        def read() -> SkyMap:
+            path = self.folder / f"{sky_map.name}.fits"
+            write_map(path, sky_map, sky_map.image, sky_map.unit, chan_n=number)
+            if not sky_map.valid.any():
+                raise AlgorithmError(
+                    "the channel has no valid pixel", numbers={"channel": number, "valid": 0}
+                )
+            return sky_map
+
+        return map_outcome(read, sky_map.name, self.options, self.changes, measure=self._photometer)
+
+    def _photometer(self, sky_map: SkyMap, options: HyperOptions, changes: Mapping[str, Any] | None) -> Any:
+        """Photometer one channel and put its background aside."""
         result = photometer(sky_map, options, changes)
         if "background" in result:
-            self.planes[sky_map.name] = np.asarray(result.background, np.float32)
+            write_map(self._file(sky_map), sky_map, result.background, sky_map.unit)
         return result
 
-    def take(self, sky_map: SkyMap) -> NDArray[np.float32]:
+    def background(self, channel: int, sky_map: SkyMap) -> NDArray[np.float32]:
         """Return the background of a channel; the median level where the photometry failed."""
-        plane = self.planes.pop(sky_map.name, None)
-        if plane is None:
-            level = float(np.nanmedian(sky_map.image)) if sky_map.valid.any() else np.nan
-            plane = np.where(sky_map.valid, np.float32(level), np.float32(np.nan))
-        return plane
+        if self._file(sky_map).is_file():
+            return np.asarray(read_image(self._file(sky_map))[0], np.float32)
+        if self.complete is not None:
+            return np.asarray(self.complete[channel].image, np.float32)
+        level = float(np.nanmedian(sky_map.image)) if sky_map.valid.any() else np.nan
+        return np.where(sky_map.valid, np.float32(level), np.float32(np.nan))
+
+    def tidy(self) -> None:
+        """Remove the backgrounds of the single channels: they are in the cube."""
+        for channel in range(len(self.cube)):
+            (self.folder / f"{self.cube.name}_slice_{channel + 1:03d}_background.fits").unlink(
+                missing_ok=True
+            )
 
 
 def run_cubes(
@@ -90,42 +136,27 @@ def _open(path: Path, options: HyperOptions) -> FitsCube:
 
 
 def _run_cube(cube: FitsCube, options: HyperOptions, changes: Mapping[str, Any] | None) -> list[MapOutcome]:
-    """Work through the channels in small batches and write the cubes as they come."""
-    work = _Backgrounds(options, changes)
-    workers = options["control.n_cores"] if options["control.parallel_maps"] else 1
+    """Work through the channels in small batches, then write the cubes."""
+    work = _Channels(cube, options, changes)
+    workers = max(1, options["control.n_cores"] if options["control.parallel_maps"] else 1)
     outcomes: list[MapOutcome] = []
-    unit = cube[0].unit
-    with ExitStack() as files, ThreadPoolExecutor(max(1, workers)) as pool:
-        full = options.root / f"{cube.name}_background_cube_fullsize.fits"
-        write_background = files.enter_context(cube_writer(full, cube, unit, start_ch=1))
+    with ThreadPoolExecutor(workers) as pool:
+        for first in range(0, len(cube), workers):
+            maps = [cube[channel] for channel in range(first, min(first + workers, len(cube)))]
+            outcomes += pool.map(work.run, maps)
+    unit, cards = cube[0].unit, {"start_ch": 1, "fprint": work.mark}
+    with ExitStack() as files:
+        write_background = files.enter_context(cube_writer(work.full, cube, unit, **cards))
         flat = options.root / f"{cube.name}_background_subtracted.fits"
-        write_flat = files.enter_context(cube_writer(flat, cube, unit, start_ch=1))
-        for first in range(0, len(cube), max(1, workers)):
-            channels = range(first, min(first + max(1, workers), len(cube)))
-            maps = [cube[channel] for channel in channels]
-            outcomes += pool.map(lambda sky_map: _channel(sky_map, work, options, changes), maps)
-            for sky_map in maps:
-                background = work.take(sky_map)
-                write_background(background)
-                write_flat(np.asarray(sky_map.image, np.float32) - background)
-    _write_cut(full, cube, options, unit)
+        write_flat = files.enter_context(cube_writer(flat, cube, unit, **cards))
+        for channel, sky_map in enumerate(cube):
+            background = work.background(channel, sky_map)
+            write_background(background)
+            write_flat(np.asarray(sky_map.image, np.float32) - background)
+    work.tidy()
+    _write_cut(work.full, cube, options, unit)
     _merge(cube, outcomes, options)
     return outcomes
-
-
-def _channel(
-    sky_map: SkyMap, work: _Backgrounds, options: HyperOptions, changes: Mapping[str, Any] | None
-) -> MapOutcome:
-    folder = options.output_path("control.dir_datacube_slices")
-    number = int(sky_map.name.rsplit("_", 1)[1])
-
-    def read() -> SkyMap:
-        write_map(folder / f"{sky_map.name}.fits", sky_map, sky_map.image, sky_map.unit, chan_n=number)
-        if not sky_map.valid.any():
-            raise AlgorithmError("the channel has no valid pixel", numbers={"channel": number, "valid": 0})
-        return sky_map
-
-    return map_outcome(read, sky_map.name, options, changes, measure=work.photometer)
 
 
 def _write_cut(full: Path, cube: FitsCube, options: HyperOptions, unit: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ def fingerprint(path: Any, options: HyperOptions, changes: Mapping[str, Any] | N
 
 
 def _file_checksum(path: Path) -> str:
+    state = path.stat()
+    return _checksum(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _checksum(path: Path, size: int, time: int) -> str:  # noqa: ARG001  the file as it is: a cube is asked for once a channel
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
