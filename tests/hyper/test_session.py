@@ -305,6 +305,24 @@ def test_cube_files(cube_path, tmp_path):
     assert [b.major for b in beams] == [7.0, 8.0, 9.0]
 
 
+def test_a_cube_larger_than_memory_is_read_channel_by_channel(cube_path, tmp_path):
+    """60 GB of empty channels, of which the file system stores nothing, and a last one with a map."""
+    plane = fits.getdata(cube_path)[0].astype(">f4")
+    cards = fits.getheader(cube_path)
+    cards["NAXIS3"] = channels = 60 * 2**30 // plane.nbytes
+    head = cards.tostring(padding=True).encode()
+    with (tmp_path / "large.fits").open("wb") as file:
+        file.write(head)
+        file.seek(len(head) + (channels - 1) * plane.nbytes)
+        file.write(plane.tobytes())
+        end = len(head) + channels * plane.nbytes
+        file.truncate(end + -end % 2880)
+    cube = open_cube(tmp_path / "large.fits")
+    assert len(cube) == channels
+    assert not cube[channels // 2].image.any()
+    np.testing.assert_array_equal(cube[channels - 1].image, plane.astype("f4"))
+
+
 @pytest.mark.parametrize(
     ("name", "stem"), [("a.fits", "a"), ("a.b.fits.gz", "a.b"), ("map.FITS", "map"), ("x", "x")]
 )

@@ -59,6 +59,8 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
         warnings.filterwarnings("ignore", category=fits.verify.VerifyWarning)
+        # a file larger than memory is mapped for reading only, which is all that is wanted
+        warnings.filterwarnings("ignore", message="Could not memory map array", category=AstropyUserWarning)
         warnings.filterwarnings(
             "ignore", message=".*(non-ASCII|header keyword is invalid|Card is too long).*"
         )
