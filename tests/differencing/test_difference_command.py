@@ -11,6 +11,7 @@ from click import UsageError
 from click.testing import CliRunner
 
 from starmill.cli.difference import command
+from starmill.execution.rerun import rerun_file
 from starmill.io.exposure_file import read_exposure, write_exposure
 from starmill.io.tables import read_catalog
 
@@ -37,6 +38,10 @@ def test_all_products_are_written(tmp_path, pair):
     catalog = read_catalog(tmp_path / "d.catalog.fits")
     assert len(catalog) == facts["sources"] >= 6
     assert "<img" in (tmp_path / "d.html").read_text()
+    for name in ("d.fits", "d.kernel.fits"):
+        report = rerun_file(tmp_path / name)
+        made = ("d.catalog.fits", "d.fits", "d.kernel.fits", "d.reg", "d.score.fits")
+        assert report.identical == dict.fromkeys(made, True)
 
 
 def test_plain_images_with_a_gain(tmp_path, pair):

@@ -12,6 +12,7 @@ from astropy.wcs import WCS
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.psf import GaussianPsf
 from starmill.execution.provenance import quantum_record
+from starmill.execution.rerun import rerun_dataset
 from starmill.execution.session import PipelineRequest, plan, run_pipeline
 from starmill.pipelines import load_pipeline
 from starmill.repository import Repository
@@ -102,6 +103,9 @@ def test_difference_takes_the_template_that_covers_most_of_the_exposure(tmp_path
         assert (np.hypot(catalog["x"] - 120, catalog["y"] - 77) < 1).any()
         kernel = repository.get("matching_kernel", exposure=1)
         assert kernel.sum_at(120.0, 120.0) == pytest.approx(1.0, abs=0.05)
+        again = rerun_dataset(repository, repository.find("difference", exposure=1))
+        kinds = ("difference", "difference_score", "difference_catalog", "matching_kernel")
+        assert again.identical == dict.fromkeys(kinds, True)
         assert verify(repository).is_clean
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -227,18 +228,35 @@ def test_flags_that_need_the_classic_method(files):
         run_hotpants(words(files, "x", "-ssf", "a", "-cmp", "b"))
 
 
-def test_many_images_and_resume(files, tmp_path, capsys):
-    shutil.copy(files / "s.fits", tmp_path / "one.fits")
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_many_images_and_resume(files, tmp_path, capsys, processes):
+    for name in ("one", "three"):
+        shutil.copy(files / "s.fits", tmp_path / f"{name}.fits")
     (tmp_path / "two.fits").write_text("no FITS")
-    (tmp_path / "list").write_text(f"{tmp_path}/one.fits\n# comment\n{tmp_path}/two.fits\n")
+    (tmp_path / "list").write_text(
+        "\n".join([f"{tmp_path}/{n}.fits" for n in ("one", "two", "three")] + ["# word"])
+    )
     line = [
-        "-inim", f"@{tmp_path}/list", "-tmplim", f"{files}/t.fits", "-outim", f"{tmp_path}/{{name}}.d.fits", "-v", "0",
-        *LIMITS,
+        "-inim", f"@{tmp_path}/list", "-tmplim", f"{files}/t.fits", "-outim", f"{tmp_path}/{{name}}.d.fits", *LIMITS,
     ]  # fmt: skip
-    assert run_hotpants(line) == 1
-    assert "two.fits: FAILED" in capsys.readouterr().err
-    assert (tmp_path / "one.d.fits").exists()
-    assert run_hotpants([*line, "-resume"]) == 1
-    assert "one.fits: kept" in capsys.readouterr().err
+    assert run_hotpants([*line, "-j", processes]) == 1
+    told = capsys.readouterr().err
+    assert "two.fits: FAILED" in told
+    assert "one.fits: " in told
+    assert "kernel sum" in told
+    single = [w.replace("{name}", "single") for w in line]
+    single[1] = f"{tmp_path}/one.fits"
+    assert run_hotpants(single) == 0
+    made = [fits.getdata(tmp_path / f"{name}.d.fits").tobytes() for name in ("one", "three", "single")]
+    assert made[0] == made[1] == made[2]
+    (tmp_path / "three.d.fits").unlink()
+    capsys.readouterr()
+    assert run_hotpants([*line, "-resume", "-json", "-j", processes]) == 1
+    outcomes = json.loads(capsys.readouterr().out)
+    assert [outcome["state"] for outcome in outcomes] == ["kept", "failed", "done"]
+    assert outcomes[1]["exit_code"] == 3
+    assert "Traceback" in outcomes[1]["traceback"]
+    with pytest.raises(ConfigError, match="-j"):
+        run_hotpants([*line, "-j", "many"])
     with pytest.raises(ConfigError, match="name"):
         run_hotpants([w.replace("{name}", "x") for w in line])

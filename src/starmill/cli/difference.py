@@ -61,6 +61,7 @@ def _subtract(
     options: dict[str, Any],
 ) -> int:
     from starmill.execution.differences import subtract_frames
+    from starmill.execution.loose import exit_code_of_all
 
     single = len(science) == 1
     progress = Progress("differences", len(science), quiet=settings.quiet or single)
@@ -82,7 +83,7 @@ def _subtract(
         width = max(map(len, facts))
         click.echo("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))
     if failed:
-        return int(failed[0]["exit_code"]) if len(failed) == len(outcomes) else 1
+        return exit_code_of_all(outcomes)
     return 5 if options["strict"] and not all(outcome["good"] for outcome in outcomes) else 0
 
 

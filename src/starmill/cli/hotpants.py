@@ -35,9 +35,10 @@ def _run(words: list[str]) -> int:
     if not words or HELP_FLAGS.intersection(words):
         sys.stdout.write(usage())
         return 0
+    from starmill.cli.runtime import Progress
     from starmill.hotpants.command import run_hotpants
 
-    return int(run_hotpants(words))
+    return int(run_hotpants(words, Progress))
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

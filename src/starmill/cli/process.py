@@ -80,6 +80,7 @@ def _configuration(settings: Settings, options: dict[str, Any]) -> Any:
 
 def _process(settings: Settings, files: tuple[str, ...], config: Any, options: dict[str, Any]) -> int:
     from starmill.execution.frames import FrameJob, process_frames
+    from starmill.execution.loose import exit_code_of_all
 
     jobs = [
         FrameJob(
@@ -111,9 +112,7 @@ def _process(settings: Settings, files: tuple[str, ...], config: Any, options: d
             f"{len(outcomes) - len(failed)} of {len(outcomes)} frames processed into {options['output']}",
             err=True,
         )
-    if failed and len(failed) == len(outcomes):
-        return int(failed[0]["exit_code"])
-    return 1 if failed else 0
+    return exit_code_of_all(outcomes)
 
 
 def _line(outcome: dict[str, Any]) -> str:

@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from starmill.errors import InputError
-from starmill.execution.executor import Executor
 from starmill.execution.frames import frame_name
-from starmill.execution.local import InProcessExecutor
-from starmill.execution.loose import loose_message, run_messages
-from starmill.execution.pool import PoolExecutor
+from starmill.execution.loose import loose_message, outcome_of, run_messages
 from starmill.execution.quantum_work import DONE
 from starmill.repository.loose_files import LooseFiles
 
@@ -71,27 +68,17 @@ def subtract_frames(
         settings = {"resume": resume, "shared": ["template"], "companions": "difference"}
         more = {**settings, "settings": {"pictures": pictures}}
         messages.append(loose_message(number, "DifferenceFrameTask", config.to_dict(), files, **more))
-    workers = min(processes, len(frames))
-    executor: Executor = PoolExecutor(workers) if workers > 1 else InProcessExecutor()
-    found: dict[int, dict[str, Any]] = {}
-    try:
-        for answer in run_messages(messages, executor):
-            found[answer["id"]] = summary = _summary(frame_name(frames[answer["id"]]), answer)
-            report(summary)
-    finally:
-        executor.close()
-    return [found[number] for number in range(len(frames))]
+    names = [frame_name(frame) for frame in frames]
+    answers = run_messages(messages, processes, lambda answer: report(_summary(names[answer["id"]], answer)))
+    return [_summary(name, answer) for name, answer in zip(names, answers, strict=True)]
 
 
 def _summary(name: str, answer: Mapping[str, Any]) -> dict[str, Any]:
     """Return the outcome of a frame as plain values."""
     empty: dict[str, Any] = {"frame": name, "facts": {}, "good": True}
     if answer["status"] == DONE:
-        return empty | answer["metadata"] | {"cpu_seconds": answer["cpu_seconds"]}
-    error = answer["error"]
-    text = error["message"] if error["exit_code"] != 70 else f"{error['type']}: {error['message']}"
-    failure = {"error": text, "error_type": error["type"], "exit_code": error["exit_code"]}
-    return empty | {"state": "failed", **failure, "traceback": error["traceback"]}
+        empty["cpu_seconds"] = answer["cpu_seconds"]
+    return empty | outcome_of(answer)
 
 
 def write_companions(

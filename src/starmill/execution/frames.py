@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from starmill.errors import InputError
-from starmill.execution.executor import Executor
-from starmill.execution.local import InProcessExecutor
-from starmill.execution.loose import loose_message, run_messages
-from starmill.execution.pool import PoolExecutor
-from starmill.execution.quantum_work import DONE
+from starmill.execution.loose import loose_message, outcome_of, run_messages
 from starmill.repository.loose_files import LooseFiles
 
 __all__ = ["FrameJob", "frame_name", "process_frames", "write_companions"]
@@ -197,24 +193,11 @@ def process_frames(
         settings = {"resume": job.resume, "companions": "frame", "settings": {"pictures": job.pictures}}
         files = frame_files(job, config)
         messages.append(loose_message(number, "ProcessFrameTask", config.to_dict(), files, **settings))
-    workers = min(processes, len(jobs))
-    executor: Executor = PoolExecutor(workers) if workers > 1 else InProcessExecutor()
-    found: dict[int, dict[str, Any]] = {}
-    try:
-        for answer in run_messages(messages, executor):
-            found[answer["id"]] = summary = _summary(names[answer["id"]], answer)
-            report(summary)
-    finally:
-        executor.close()
-    return [found[number] for number in range(len(jobs))]
+    answers = run_messages(messages, processes, lambda answer: report(_summary(names[answer["id"]], answer)))
+    return [_summary(name, answer) for name, answer in zip(names, answers, strict=True)]
 
 
 def _summary(name: str, answer: Mapping[str, Any]) -> dict[str, Any]:
     """Return the outcome of a frame as plain values."""
     empty: dict[str, Any] = {"frame": name, "files": {}, "metrics": {}, "notes": []}
-    if answer["status"] == DONE:
-        return empty | answer["metadata"]
-    error = answer["error"]
-    text = error["message"] if error["exit_code"] != 70 else f"{error['type']}: {error['message']}"
-    failure = {"error": text, "error_type": error["type"], "exit_code": error["exit_code"]}
-    return empty | {"state": "failed", **failure, "traceback": error["traceback"]}
+    return empty | outcome_of(answer)

@@ -1,6 +1,7 @@
 """Tasks on loose files: the work of a repository's quanta, with files named by hand and no registry.
 
-`run_on_files` does one piece of work in this process; `loose_message` and `run_messages` give many to an executor.
+`run_on_files` does one piece of work in this process; `run_messages` gives many to an executor: tasks with their
+files (`loose_message`), or programs that know files only (`program_message`).
 Products carry the provenance from which ``starmill rerun`` makes them again.
 """
 
@@ -8,16 +9,20 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import starmill
+from starmill.errors import InputError
 from starmill.execution.blas_threads import one_blas_thread
 from starmill.execution.executor import LOST, Executor
+from starmill.execution.local import InProcessExecutor
 from starmill.execution.master_cache import MASTERS
+from starmill.execution.pool import PoolExecutor
 from starmill.execution.provenance import canonical, text_checksum, versions
+from starmill.execution.quantum_work import DONE
 from starmill.repository.loose_files import LooseFile, LooseFiles
 
 _ATTEMPTS = 3  # a frame whose worker dies so often is a failure
@@ -25,7 +30,7 @@ _LAST: dict[str, Any] = {}  # the shared input that this worker read last
 _COMPANIONS = {"frame": "starmill.execution.frames", "difference": "starmill.execution.differences"}
 
 
-def run_on_files(task: Any, files: LooseFiles) -> dict[str, Path]:
+def run_on_files(task: Any, files: LooseFiles, companions: str = "") -> dict[str, Path]:
     """Read the inputs, run the task, write those of its results that have a file.
 
     Parameters
@@ -34,6 +39,8 @@ def run_on_files(task: Any, files: LooseFiles) -> dict[str, Path]:
         Configured.
     files : LooseFiles
         Which files.
+    companions : str
+        Who writes further files beside the products; pictures are left out.
 
     Returns
     -------
@@ -43,7 +50,10 @@ def run_on_files(task: Any, files: LooseFiles) -> dict[str, Path]:
     inputs = files.get_all(read_input)
     with one_blas_thread():
         result = task.run(**inputs)
-    return write_outputs(files, result, loose_provenance(task, files))
+        if companions:
+            write = import_module(_COMPANIONS[companions]).write_companions
+            write(result, files, task.full_metadata(), pictures=False)
+    return write_outputs(files, result, loose_provenance(task, files, companions))
 
 
 def loose_message(
@@ -75,21 +85,101 @@ def loose_message(
     }
 
 
-def run_messages(messages: Iterable[Mapping[str, Any]], executor: Executor) -> Iterator[dict[str, Any]]:
-    """Give messages to an executor and yield their answers as they come; a lost worker's work is tried again."""
+def program_message(identifier: int, module: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the message that makes a worker call the function ``work`` of a front door of this package.
+
+    Parameters
+    ----------
+    identifier : int
+        Of the answer.
+    module : str
+        Name of a module of starmill; its ``work(values)`` reads and writes files itself and returns plain values.
+    values : mapping
+        Plain values.
+    """
+    return {"id": identifier, "attempt": 1, "program": module, "values": dict(values)}
+
+
+def run_program(message: Mapping[str, Any]) -> Any:
+    """Do the work of a `program_message` in a worker."""
+    name = str(message["program"])
+    if not name.startswith("starmill."):
+        raise InputError(f"{name!r} is no module of starmill")
+    with one_blas_thread():
+        return import_module(name).work(message["values"])
+
+
+def run_messages(
+    messages: Sequence[Mapping[str, Any]],
+    processes: int,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Let processes work on messages; one that fails does not stop the others.
+
+    Parameters
+    ----------
+    messages : sequence of dict
+        Numbered from 0.
+    processes : int
+        Each takes one message after the other; one means the process of the caller.
+    report : callable
+        Told of every answer when it comes.
+
+    Returns
+    -------
+    answers : list of dict
+        In the order of the messages; a lost worker's work was tried again.
+    """
+    workers = min(processes, len(messages))
+    executor: Executor = PoolExecutor(workers) if workers > 1 else InProcessExecutor()
+    found: dict[int, dict[str, Any]] = {}
+    try:
+        for answer in _answers(messages, executor):
+            found[answer["id"]] = answer
+            report(answer)
+    finally:
+        executor.close()
+    return [found[number] for number in range(len(messages))]
+
+
+def _answers(messages: Iterable[Mapping[str, Any]], executor: Executor) -> Iterator[dict[str, Any]]:
     waiting = deque(messages)
-    sent: dict[int, dict[str, Any]] = {}
+    sent: dict[int, Mapping[str, Any]] = {}
     while waiting or executor.running:
         while waiting and executor.free > 0:
-            message = dict(waiting.popleft())
+            message = waiting.popleft()
             sent[message["id"]] = message
             executor.submit(message)
         for answer in executor.wait(1.0):
             message = sent[answer["id"]]
             if answer["status"] == LOST and message["attempt"] < _ATTEMPTS:
-                waiting.append(message | {"attempt": message["attempt"] + 1})
+                waiting.append({**message, "attempt": message["attempt"] + 1})
             else:
                 yield answer
+
+
+def outcome_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an answer says as plain values.
+
+    Returns
+    -------
+    outcome : dict
+        What the work noted, or ``state`` 'failed' with ``error``, ``error_type``, ``exit_code``, ``traceback``.
+    """
+    if answer["status"] == DONE:
+        return dict(answer["metadata"])
+    error = answer["error"]
+    text = error["message"] if error["exit_code"] != 70 else f"{error['type']}: {error['message']}"
+    failure = {"error": text, "error_type": error["type"], "exit_code": error["exit_code"]}
+    return {"state": "failed", **failure, "traceback": error["traceback"]}
+
+
+def exit_code_of_all(outcomes: Sequence[Mapping[str, Any]]) -> int:
+    """Return 0 when nothing failed, 1 when something did, the code of the first failure when everything did."""
+    failed = [outcome for outcome in outcomes if outcome["state"] == "failed"]
+    if not failed:
+        return 0
+    return int(failed[0]["exit_code"]) if len(failed) == len(outcomes) else 1
 
 
 def work_on_files(message: Mapping[str, Any], task: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -106,14 +196,15 @@ def work_on_files(message: Mapping[str, Any], task: Any) -> tuple[dict[str, Any]
     files = LooseFiles.from_dict(loose["files"])
     shared = {file.path for name in loose.get("shared", ()) for file in files.inputs.get(name, ())}
     inputs = files.get_all(lambda file: _read_shared(file) if file.path in shared else read_input(file))
-    provenance = loose_provenance(task, files)
+    companions = loose.get("companions", "")
+    provenance = loose_provenance(task, files, companions)
     if loose.get("resume") and _is_made(files, provenance):
         return {}, {"state": "kept"}
     with one_blas_thread():
         result = task.run(**inputs)
     notes = {"state": "done"}
-    if loose.get("companions"):
-        write = import_module(_COMPANIONS[loose["companions"]]).write_companions
+    if companions:
+        write = import_module(_COMPANIONS[companions]).write_companions
         notes |= write(result, files, task.full_metadata(), **loose.get("settings", {}))
     written = write_outputs(files, result, provenance)
     return {name: {"path": str(path), "size": path.stat().st_size} for name, path in written.items()}, notes
@@ -146,7 +237,7 @@ def _read_shared(file: LooseFile) -> Any:
     return _LAST["value"]
 
 
-def loose_provenance(task: Any, files: LooseFiles) -> dict[str, Any]:
+def loose_provenance(task: Any, files: LooseFiles, companions: str = "") -> dict[str, Any]:
     """Return what products are made from; names without folders, so that it holds on any machine."""
     config: Mapping[str, Any] = task.config.to_dict()
     return {
@@ -168,6 +259,7 @@ def loose_provenance(task: Any, files: LooseFiles) -> dict[str, Any]:
             for file in used
         ],
         "outputs": {name: [storage, path.name] for name, (storage, path) in files.outputs.items()},
+        "companions": companions,
     }
 
 

@@ -37,7 +37,8 @@ def run_quantum(message: Mapping[str, Any]) -> dict[str, Any]:
         ``store`` (URL), ``writer`` (staging folder), ``task``, ``config`` (JSON text), ``inputs`` (keyword to
         list of file descriptions), ``many`` (keywords that take a list), ``lazy`` (a list of functions),
         ``outputs`` (keyword, storage, optional), ``provenance`` (plain values kept in the files), ``id`` and
-        ``attempt``. With ``loose`` instead of a store: see `starmill.execution.loose`.
+        ``attempt``. With ``loose`` or ``program`` instead of a store:
+        see `starmill.execution.loose`.
 
     Returns
     -------
@@ -87,6 +88,10 @@ def _plain(value: Any) -> Any:
 
 
 def _work(message: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    if "program" in message:
+        from starmill.execution.loose import run_program
+
+        return {}, run_program(message)
     task = _task(message["task"], message["config"])
     if "loose" in message:
         from starmill.execution.loose import work_on_files

@@ -96,7 +96,8 @@ def rerun_file(path: Path, folders: Sequence[Path] = (), *, keep: Path | None = 
     Parameters
     ----------
     path : Path
-        A product that carries its provenance: an exposure or a catalogue.
+        A product that carries its provenance (an exposure or a catalogue), or a file written beside one (a kernel,
+        regions).
     folders : sequence of Path
         Where its inputs are looked for, by name and checksum, also in folders below; then follow the folder of the
         product, the one above, and those beside it.
@@ -115,9 +116,7 @@ def rerun_file(path: Path, folders: Sequence[Path] = (), *, keep: Path | None = 
     """
     from starmill.pipelines.task_names import find_task, resolve_config
 
-    provenance = read_provenance(path)
-    if provenance is None:
-        raise InputError("the file does not say how it was made", path=path)
+    provenance = _provenance_of(path)
     inputs: dict[str, Any] = {}
     for item in provenance["inputs"]:
         entry = (item["storage"], _find_input(item, folders, path.absolute()), item["details"])
@@ -132,9 +131,9 @@ def rerun_file(path: Path, folders: Sequence[Path] = (), *, keep: Path | None = 
         outputs = {
             name: (storage, Path(folder) / file) for name, (storage, file) in provenance["outputs"].items()
         }
-        written = run_on_files(task, LooseFiles(inputs, outputs))
+        run_on_files(task, LooseFiles(inputs, outputs), provenance.get("companions", ""))
         identical = {}
-        for made in written.values():
+        for made in sorted(Path(folder).iterdir()):
             before = path.parent / made.name
             if before.is_file():
                 identical[made.name] = file_checksum(before) == file_checksum(made)
@@ -143,6 +142,20 @@ def rerun_file(path: Path, folders: Sequence[Path] = (), *, keep: Path | None = 
                 shutil.copyfile(made, keep / made.name)
     then = {"starmill": provenance["starmill"], **provenance["versions"]}
     return RerunReport(provenance["task"], path.name, identical, _changed(then), time.process_time() - begin)
+
+
+def _provenance_of(path: Path) -> dict[str, Any]:
+    """Return the provenance of a file, or of the product beside which it was written."""
+    provenance = read_provenance(path)
+    if provenance is not None:
+        return provenance
+    for other in sorted(path.parent.glob("*.fits")):
+        stem = other.name.removesuffix(".fits").removesuffix(".exposure")
+        if other != path and path.name.startswith(f"{stem}."):
+            provenance = read_provenance(other)
+            if provenance is not None and provenance.get("companions"):
+                return provenance
+    raise InputError("neither the file nor a product beside it says how it was made", path=path)
 
 
 def _find_input(item: dict[str, Any], folders: Iterable[Path], product: Path) -> Path:

@@ -2,54 +2,107 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import DifferentialBackground
+from starmill.execution.blas_threads import one_blas_thread
+from starmill.execution.loose import exit_code_of_all
 from starmill.hotpants.kernel_table import kernel_from_solution
-from starmill.hotpants.many import expanded, is_made, run_many
+from starmill.hotpants.many import expanded, is_made, own_options, run_many
 from starmill.hotpants.options import HELP_FLAGS, HotpantsError, parse_flags, usage
 from starmill.hotpants.products import refuse_overwriting, write_run
 from starmill.hotpants.regions import RegionRun, plan_regions
 from starmill.hotpants.session import Hotpants
 
-__all__ = ["run_hotpants"]
+__all__ = ["run_hotpants", "work"]
 
 
-def run_hotpants(arguments):
+def run_hotpants(arguments, progress=None):
     """Run difference imaging as a HOTPANTS command line says.
 
     Parameters
     ----------
     arguments : sequence of str
+    progress : callable, optional
+        Called with a title and the number of images of a list; gives an object with ``running()``, a context, and
+        ``advance(sentence)``. Without it the sentences go to standard error.
 
     Returns
     -------
     code : int
         0. Errors are raised: a run without stamps, without usable pixels or with a singular fit is never a success.
-        With a list of images 1 when some failed.
+        With a list of images 1 when some failed, the code of the first failure when all did.
     """
     words = list(arguments)
     if not words or HELP_FLAGS.intersection(words):
         sys.stdout.write(usage())
         return 0
-    resume = "-resume" in (word.lower() for word in words)
-    words = [word for word in words if word.lower() != "-resume"]
+    words, options = own_options(words)
     lines = expanded(words)
     if lines is not None:
-        return run_many(lines, _run, resume=resume)
-    if resume and is_made(words):
-        sys.stderr.write("kept from before\n")
-        return 0
-    return _run(words)
+        return _run_list(lines, options, progress)
+    outcome = work({"words": words, "resume": options.resume})
+    if options.json:
+        sys.stdout.write(json.dumps([{"image": _value_of(words, "-inim"), **outcome}], indent=1) + "\n")
+    for sentence in outcome["regions"] if outcome["state"] == "done" else ["kept from before"]:
+        sys.stderr.write(f"{sentence}\n")
+    return 0
+
+
+def work(values):
+    """Run one command line, in a worker or here.
+
+    Parameters
+    ----------
+    values : mapping
+        ``words`` and ``resume``.
+
+    Returns
+    -------
+    outcome : dict
+        ``state`` ('done' or 'kept') and ``regions``, a sentence for each.
+    """
+    words = list(values["words"])
+    if values["resume"] and is_made(words):
+        return {"state": "kept", "regions": []}
+    with one_blas_thread():
+        return {"state": "done", "regions": _run(words)}
+
+
+def _run_list(lines, options, progress):
+    """Run the command lines of a list and say what became of each."""
+    watch = None if progress is None else progress("differences", len(lines))
+
+    def tell(outcome):
+        sentence = f"{outcome['image']}: " + {
+            "done": "; ".join(outcome["regions"]) or "done", "kept": "kept from before",
+        }.get(outcome["state"], f"FAILED: {outcome.get('error')}")  # fmt: skip
+        if watch is None:
+            sys.stderr.write(f"{sentence}\n")
+        else:
+            watch.advance(sentence)
+
+    with nullcontext() if watch is None else watch.running():
+        outcomes = run_many(lines, options, tell)
+    if options.json:
+        sys.stdout.write(json.dumps(outcomes, indent=1) + "\n")
+    return exit_code_of_all(outcomes)
+
+
+def _value_of(words, flag):
+    place = next((i for i, word in enumerate(words) if word.lower() == flag), len(words)) + 1
+    return words[place] if place < len(words) else ""
 
 
 def _run(words):
-    """Run one command line."""
+    """Run one command line; return what it tells."""
     config, extra = parse_flags(words)
     refuse_overwriting(config, extra)
     extra["command"] = shlex.join(["hotpants", *words])
@@ -73,9 +126,7 @@ def _run(words):
         session.convolve_and_difference()
         runs.append(RegionRun(region, session))
     write_run(runs, config, inputs["header"], extra)
-    if config.verbose:
-        _report(runs, config.verbose)
-    return 0
+    return list(_sentences(runs, config.verbose)) if config.verbose else []
 
 
 def _read_inputs(extra):
@@ -177,19 +228,19 @@ class _KnownKernel:
         self.used = np.ones(1, bool)
 
 
-def _report(runs, verbosity):
+def _sentences(runs, verbosity):
     for run in runs:
         session = run.session
         stats = session.get_final_outputs()["stats"]
         details = session.get_substamp_details()
-        sys.stderr.write(
+        yield (
             f"{run.region.section} convolved {'template' if session.conv_direction == 't' else 'image'}, "
             f"kernel sum {session.kernel_sum:.5f}, {len(details['final_fit_locations'])} substamps, "
             f"mean {stats['diff_mean']:.4g}, scatter {stats['diff_std']:.4g}, "
-            f"expected noise {stats['noise_mean']:.4g}, chi2 {stats['x2norm']:.4g}\n"
+            f"expected noise {stats['noise_mean']:.4g}, chi2 {stats['x2norm']:.4g}"
         )
         if verbosity > 1:
             x0, y0 = run.region.origin
             for s in details["template_substamps"] + details["image_substamps"]:
                 reason = f" ({s.reason})" if s.reason else ""
-                sys.stderr.write(f"  {s.x + x0 + 1:.0f} {s.y + y0 + 1:.0f} {s.status.value}{reason}\n")
+                yield f"  {s.x + x0 + 1:.0f} {s.y + y0 + 1:.0f} {s.status.value}{reason}"

@@ -1,16 +1,65 @@
-"""Several science images with one command line of HOTPANTS."""
+"""Several science images with one command line of HOTPANTS, several at a time."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from starmill.errors import ConfigError, InputError, StarmillError
+from starmill.errors import ConfigError, InputError
+from starmill.execution.loose import outcome_of, program_message, run_messages
 
-__all__ = ["expanded", "is_made", "run_many"]
+__all__ = ["ListOptions", "expanded", "is_made", "own_options", "run_many"]
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """How the images of a list are worked on; none of it changes what is made.
+
+    Attributes
+    ----------
+    processes : int
+        Images at a time.
+    resume : bool
+        Leave out images whose difference was made by the same command line after its inputs.
+    json : bool
+        Print what became of every image as one JSON document.
+    """
+
+    processes: int = 1
+    resume: bool = False
+    json: bool = False
+
+
+def own_options(words):
+    """Take the options of this program, not of the subtraction, out of a command line.
+
+    Parameters
+    ----------
+    words : list of str
+
+    Returns
+    -------
+    words : list of str
+        The rest.
+    options : ListOptions
+    """
+    rest, found = [], {}
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if word.lower() in ("-resume", "-json"):
+            found[word.lower()[1:]] = True
+        elif word.lower() == "-j":
+            count = words.pop(0) if words else ""
+            if not count.isdigit() or int(count) < 1:
+                raise ConfigError(f"-j needs a number of processes, not {count!r}")
+            found["processes"] = int(count)
+        else:
+            rest.append(word)
+    return rest, ListOptions(**found)
 
 
 def expanded(words):
@@ -49,35 +98,32 @@ def expanded(words):
     return lines
 
 
-def run_many(lines, run: Callable[[list[str]], int], *, resume=False):
-    """Run many command lines; one that fails does not stop the others.
+def run_many(lines, options, report: Callable[[dict], None] = lambda _: None):
+    """Run many command lines through the executors; one that fails does not stop the others.
 
     Parameters
     ----------
     lines : list of (image, words)
-    run : callable
-        Runs one command line.
-    resume : bool
-        Leave out images whose difference was made by the same command line after its inputs.
+    options : ListOptions
+    report : callable
+        Told of every image when it is finished.
 
     Returns
     -------
-    code : int
-        0; 1 when some failed; the code of the first failure when all did.
+    outcomes : list of dict
+        In the order of the lines: ``image``, ``state`` ('done', 'kept' or 'failed'), ``regions`` (a sentence for
+        each); of failed ones ``error``, ``error_type``, ``exit_code``, ``traceback``.
     """
-    codes = []
-    for image, words in lines:
-        if resume and is_made(words):
-            sys.stderr.write(f"{image}: kept from before\n")
-            continue
-        try:
-            run(words)
-        except StarmillError as error:
-            codes.append(error.exit_code)
-            sys.stderr.write(f"{image}: FAILED: {error}\n")
-    if not codes:
-        return 0
-    return codes[0] if len(codes) == len(lines) else 1
+    messages = [
+        program_message(number, "starmill.hotpants.command", {"words": words, "resume": options.resume})
+        for number, (_, words) in enumerate(lines)
+    ]
+
+    def outcome(answer):
+        return {"image": lines[answer["id"]][0], "regions": [], **outcome_of(answer)}
+
+    answers = run_messages(messages, options.processes, lambda answer: report(outcome(answer)))
+    return [outcome(answer) for answer in answers]
 
 
 def is_made(words):

@@ -182,7 +182,9 @@ FLAGS: dict[str, tuple[str, int, Any, str]] = {
     "nbs": ("nbs", 1, float, "BSCALE of -nsht (1)"),
     "nbz": ("nbz", 1, float, "BZERO of -nsht (0)"),
     "v": ("verbose", 1, int, "verbosity: 0, 1, or 2 with every substamp (1)"),
-    "resume": ("resume", 0, bool, "with -inim @LIST: leave out images that were done by the same command"),
+    "resume": ("resume", 0, bool, "leave out images that were done by the same command line"),
+    "j": ("processes", 1, int, "with -inim @LIST: images at a time (1)"),
+    "json": ("json", 0, bool, "say what became of each image as JSON"),
     "classic": ("classic", 0, bool, "the method of the C program: its stamps, fit and blocks"),
 }
 
@@ -268,4 +270,8 @@ def usage():
     """Return the table of flags."""
     lines = ["Usage: hotpants -inim SCIENCE -tmplim TEMPLATE -outim DIFFERENCE [options]", ""]
     lines += [f"  -{flag:8s} {text}" for flag, (_, _, _, text) in FLAGS.items()]
+    lines += [
+        "",
+        "-inim @LIST takes the images of a text file, one a line; {name} in the output names stands for each.",
+    ]
     return "\n".join(lines) + "\n"
