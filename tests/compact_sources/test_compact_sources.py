@@ -184,6 +184,33 @@ def test_a_clump_of_many_sources_ends():
     assert result.groups.size.max() <= 10
 
 
+def test_thousands_of_overlapping_sources_end():
+    """A clump of 5,000 given positions, each with some fifty others inside its beam."""
+    sky_map, _ = scene(n=0, background=0.0, shape=(120, 120))
+    positions = np.random.default_rng(5).normal(60, 12, (5000, 2)).clip(1, 118)
+    shapes = np.broadcast_to([FWHM * PIXEL, FWHM * PIXEL, 0.0], (5000, 3))
+    result = CompactSourcesTask().run(sky_map=sky_map, positions=positions, shapes=shapes)
+    assert len(result.catalog) == 5000
+    assert np.bincount(result.groups.label).max() <= 10
+
+
+def test_pixels_that_are_not_square(plain):
+    """Every second row of a map: sizes and fluxes on the sky stay what they are."""
+    sky_map, _, result = plain
+    shape = sky_map.image[::2].shape
+    wcs = make_wcs(shape, pixel=(PIXEL, 2 * PIXEL))
+    catalog = measure(replace(sky_map, image=sky_map.image[::2], wcs=wcs)).catalog
+    ok, row = matched(result.catalog, np.column_stack([catalog["x"], catalog["x"], 2 * catalog["y"]]))
+    assert len(ok) >= 0.9 * len(result.catalog)
+    ratio = catalog["gaussian_flux"][ok] / result.catalog["gaussian_flux"][row]
+    np.testing.assert_allclose(ratio, 1.0, atol=0.4)  # half of the pixels of the noise
+    assert abs(np.median(ratio) - 1.0) < 0.05
+    size = catalog["fwhm_major"][ok] * catalog["fwhm_minor"][ok]
+    assert np.median(
+        size / (result.catalog["fwhm_major"] * result.catalog["fwhm_minor"])[row]
+    ) == pytest.approx(1, abs=0.05)
+
+
 def test_noise_map_limits_detection_to_where_it_is_good():
     sky_map, sources = scene(n=25)
     rms = np.ones(sky_map.image.shape)

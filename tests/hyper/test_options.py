@@ -65,6 +65,8 @@ def test_unknown_keys_are_named_with_the_nearest(tmp_path, caplog):
         ("- 1\n- 2\n", "names and values"),
         ("a: !!python/object/apply:os.system ['true']", "not a YAML file"),
         ("a: " + "[" * 60 + "]" * 60, "deeper"),
+        ("a: " + "b" * 1_000_001, "too large|limit"),
+        ("a: [" + "1, " * 100_001 + "1]", "more than"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, text, words):

@@ -104,6 +104,8 @@ def test_one_bad_map_does_not_stop_the_others(folder, tmp_path):
         "no_unit": header(sky_map.wcs, BUNIT=None), "odd_unit": header(sky_map.wcs, BUNIT="counts"),
         "no_beam": header(sky_map.wcs, BMAJ=None), "negative_beam": header(sky_map.wcs, BMAJ=-0.1),
         "no_pixel_size": header(sky_map.wcs, **dict.fromkeys(("CDELT1", "CDELT2", "PC1_1", "PC2_2"))),
+        "word_for_beam": header(sky_map.wcs, BMAJ="unknown"), "zero_beam": header(sky_map.wcs, BMAJ=0.0),
+        "zero_pixel": header(sky_map.wcs, CDELT1=0.0), "word_for_pixel": header(sky_map.wcs, CDELT2="two"),
         "no_wcs": fits.Header({"BUNIT": "Jy/beam", "BMAJ": BEAM, "BMIN": BEAM}),
     }  # fmt: skip
     paths = []
@@ -400,3 +402,27 @@ def test_module_and_program_names(folder, tmp_path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "out/params/params_ALL.txt").exists()
+
+
+def test_maps_in_processes_give_the_same_tables(folder, tmp_path):
+    """Two processes, one bad map among three: the tables of a serial run, byte by byte."""
+    (tmp_path / "bad.fits").write_text("no FITS")
+    maps = [folder / "one.fits", tmp_path / "bad.fits", folder / "two.fits"]
+    told = []
+    for name, processes in (("serial", 1), ("two", 2)):
+        options = options_from({}, {
+            "paths.output.dir_root": str(tmp_path / name), "control.n_cores": processes,
+            "control.parallel_maps": processes > 1, "detection.sigma_thres": 5,
+        })  # fmt: skip
+        run = run_maps(options, maps, advance=told.append)
+        assert run.exit_code == 1
+        assert [outcome.name for outcome in run.failed] == ["bad"]
+    assert len(told) == 6
+    tables = [sorted((tmp_path / name / "params").iterdir()) for name in ("serial", "two")]
+    assert len(tables[0]) == len(tables[1]) == 6
+    for one, other in zip(*tables, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+    options = options_from({}, {**options.values, "control.resume": True})
+    again = run_maps(options, maps, advance=told.append)
+    assert sum("kept" in sentence for sentence in told) == 2
+    assert len(again.table) == len(run.table)

@@ -18,6 +18,9 @@ GroupFitter = Callable[[NDArray[np.float64], SourceGroups, NDArray[np.float64]],
 
 MIN_ELONGATION = 1.25  # of a candidate; two equal sources one size apart give 1.4
 MIN_MISFIT = 1.2  # reduced chi2 of a candidate over the median of all; spares three fits of four
+BAD_MISFIT = 1.8  # of one that is a candidate already at this part of the length:
+SHORTER = 0.8
+MIN_WHOLE = 7.0  # least peak over its error of a candidate
 MIN_GAIN = 25.0  # decrease of chi2 for the six further parameters
 
 
@@ -27,7 +30,7 @@ def split_blends(
     *,
     beam_sigma: float,
     min_major: float = 1.6,
-    min_significance: float = 5.0,
+    min_significance: float = 4.0,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Find the sources that are better described by two.
 
@@ -40,9 +43,9 @@ def split_blends(
     beam_sigma : float, pixel
         Of the beam.
     min_major : float
-        Major axes from this many beams on are looked at.
+        Major axes from this many beams on are looked at; of sources that fit badly, from 0.8 of it on.
     min_significance : float
-        Smallest peak over its error of both parts, and twice that of the whole.
+        Smallest peak over its error of both parts.
 
     Returns
     -------
@@ -57,11 +60,15 @@ def split_blends(
     are fitted to the same pixels, those around the two parts; in the model of one source the second has no peak.
     """
     sources = fit.sources
-    with np.errstate(invalid="ignore", divide="ignore"):
-        wide = (sources[:, 3] >= min_major * beam_sigma) & (sources[:, 3] >= MIN_ELONGATION * sources[:, 4])
-        wide &= (sources[:, 0] > 2.0 * min_significance * fit.peak_err) & (fit.status < FitStatus.SINGULAR)
+    if not len(sources):
+        return np.zeros((0, 6)), np.zeros(0, np.int64)
     misfit = fit.chi2 / np.maximum(fit.n_dof, 1)
-    wide &= misfit > MIN_MISFIT * np.median(misfit) if misfit.size else False
+    misfit /= max(float(np.median(misfit)), np.finfo(float).tiny)
+    length = sources[:, 3] / (min_major * beam_sigma)
+    wide = (misfit > MIN_MISFIT) & (length >= np.where(misfit > BAD_MISFIT, SHORTER, 1.0))
+    wide &= (sources[:, 3] >= MIN_ELONGATION * sources[:, 4]) & (fit.status < FitStatus.SINGULAR)
+    with np.errstate(invalid="ignore"):
+        wide &= sources[:, 0] > MIN_WHOLE * fit.peak_err
     rows = np.flatnonzero(wide)
     if rows.size == 0:
         return np.zeros((0, 6)), rows
