@@ -34,10 +34,10 @@ STEPS = (
 )
 
 
-def peak_memory():
-    """Return the largest resident memory since it was last forgotten, MB."""
+def memory(name="VmHWM"):
+    """Return the largest resident memory since it was last forgotten (or that of now, ``VmRSS``), MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
 
 
 def simulate(n, seed=1):
@@ -85,6 +85,7 @@ def main():
         set_threads(threads)
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of memory so far
+        held = memory("VmRSS") - sum(a.nbytes for a in (template, science, mask)) / 2**20
         cpu, wall = time.process_time(), time.perf_counter()
         session = Hotpants(template, science, i_mask=mask, config=config)
         steps = {}
@@ -95,7 +96,10 @@ def main():
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         del session
         label = f"in memory, {threads} thread" + "s" * (threads > 1)
-        print(f"{label:22s} {cpu:7.2f} CPU s {wall:7.2f} s wall {peak_memory():7.0f} MB")
+        print(
+            f"{label:22s} {cpu:7.2f} CPU s {wall:7.2f} s wall {memory():7.0f} MB, {held:.0f} of them interpreter, "
+            f"compiler and libraries: {memory() - held:.0f} for inputs, work and outputs"
+        )
         steps = {"classify_pixels": cpu - sum(steps.values()), **steps}
         print("   " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items()))
     with tempfile.TemporaryDirectory() as folder:

@@ -77,13 +77,13 @@ def test_difference_of_a_band_and_its_sums():
     target, own, convolved, lost = rng.uniform(0.5, 1, (4, 3, 8)).astype("f4")
     lost[lost < 0.7] = 0
     bad = rng.random((2, 3, 8)) < 0.2
-    difference, variance, status = np.empty((3, 8), "f4"), np.ones((3, 8), "f4"), np.empty((3, 8), np.uint8)
+    difference, variance, status = np.empty((3, 8), "f4"), np.ones((3, 8), "f4"), np.empty((3, 8), np.uint16)
     subtract_rows(target, own, convolved, lost, *bad, np.float32(0.8), difference, variance, status)
     np.testing.assert_array_equal(difference, target - convolved)
     np.testing.assert_array_equal(variance, own + 1)
     np.testing.assert_array_equal(status, (lost > 0) + 2 * (lost > 0.8) + 4 * (bad[0] | bad[1]))
-    sums, bits = np.zeros(6), (status > 0).astype(np.int32)
-    difference_sums(difference, variance, bits, np.float32(0.1), sums)
+    sums, bits = np.zeros(6), (status > 0).astype(np.uint16)
+    difference_sums(difference, variance, bits, np.uint16(1), np.float32(0.1), sums)
     values, noise = difference[bits == 0], variance[bits == 0]
     near = np.abs(values) < 0.1 * noise
     wanted = [

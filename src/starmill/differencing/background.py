@@ -49,7 +49,7 @@ def fit_differential_background(
     ----------
     difference, variance : (ny, nx) arrays
         Matched difference without background subtraction and its variance.
-    bad : (ny, nx) bool array
+    bad : (ny, nx) bool array or FlaggedPixels
     box : Box
         Of the image, parent frame.
     order : int, optional
@@ -115,8 +115,13 @@ def cell_means(difference, variance, bad, cell):
     out = np.empty((len(rows) - 1, len(left), 2))
 
     def work(j):
-        top, bottom = np.full(len(left), rows[j]), np.full(len(left), rows[j + 1])
-        clipped_cell_means(difference, variance, bad, top, bottom, left, right, step, 0.1, out[j])
+        part = slice(
+            max(rows[j] - 1, 0), rows[j + 1] + 1
+        )  # the variance of a pixel comes from its neighbours
+        top, bottom = (np.full(len(left), row - part.start) for row in rows[j : j + 2])
+        clipped_cell_means(
+            difference[part], variance[part], bad[part], top, bottom, left, right, step, 0.1, out[j]
+        )
 
     map_tiles(work, range(len(out)))
     y, x = np.meshgrid((rows[:-1] + rows[1:] - 1) / 2, (left + right - 1) / 2, indexing="ij")

@@ -152,7 +152,7 @@ class BandConvolver:
     kernel : SpatialKernel
     variance : (ny, nx) array or None
         Or an object whose slices of rows are arrays.
-    bad : (ny, nx) bool array
+    bad : (ny, nx) bool array or FlaggedPixels
         Replaced by the mean of their neighbours before convolution.
     box : Box
         Of the image, parent frame.

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from scipy.interpolate import BSpline
 
 from starmill.datamodel.field import ChebyshevField, Field, PolynomialField
 from starmill.datamodel.geometry import Box
@@ -90,6 +89,8 @@ class SpatialTerms:
 
 def _spline_terms(scaled, intervals):
     """Return the cubic B-splines of ``intervals`` equal intervals of [-1, 1] at positions, ``(..., n + 3)``."""
+    from scipy.interpolate import BSpline  # forty megabytes that no other family needs
+
     step = 2 / intervals
     knots = -1 + step * np.arange(-3, intervals + 4)
     inside = np.clip(np.atleast_1d(scaled), -1, 1 - 1e-12)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import blas
 from scipy.ndimage import uniform_filter
-from scipy.signal import fftconvolve
 
 from starmill.kernels.normal_matrix import convolve_stamp, sparse_level, stamp_weights, weigh_design
 from starmill.numerics.tiles import map_tiles
@@ -198,6 +197,8 @@ def convolve_with_basis(cut, basis):
         shifted[1:] -= shifted[0]
         return shifted.astype(np.float32)
     if basis.vertical is None:
+        from scipy.signal import fftconvolve  # twenty megabytes that no separable basis needs
+
         return fftconvolve(cut[None], basis.images, mode="valid", axes=(1, 2)).astype(np.float32)
     horizontal, index, vertical = basis.filters
     out = np.empty((len(basis), size, size), np.float32)
@@ -220,5 +221,7 @@ def _noise_gram(basis, prefilter):
     """Return the scalar products of the basis images, convolved with the prefilter if there is one."""
     if prefilter is None:
         return basis.gram()
+    from scipy.signal import fftconvolve
+
     flat = fftconvolve(basis.images, prefilter[None], mode="full", axes=(1, 2)).reshape(len(basis), -1)
     return flat @ flat.T

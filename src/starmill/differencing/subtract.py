@@ -8,6 +8,7 @@ import numpy as np
 
 from starmill.datamodel.geometry import Box
 from starmill.differencing.convolve import BandConvolver, Convolved
+from starmill.differencing.flags import FlaggedPixels
 from starmill.kernels.kernel_convolution import LONG_RUN, padded_rows
 from starmill.kernels.pixel_limits import subtract_rows
 from starmill.numerics.tiles import map_tiles, row_bands
@@ -27,7 +28,7 @@ class Subtracted:
     ----------
     convolved, difference, variance : (ny, nx) float32 arrays
         The convolved reference, target minus it, and the sum of the variances.
-    status : (ny, nx) uint8 array
+    status : (ny, nx) uint16 array
         0 for a clean pixel, 1 when bad pixels touch it, 2 or more when it is unusable.
     """
 
@@ -38,8 +39,8 @@ class Subtracted:
 
     @property
     def bad(self):
-        """Unusable pixels, ``(ny, nx)`` bool."""
-        return self.status > 1
+        """Unusable pixels (`FlaggedPixels`)."""
+        return FlaggedPixels(self.status, above=1)
 
 
 def subtract_matched(
@@ -55,8 +56,8 @@ def subtract_matched(
         In the parent frame.
     variances : (array, array)
         Of the reference and of the target, or objects whose slices of rows are arrays.
-    bad : ((ny, nx) bool array, (ny, nx) bool array)
-        Bad pixels of the reference and of the target.
+    bad : (array, array)
+        Bad pixels of the reference and of the target, ``(ny, nx)`` bool, or `FlaggedPixels`.
     lost_limit : float
         A pixel with more of its kernel on bad pixels is unusable.
     origin : (int, int)
@@ -74,7 +75,7 @@ def subtract_matched(
         squared=squared,
     )  # fmt: skip
     convolved, difference, variance = (np.empty(reference.shape, np.float32) for _ in range(3))
-    status = np.empty(reference.shape, np.uint8)
+    status = np.empty(reference.shape, np.uint16)
 
     def work(ends):
         rows = slice(*ends)

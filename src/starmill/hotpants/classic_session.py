@@ -275,7 +275,7 @@ class ClassicHotpants(Hotpants):
             "diff_image": difference,
             "convolved_image": parts.convolved.astype(np.float32),
             "noise_image": noise,
-            "output_mask": mask,
+            "output_mask": (mask & 0xFFFF).astype(np.uint16),
         }
         return tuple(self.results.values())
 

@@ -107,7 +107,7 @@ def _region_cards(run, config):
     mean, scatter = getattr(session.fit, "mean", mean), getattr(session.fit, "scatter", scatter)
     final = session.final_merit()
     sums = np.zeros(6)
-    difference_sums(difference, noise, mask, np.float32(config.stat_sig), sums)
+    difference_sums(difference, noise, mask, np.uint16(0xFFFF), np.float32(config.stat_sig), sums)
     n, noise_sum, chi2, n_near, total, squares = sums
     middle = total / max(n_near, 1)
     cards = {
@@ -178,7 +178,7 @@ def _write_planes(planes, sigma, cards, table, context):
     config, header, extra = context
     files = (
         (config.noise_image_file, _scaled(planes["noise_image"], cards, extra, "nsht", "nbs", "nbz")),
-        (config.mask_image_file, (planes["output_mask"].astype(np.uint16), cards)),
+        (config.mask_image_file, (planes["output_mask"].astype(np.uint16, copy=False), cards)),
         (config.sigma_image_file, (sigma, cards)),
         (config.convolved_image_file, (planes["convolved_image"], cards)),
     )

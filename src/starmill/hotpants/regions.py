@@ -149,7 +149,7 @@ def assembled(runs, config, *, fill=True):
     shape = runs[0].region.shape
     planes = {
         "diff_image": np.full(shape, config.fillval, np.float32), "convolved_image": np.zeros(shape, np.float32),
-        "noise_image": np.full(shape, config.fillval_noise, np.float32), "output_mask": np.full(shape, UNUSABLE, np.int32),
+        "noise_image": np.full(shape, config.fillval_noise, np.float32), "output_mask": np.full(shape, UNUSABLE, np.uint16),
     }  # fmt: skip
     for run in runs:
         products = run.session.get_final_outputs() if fill else run.session.results

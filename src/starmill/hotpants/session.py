@@ -12,6 +12,7 @@ from starmill.datamodel.geometry import Box
 from starmill.differencing.background import fit_differential_background
 from starmill.differencing.cell_stamps import clipped_moments
 from starmill.differencing.convolve import repair_bad
+from starmill.differencing.flags import FlaggedPixels
 from starmill.differencing.kernel_basis import gaussian_basis, image_basis
 from starmill.differencing.kernel_fit import KernelModel, fit_kernel
 from starmill.differencing.noise import PoissonVariance
@@ -115,7 +116,7 @@ class Hotpants:
 
     def _prepare(self, data, mask, error, upper, lower, pedestal, gain, read_noise, name):
         """Return pixels, variance, mask bits and bad pixels of one image."""
-        bits, bad = np.zeros(data.shape, np.uint8), np.empty(data.shape, bool)
+        bits = np.zeros(data.shape, np.uint8)
         if mask is not None:
             mask = np.asarray(mask)
             if mask.shape != data.shape:
@@ -135,9 +136,7 @@ class Hotpants:
 
         def classify(ends):
             rows = slice(*ends)
-            return classify_pixels(
-                data[rows], high - pedestal, low - pedestal, fill, codes, bits[rows], bad[rows]
-            )
+            return classify_pixels(data[rows], high - pedestal, low - pedestal, fill, codes, bits[rows])
 
         n_bad, n_not_finite = np.sum(map_tiles(classify, row_bands(len(data), BAND)), axis=0)
         if n_bad > 0.98 * data.size:
@@ -154,8 +153,8 @@ class Hotpants:
                 + ", ".join(f"{share:.1%} {what}" for what, share in shares.items())
             )
         if n_not_finite:
-            data = repair_bad(data, bad)
-        return {"data": data, "variance": variance, "bits": bits, "bad": bad}
+            data = repair_bad(data, bits > 0)
+        return {"data": data, "variance": variance, "bits": bits, "bad": FlaggedPixels(bits)}
 
     @functools.cached_property
     def _basis(self):
@@ -225,7 +224,7 @@ class Hotpants:
         reference, target = self._pair(direction)
         margin = self._basis.half_width
         shape = target["data"].shape
-        bad = reference["bad"] | target["bad"]
+        bad = (reference["bits"] | target["bits"]) > 0
         if taken is not None:
             bad = bad | taken
         for image, upper, pedestal in (
@@ -401,7 +400,7 @@ class Hotpants:
         diff_image : (ny, nx) float32 array
             Science minus template, positive for new sources in both directions, on the scale of ``normalize``.
         convolved_image, noise_image : (ny, nx) float32 arrays
-        output_mask : (ny, nx) int32 array
+        output_mask : (ny, nx) uint16 array
             Bits of the C program; 0x8000 is unusable.
         """
         if self.fit is None:
@@ -417,10 +416,7 @@ class Hotpants:
             subtracted.difference, subtracted.variance, subtracted.bad, self.box, order=config.bgo, family="polynomial"
         )  # fmt: skip
         scale = self._normalisation()
-        factor, mask = (
-            (1.0 if self.conv_direction == "t" else -1.0) / scale,
-            np.empty(self.box.shape, np.int32),
-        )
+        factor, mask = (1.0 if self.conv_direction == "t" else -1.0) / scale, subtracted.status
         codes = np.array([TOUCHED, TOO_FEW_TAPS, UNUSABLE], np.int32)
 
         def finish(ends):
@@ -429,7 +425,7 @@ class Hotpants:
                 Box(0, ends[0], self.box.width, ends[1] - ends[0]), np.float32
             )
             finish_difference(
-                subtracted.convolved[rows], level, subtracted.status[rows], reference["bits"][rows],
+                subtracted.convolved[rows], level, reference["bits"][rows],
                 target["bits"][rows], np.float32(factor), np.float32(1.0 / scale), codes,
                 subtracted.difference[rows], subtracted.variance[rows], mask[rows],
             )  # fmt: skip
@@ -488,7 +484,7 @@ class Hotpants:
         config, mask = self.config, self.results["output_mask"]
         difference, noise = self.results["diff_image"], self.results["noise_image"]
         if self._hidden is None:
-            where = np.flatnonzero(mask >= UNUSABLE)
+            where = self._unusable()
             if len(where) == mask.size:
                 raise HotpantsError("no pixel of the difference is usable (all are flagged)")
             self._hidden = (where, difference.flat[where], noise.flat[where])
@@ -501,6 +497,15 @@ class Hotpants:
             "kernel_solution": self.kernel_solution,
             "fit_stats": {"meansig": float(used.mean()), "scatter": float(used.std())},
         }  # fmt: skip
+
+    def _unusable(self):
+        """Return the flat indices of unusable pixels, ``(n,)``."""
+        mask = self.results["output_mask"]
+
+        def find(ends):
+            return np.flatnonzero(mask[slice(*ends)] & UNUSABLE) + ends[0] * mask.shape[1]
+
+        return np.concatenate(map_tiles(find, row_bands(len(mask), BAND)))
 
     def unfilled(self):
         """Return ``diff_image`` and ``noise_image`` with the values that fill values replaced, as a dict."""

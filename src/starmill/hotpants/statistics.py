@@ -24,12 +24,13 @@ def touched_factor(pulls, mask):
 
 def difference_statistics(difference, noise, mask, clip):
     """Return the statistics of the pixels without any flag, or of all usable ones when there are too few."""
-    for bits in (mask, mask & UNUSABLE):
+    for refused in (np.uint16(0xFFFF), np.uint16(UNUSABLE)):
         sums = np.zeros((len(row_bands(len(mask), BAND)), 6))
 
-        def add(item, bits=bits, sums=sums):
+        def add(item, refused=refused, sums=sums):
             rows = slice(*item[1])
-            difference_sums(difference[rows], noise[rows], bits[rows], np.float32(clip), sums[item[0]])
+            bits = np.asarray(mask[rows], np.uint16)
+            difference_sums(difference[rows], noise[rows], bits, refused, np.float32(clip), sums[item[0]])
 
         map_tiles(add, enumerate(row_bands(len(mask), BAND)))
         n, noise_sum, chi2, near, total, squares = sums.sum(axis=0)

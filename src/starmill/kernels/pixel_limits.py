@@ -10,7 +10,7 @@ __all__ = ["classify_pixels", "difference_sums", "finish_difference", "poisson_v
 
 
 @njit
-def classify_pixels(data, upper, lower, fill, codes, bits, bad):
+def classify_pixels(data, upper, lower, fill, codes, bits):
     """Flag pixels outside limits.
 
     Parameters
@@ -25,17 +25,16 @@ def classify_pixels(data, upper, lower, fill, codes, bits, bad):
         Values or-ed to the bits of pixels that are fill, too high, too low, not finite.
     bits : (ny, nx) uint8 array
         Changed.
-    bad : (ny, nx) bool array
-        Overwritten: pixels with any bit set.
 
     Returns
     -------
     n_bad, n_not_finite : int
+        Pixels with any bit set, and those that are not finite.
     """
     ny, nx = data.shape
     n_bad, n_not_finite = 0, 0
     for y in range(ny):
-        row, flags, marks = data[y], bits[y], bad[y]
+        row, flags = data[y], bits[y]
         for x in range(nx):
             value = row[x]
             if not np.isfinite(value):
@@ -47,8 +46,7 @@ def classify_pixels(data, upper, lower, fill, codes, bits, bad):
                 flags[x] |= codes[1]
             elif value <= lower:
                 flags[x] |= codes[2]
-            marks[x] = flags[x] != 0
-            n_bad += marks[x]
+            n_bad += flags[x] != 0
     return n_bad, n_not_finite
 
 
@@ -90,7 +88,7 @@ def subtract_rows(
         Overwritten.
     variance : (rows, nx) float32 array
         Of the convolved reference; that of the target is added.
-    status : (rows, nx) uint8 array
+    status : (rows, nx) uint16 array
         Overwritten: 0 clean, 1 touched by a bad pixel, plus 2 when too much is lost, plus 4 when bad itself.
     """
     rows, nx = target.shape
@@ -98,15 +96,14 @@ def subtract_rows(
         for x in range(nx):
             difference[y, x] = target[y, x] - convolved[y, x]
             variance[y, x] += target_variance[y, x]
-            code = np.uint8(lost[y, x] > 0) | (np.uint8(lost[y, x] > limit) << 1)
-            status[y, x] = code | (np.uint8(bad_reference[y, x] or bad_target[y, x]) << 2)
+            code = np.uint16(lost[y, x] > 0) | (np.uint16(lost[y, x] > limit) << 1)
+            status[y, x] = code | (np.uint16(bad_reference[y, x] or bad_target[y, x]) << 2)
 
 
 @njit
 def finish_difference(
     convolved,
     level,
-    status,
     reference_bits,
     target_bits,
     factor,
@@ -124,8 +121,6 @@ def finish_difference(
         The background is added to it.
     level : (rows, nx) float32 array
         The background.
-    status : (rows, nx) uint8 array
-        See :func:`subtract_rows`.
     reference_bits, target_bits : (rows, nx) uint8 arrays
         Bits of the inputs.
     factor, noise_factor : float32
@@ -134,8 +129,8 @@ def finish_difference(
         Bits for touched, too much lost, unusable.
     difference, variance : (rows, nx) float32 arrays
         Overwritten by the finished difference and the noise.
-    bits : (rows, nx) int32 array
-        Overwritten.
+    bits : (rows, nx) uint16 array
+        The status of :func:`subtract_rows`; overwritten by the bits of the output.
     """
     rows, nx = convolved.shape
     touched, lost, unusable = codes[0], codes[1], codes[2]
@@ -144,21 +139,22 @@ def finish_difference(
             convolved[y, x] += level[y, x]
             difference[y, x] = (difference[y, x] - level[y, x]) * factor
             variance[y, x] = np.sqrt(max(variance[y, x], np.float32(0.0))) * noise_factor
-            code = np.int32(status[y, x])
+            code = np.int32(bits[y, x])
             flag = np.int32(reference_bits[y, x] | target_bits[y, x])
             flag |= touched * (code & 1) | lost * ((code >> 1) & 1)
             bits[y, x] = flag | unusable * np.int32(code > 1)
 
 
 @njit
-def difference_sums(difference, noise, bits, clip, out):
+def difference_sums(difference, noise, bits, refused, clip, out):
     """Add up what the statistics of a difference need.
 
     Parameters
     ----------
     difference, noise : (rows, nx) float32 arrays
-    bits : (rows, nx) int32 array
-        Only pixels with no bit count.
+    bits : (rows, nx) uint16 array
+        Only pixels with none of the bits of ``refused`` count.
+    refused : int
     clip : float32
         Pixels within so many times the noise count for the mean of the difference.
     out : (6,) float64 array
@@ -170,7 +166,7 @@ def difference_sums(difference, noise, bits, clip, out):
         n, near = 0, 0
         noise_sum, chi2, total, squares = 0.0, 0.0, 0.0, 0.0
         for x in range(nx):
-            if bits[y, x] == 0:
+            if bits[y, x] & refused == 0:
                 value, sigma = np.float64(difference[y, x]), np.float64(max(noise[y, x], np.float32(1e-30)))
                 n += 1
                 noise_sum += sigma
