@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from starmill.datamodel.catalog import Catalog
 from starmill.datamodel.exposure import Exposure
+from starmill.datamodel.footprint import PEAK_DTYPE, FootprintSet
 from starmill.datamodel.psf import GaussianPsf
 from starmill.errors import AlgorithmError, InputError
 from starmill.tasks.deblend import DEBLEND_COLUMNS, SourceDeblendConfig, SourceDeblendTask
@@ -109,3 +110,41 @@ def test_multi_threshold_replaces_templates(detected):
         MultiThresholdDeblendTask(coarse).run(exposure=detected.exposure, catalog=detected.catalog).n_children
         == 0
     )
+
+
+@pytest.mark.slow
+def test_a_parent_of_a_million_pixels_and_100000_peaks():
+    """With the defaults: flagged, bounded in time and memory, light for the brightest 10,000, no peak lost."""
+    side, n_peaks = 1000, 100_000
+    rng = np.random.default_rng(1)
+    image = rng.normal(5, 1, (side, side)).astype(np.float32)
+    y, x = np.divmod(rng.choice(side * side, n_peaks, replace=False), side)
+    image[y, x] += rng.exponential(50, n_peaks).astype(np.float32)
+    brightest = np.argsort(-image[y, x], kind="stable")
+    peaks = np.zeros(n_peaks, PEAK_DTYPE)
+    peaks["x"], peaks["y"], peaks["value"] = x[brightest], y[brightest], image[y, x][brightest]
+    spans = np.stack([np.arange(side), np.zeros(side, int), np.full(side, side - 1)], axis=1)
+    footprints = FootprintSet(spans, [0, side], peaks, [0, n_peaks])
+    values = {"id": [1], "x": [500.0], "y": [500.0]}
+    catalog = Catalog(SourceDetectionTask().schema, values, n=1, footprints=footprints)
+    exposure = Exposure(image, None, np.ones((side, side), np.float32), psf=GaussianPsf(1.5, 25))
+    result = SourceDeblendTask().run(exposure=exposure, catalog=catalog)
+    parent = result.catalog[0]
+    assert parent["deblend_parent_too_big"]
+    assert parent["deblend_too_many_peaks"]
+    assert not parent["deblend_skipped"]
+    assert result.n_children == SourceDeblendConfig().max_big_peaks == 10_000
+    children = result.catalog[1:]
+    assert children["deblend_parent_too_big"].all()
+    assert_array_equal(np.sort(children["deblend_peak"]), np.arange(10_000))
+    assert len(result.catalog.footprints[0].peaks) == n_peaks
+    own = children.footprints
+    assert own.areas.max() <= 51 * 51
+    # what the children hold is the light of the pixels they cover
+    total, covered = np.zeros(image.shape), np.zeros(image.shape, bool)
+    first = 0
+    for row, x0, x1 in own.spans:
+        total[row, x0 : x1 + 1] += own.image[first : first + x1 + 1 - x0]
+        covered[row, x0 : x1 + 1] = True
+        first += x1 + 1 - x0
+    assert_allclose(total[covered], image[covered], atol=1e-4)
