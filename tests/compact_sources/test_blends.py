@@ -63,3 +63,47 @@ def test_nothing_to_split():
     parts, rows = split_blends(none, lambda *_: none, beam_sigma=2.0)
     assert parts.shape == (0, 6)
     assert rows.size == 0
+
+
+def test_a_member_without_room_gives_its_light_back():
+    """One source fitted as two on top of each other: neither is significant, one alone is."""
+    from starmill.detection.grouping import group_sources
+    from starmill.measurement.blends import drop_weak
+    from starmill.measurement.gaussian_fit import fit_gaussians
+
+    rng = np.random.default_rng(8)
+    image = (0.5 * rng.standard_normal((60, 60))).astype("f4")
+    truth = np.array([[10.0, 30.2, 29.6, SIGMA, SIGMA, 0.0], [9.0, 12.0, 12.0, SIGMA, SIGMA, 0.0]])
+    draw_sources(image.shape, truth, out=image)
+    start = np.array(
+        [
+            [5.0, 30.4, 29.8, SIGMA, SIGMA, 0.0],
+            [9.0, 12, 12, SIGMA, SIGMA, 0.0],
+            [5.0, 29.9, 29.3, SIGMA, SIGMA, 0.0],
+        ]
+    )
+    rho = np.zeros((31, 31))
+    rho[15, 15] = 1.0
+
+    def bounds(sources):
+        return np.tile([-100.0, 100.0, 0.5 * SIGMA, 4 * SIGMA, FWHM], (len(sources), 1))
+
+    def group(sources):
+        return group_sources(sources[:, 1], sources[:, 2], 1.6 * FWHM, 10)
+
+    def fit_groups(sources, groups, limits):
+        weight = np.full(image.shape, 2.0, "f4")
+        return fit_gaussians(
+            image, weight, sources, groups, radius=1.5 * FWHM, bounds=limits, correlation=rho
+        )
+
+    groups = group(start)
+    fit = fit_groups(start, groups, bounds(start))
+    assert (fit.sources[[0, 2], 0] < 5 * fit.peak_err[[0, 2]]).any()
+    left, after, kept = drop_weak(fit, groups, fit_groups, group=group, bounds=bounds, min_significance=5.0)
+    assert len(kept) == 2
+    assert 1 in kept
+    assert len(after) == 2
+    np.testing.assert_allclose(left.flux, 2 * np.pi * truth[:, 0] * SIGMA**2, rtol=0.3)  # 4 sigma
+    again, _, all_kept = drop_weak(left, after, fit_groups, group=group, bounds=bounds, min_significance=1e9)
+    assert len(all_kept) == len(again.sources) == 2  # single sources stay

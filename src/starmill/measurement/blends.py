@@ -1,4 +1,4 @@
-"""Elongated sources that are two: one ellipse against two sources on the same pixels."""
+"""How many sources a blend holds: elongated ones that are two, and members that their companions do not leave room for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from starmill.detection.grouping import SourceGroups
 from starmill.measurement.gaussian_fit import FitStatus, GaussianFit
 
-__all__ = ["GroupFitter", "pick_groups", "replace_rows", "split_blends"]
+__all__ = ["GroupFitter", "drop_weak", "pick_groups", "replace_rows", "split_blends"]
 
 GroupFitter = Callable[[NDArray[np.float64], SourceGroups, NDArray[np.float64]], GaussianFit]
 """Fits listed groups: start values (n, 6), groups, bounds (n, 5)."""
@@ -118,6 +118,63 @@ def _better(
         with np.errstate(invalid="ignore"):
             good &= two.sources[part, 0] > min_significance * two.peak_err[part]
     return good & (apart > 0.7 * 2.3548 * beam_sigma) & (apart < 2.0 * 2.3548 * beam_sigma)
+
+
+def drop_weak(
+    fit: GaussianFit,
+    groups: SourceGroups,
+    fit_groups: GroupFitter,
+    *,
+    group: Callable[[NDArray[np.float64]], SourceGroups],
+    bounds: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    min_significance: float,
+    passes: int = 3,
+) -> tuple[GaussianFit, SourceGroups, NDArray[np.int64]]:
+    """Take the least significant member out of groups that have insignificant ones, and fit the rest again.
+
+    Two sources on top of each other can share the light in many ways, and then neither is significant although the two
+    together are. When one is given up the other gets its light back.
+
+    Parameters
+    ----------
+    fit : GaussianFit
+    groups : SourceGroups
+        As they were fitted.
+    fit_groups : callable
+        Fits the listed groups with everything else as it is.
+    group, bounds : callable
+        Groups, and bounds (n, 5), of sources (n, 6).
+    min_significance : float
+        Smallest peak over its error.
+    passes : int
+        At most this many members of a group are taken out.
+
+    Returns
+    -------
+    fit, groups
+        What is left. Single sources are never taken out.
+    kept : (m,) int64 array
+        Which rows these were.
+    """
+    kept = np.arange(len(fit.sources))
+    for _ in range(passes):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            strength = fit.sources[:, 0] / fit.peak_err
+        strength = np.where(np.isfinite(strength), strength, -1.0)
+        weak = np.flatnonzero((strength < min_significance) & (np.bincount(groups.label)[groups.label] > 1))
+        if weak.size == 0:
+            break
+        weak = weak[np.lexsort((strength[weak], groups.label[weak]))]
+        _, first = np.unique(groups.label[weak], return_index=True)
+        stay = np.ones(len(kept), bool)
+        stay[weak[first]] = False
+        beside = np.isin(groups.label, groups.label[weak[first]])[stay]
+        fit, kept = fit.rows(stay), kept[stay]
+        groups = group(fit.sources)
+        changed = pick_groups(groups, np.flatnonzero(beside))
+        again = fit_groups(fit.sources, changed, bounds(fit.sources))
+        fit = replace_rows(fit, again, changed.members)
+    return fit, groups, kept
 
 
 def pick_groups(groups: SourceGroups, rows: NDArray[np.int64]) -> SourceGroups:

@@ -68,6 +68,10 @@ class GaussianFit:
     iterations: NDArray[np.int64]
     status: NDArray[np.int64]
 
+    def rows(self, keep: NDArray[Any]) -> GaussianFit:
+        """Return the sources of a boolean mask or of a list of indices."""
+        return GaussianFit(*(getattr(self, name)[keep] for name in GaussianFit.__slots__))
+
     @property
     def flux(self) -> NDArray[np.float64]:
         """Integral of each Gaussian, map unit times pixels."""

@@ -22,7 +22,7 @@ from starmill.detection.point_filters import (
     thin_pairs,
 )
 from starmill.errors import AlgorithmError, InputError
-from starmill.measurement.blends import pick_groups, replace_rows, split_blends
+from starmill.measurement.blends import drop_weak, pick_groups, replace_rows, split_blends
 from starmill.measurement.elliptical_photometry import EllipseSums, enclosed_fraction, measure_ellipses
 from starmill.measurement.gaussian_fit import GaussianFit, fit_gaussians, start_sources
 from starmill.measurement.neighbours import draw_sources, source_pixels
@@ -113,15 +113,14 @@ class CompactSourcesTask(Task):
             )
             level, noise = self._noise(data, fit.sources)
             if self.config.fit.background == "shared":
-                split = positions is None and self.config.fit.split_major is not None
-                fit, groups = self._final_fit(
-                    data, fit, level, noise, fixed_shapes=fixed is not None, split=split
+                fit, groups, rows = self._final_fit(
+                    data, fit, level, noise, fixed_shapes=fixed is not None, search=positions is None
                 )
-                hidden = np.append(hidden, np.ones(len(fit.sources) - hidden.size, bool))
+                hidden = (rows >= hidden.size) | hidden[np.minimum(rows, hidden.size - 1)]
             else:
                 level = np.zeros_like(level)
             keep = self._keep(data, fit, fixed=positions is not None)
-            fit, hidden, groups = _select(fit, keep), hidden[keep], _select_groups(groups, keep)
+            fit, hidden, groups = fit.rows(keep), hidden[keep], _select_groups(groups, keep)
         with self.timer("photometry"):
             result = self._measure(sky_map, data, fit, groups, level, noise, hidden, jy_per_pixel)
         result.notes = {
@@ -320,9 +319,12 @@ class CompactSourcesTask(Task):
         noise: MapNoise,
         *,
         fixed_shapes: bool,
-        split: bool,
-    ) -> tuple[GaussianFit, SourceGroups]:
-        """Fit again with the full covariance of noise and background, and split what is clearly two sources."""
+        search: bool,
+    ) -> tuple[GaussianFit, SourceGroups, NDArray[np.int64]]:
+        """Fit again with the full covariance of noise and background; split what is two sources, drop what is none.
+
+        Also returns which of the given sources these are; parts that were split off have higher numbers.
+        """
         config = self.config.fit
         image = data.image - level
         weight = np.divide(1.0, noise.rms, dtype=np.float32)
@@ -337,19 +339,30 @@ class CompactSourcesTask(Task):
                 tolerance=config.tolerance,
             )  # fmt: skip
 
-        groups = self._groups(data, fit.sources)
-        fit = fit_groups(fit.sources, groups, self._bounds(data, fit.sources, 0.1, 5.0, fixed_shapes))
-        if not split:
-            return fit, groups
-        parts, rows = split_blends(fit, fit_groups, beam_sigma=data.sigma, min_major=config.split_major)
-        if rows.size == 0:
-            return fit, groups
-        sources = np.concatenate([fit.sources, parts[1::2]])
-        sources[rows] = parts[::2]
-        groups = self._groups(data, sources)
-        changed = pick_groups(groups, np.concatenate([rows, np.arange(len(fit.sources), len(sources))]))
-        again = fit_groups(sources, changed, self._bounds(data, sources, 0.1, 5.0, fixed_shapes))
-        return replace_rows(fit, again, changed.members), groups
+        def bounds(sources: NDArray[np.float64]) -> NDArray[np.float64]:
+            return self._bounds(data, sources, 0.1, 5.0, fixed_shapes)
+
+        def group(sources: NDArray[np.float64]) -> SourceGroups:
+            return self._groups(data, sources)
+
+        groups = group(fit.sources)
+        fit = fit_groups(fit.sources, groups, bounds(fit.sources))
+        if not search:
+            return fit, groups, np.arange(len(fit.sources))
+        if config.split_major is not None:
+            parts, rows = split_blends(fit, fit_groups, beam_sigma=data.sigma, min_major=config.split_major)
+            if rows.size:
+                sources = np.concatenate([fit.sources, parts[1::2]])
+                sources[rows] = parts[::2]
+                groups = group(sources)
+                changed = pick_groups(
+                    groups, np.concatenate([rows, np.arange(len(fit.sources), len(sources))])
+                )
+                again = fit_groups(sources, changed, bounds(sources))
+                fit = replace_rows(fit, again, changed.members)
+        return drop_weak(
+            fit, groups, fit_groups, group=group, bounds=bounds, min_significance=config.min_significance
+        )
 
     def _groups(self, data: _Prepared, sources: NDArray[np.float64]) -> SourceGroups:
         config = self.config.grouping
@@ -458,10 +471,6 @@ def _given_peaks(data: _Prepared, positions: NDArray[np.float64]) -> PointPeaks:
 
 def _far_from(peaks: PointPeaks, positions: NDArray[np.float64], distance: float) -> NDArray[np.bool_]:
     return ~next_to(peaks.x, peaks.y, positions[:, 0], positions[:, 1], distance)
-
-
-def _select(fit: GaussianFit, keep: NDArray[np.bool_]) -> GaussianFit:
-    return GaussianFit(*(getattr(fit, name)[keep] for name in GaussianFit.__slots__))
 
 
 def _select_groups(groups: SourceGroups, keep: NDArray[np.bool_]) -> SourceGroups:

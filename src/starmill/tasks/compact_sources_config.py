@@ -80,7 +80,10 @@ class FitConfig(Config):
     max_iterations: int = field(30, "steps of one fit", ge=1)
     tolerance: float = field(1e-3, "relative decrease of chi2 that ends a fit", gt=0)
     split_major: float | None = field(
-        1.6, "sources with a longer major axis are tried as two (badly fitted ones from 0.8 of it on); never when not given", unit="beam", gt=1
+        1.6,
+        "sources with a longer major axis (badly fitted ones: from 0.8 of it) are tried as two; null: never",
+        unit="beam",
+        gt=1,
     )
     ridge: float = field(0.003, "uncorrelated part of the noise variance", gt=0)
     min_significance: float = field(4.0, "sources with a smaller peak over its error are dropped", ge=0)
