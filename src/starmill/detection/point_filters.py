@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starmill.kernels.map_peaks import maxima_above
-from starmill.numerics.close_pairs import close_pairs
+from starmill.numerics.close_pairs import close_pairs, next_to
 from starmill.numerics.convolution import convolve_separable, gaussian_kernel
 from starmill.numerics.statistics import MAD_TO_SIGMA
 from starmill.numerics.tiles import map_tiles, row_bands
@@ -310,9 +310,8 @@ def shoulder_scores(
     sx, sy = x[:, None] + ring * fwhm * np.cos(angle), y[:, None] + ring * fwhm * np.sin(angle)
     column, row = np.rint(sx).astype(int), np.rint(sy).astype(int)
     inside = (column >= 0) & (column < nx) & (row >= 0) & (row < ny)
-    sample, peak_there = close_pairs(sx.ravel(), sy.ravel(), x, y, neighbour * fwhm)
-    taken = sample[peak_there != sample // n_angles]
-    inside[taken // n_angles, taken % n_angles] = False
+    own = np.repeat(np.arange(x.size), n_angles)
+    inside &= ~next_to(sx.ravel(), sy.ravel(), x, y, neighbour * fwhm, skip=own).reshape(sx.shape)
     values = np.where(inside, image[np.clip(row, 0, ny - 1), np.clip(column, 0, nx - 1)], np.nan)
     values = np.sort(values, axis=1)  # NaN last
     count = np.isfinite(values).sum(axis=1)
