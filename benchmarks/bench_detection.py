@@ -1,7 +1,8 @@
 """Detection: CPU seconds, completeness and false positives beside sep on one simulated frame.
 
-    python benchmarks/bench_detection.py --frame DIR        # written by frame_sim.py: sci*.fits, truth.fits
+    python benchmarks/bench_detection.py --frame DIR [DIR...]      # written by frame_sim.py: sci*.fits, truth.fits
 
+With several frames times are means and detections sums over them: false ones are so few that one frame decides nothing.
 Everything runs at the same threshold, 5 sigma of the matched-filtered image, on the same background-subtracted
 pixels with the same variance map and mask. A truth source counts as found when a peak lies within 2 pixels; a
 detection is false when no truth source of any flux lies within 4 pixels. Pixels near cosmic rays, masked pixels and
@@ -43,7 +44,7 @@ def timed(function, repeat=3):
 
 
 def score(x, y, truth, unusable):
-    """Completeness by flux and the number of false detections."""
+    """Return (found, scored) truth sources by flux, (n_bins, 2), and the number of false detections."""
     n = unusable.shape[0]
 
     def usable(xs, ys):
@@ -53,9 +54,10 @@ def score(x, y, truth, unusable):
     tx, ty, flux = (np.asarray(truth[k], float) for k in ("x", "y", "flux"))
     distance, _ = cKDTree(np.c_[x, y]).query(np.c_[tx, ty])
     scored = usable(tx, ty)
-    complete = [(distance[scored & (flux > a) & (flux <= b)] < 2).mean() for a, b in BINS]
+    chosen = [scored & (flux > a) & (flux <= b) for a, b in BINS]
+    counts = [((distance[rows] < 2).sum(), rows.sum()) for rows in chosen]
     nearest, _ = cKDTree(np.c_[tx, ty]).query(np.c_[x, y])
-    return complete, int((nearest[usable(np.asarray(x), np.asarray(y))] > 4).sum())
+    return np.array(counts), int((nearest[usable(np.asarray(x), np.asarray(y))] > 4).sum())
 
 
 def starmill_steps(exposure):
@@ -94,15 +96,11 @@ def sep_steps(exposure, mask):
         yield name, cpu, len(found), found["x"], found["y"]
 
 
-def main():
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--frame", type=Path, required=True, help="folder written by frame_sim.py")
-    parser.add_argument("--size", type=int, default=0, help="use only this many pixels a side")
-    options = parser.parse_args()
-    cut = slice(0, options.size or None)
+def read_frame(folder, size):
+    """Return the exposure without background and cosmic rays, the mask, the truth and what is not scored."""
+    cut = slice(0, size or None)
     image, mask, variance, tracks = (
-        fits.getdata(options.frame / f"sci{name}.fits")[cut, cut].astype(kind)
+        fits.getdata(folder / f"sci{name}.fits")[cut, cut].astype(kind)
         for name, kind in (
             ("", np.float32),
             ("_mask", np.int32),
@@ -110,21 +108,38 @@ def main():
             ("_crtruth", np.int32),
         )
     )
-    truth = Table.read(options.frame / "truth.fits")
+    truth = Table.read(folder / "truth.fits")
     truth = truth[(truth["x"] < image.shape[1]) & (truth["y"] < image.shape[0])]
-    background = estimate_background(image, mask, bin_size=128).field
-    image = image - background.image(None, np.float32)
+    image = image - estimate_background(image, mask, bin_size=128).field.image(None, np.float32)
     image[tracks > 0] = 0  # cosmic rays belong to another step
-    exposure = Exposure(image, mask, variance, psf=GaussianPsf(FWHM / 2.3548, 25))
     unusable = binary_dilation((mask > 0) | (tracks > 0), iterations=3)
     unusable[:EDGE] = unusable[-EDGE:] = unusable[:, :EDGE] = unusable[:, -EDGE:] = True
+    return Exposure(image, mask, variance, psf=GaussianPsf(FWHM / 2.3548, 25)), mask, truth, unusable
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--frame", type=Path, required=True, nargs="+", help="folders written by frame_sim.py"
+    )
+    parser.add_argument("--size", type=int, default=0, help="use only this many pixels a side")
+    options = parser.parse_args()
+    total = {}
+    for folder in options.frame:
+        exposure, mask, truth, unusable = read_frame(folder, options.size)
+        for name, cpu, n, x, y in (*starmill_steps(exposure), *sep_steps(exposure, mask > 0)):
+            counts, false = score(x, y, truth, unusable)
+            row = total.setdefault(name, [0.0, 0, 0, 0, np.zeros_like(counts)])
+            for k, value in enumerate((cpu, n, len(x), false, counts)):
+                row[k] = row[k] + value
     heads = "".join(f"{f'{a:g}-{b:g}':>11s}" for a, b in BINS)
     print(
         f"{'':32s}{'CPU s':>7s}{'objects':>9s}{'peaks':>8s}{'false':>7s}  completeness at flux (e-)\n{'':65s}{heads}"
     )
-    for name, cpu, n, x, y in (*starmill_steps(exposure), *sep_steps(exposure, mask > 0)):
-        complete, false = score(x, y, truth, unusable)
-        print(f"{name:32s}{cpu:7.3f}{n:9d}{len(x):8d}{false:7d}  " + "".join(f"{c:11.4f}" for c in complete))
+    for name, (cpu, n, n_peaks, false, counts) in total.items():
+        complete = "".join(f"{found / of:11.4f}" for found, of in counts)
+        print(f"{name:32s}{cpu / len(options.frame):7.3f}{n:9d}{n_peaks:8d}{false:7d}  {complete}")
 
 
 if __name__ == "__main__":

@@ -77,3 +77,12 @@ def test_odds_have_no_overflow_and_fall_with_size():
     assert np.isfinite(odds).all()
     assert (np.diff(odds[1:]) < 0).all()
     assert odds[0] > 0  # more compact than the PSF: no galaxy
+
+
+def test_undersampled_stars_are_stars_wherever_they_lie_in_the_pixel():
+    """Their moments depend on the place in the pixel; the light in a wide over that in a narrow window does not."""
+    exposure, x, y, is_star = stars_and_galaxies(200, seed=3, spacing=25, sigma=0.75)
+    task = SingleFrameMeasurementTask(SingleFrameMeasurementConfig(plugins=PLUGINS))
+    p = task.run(exposure=exposure, catalog=catalog_at(x, y)).catalog["star_probability"]
+    assert (p[is_star] > 0.5).mean() > 0.9
+    assert area_under_curve(p, is_star) > 0.95

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 STACK_LIKE = {
     "deep": False, "measure_psf.determiner": "pca", "measure_psf.stamp_size": 41, "measure_psf.select.min_width": 0.9,
     "measure_psf.select.sharp_width": 0.0,
+    "measure.options": {"centroid": {"undersampled_fwhm": 0.0}},
 }  # fmt: skip
 
 

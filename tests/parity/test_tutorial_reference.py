@@ -45,7 +45,10 @@ def like_the_stack(folder, inputs, name, file_name):
         exposure=found.exposure, catalog=found.catalog
     )
     measure = SingleFrameMeasurementTask(
-        SingleFrameMeasurementConfig(plugins=PLUGINS, options={"aperture_flux": {"max_sinc_radius": 10.0}})
+        SingleFrameMeasurementConfig(
+            plugins=PLUGINS,
+            options={"aperture_flux": {"max_sinc_radius": 10.0}, "centroid": {"undersampled_fwhm": 0.0}},
+        )
     )
     ours = measure.run(exposure=parts.exposure, catalog=parts.catalog).catalog
     theirs = fits.getdata(folder / f"{name}_tutorial.fits.gz", 1)

@@ -6,6 +6,7 @@ import pytest
 from starmill.errors import ConfigError
 from starmill.tasks.base import Config, Result, Task, field, subtask, task_named
 from starmill.tasks.config import SubtaskConfig
+from starmill.tasks.measure import SingleFrameMeasurementConfig
 
 
 class ScaleConfig(Config):
@@ -105,6 +106,25 @@ def test_the_debug_hook_of_the_top_sees_the_parts():
 def test_wrong_configurations_explain_themselves(changes, message):
     with pytest.raises(ConfigError, match=message):
         ChainConfig().override(changes)
+
+
+def test_mappings_that_are_empty_by_default_take_new_keys():
+    expected = {"aperture_flux": {"radii": [3.0, 5.0]}, "centroid": {"max_bin": 2}}
+    config = SingleFrameMeasurementConfig()
+    assert config.options == {}
+    for changes in (
+        {"options": expected},
+        {"options.aperture_flux.radii": [3.0, 5.0], "options.centroid": {"max_bin": 2}},
+    ):
+        assert config.override(changes).options == expected
+    with pytest.raises(ConfigError, match="did you mean 'options'"):
+        config.override({"option": expected})
+
+
+def test_a_part_is_replaced_and_then_set():
+    config = ChainConfig().override({"scale.task": "NegateTask", "scale.offset": 4})
+    assert config.scale.task_name == "NegateTask"
+    assert config.scale.offset == 4
 
 
 def test_help_names_every_field_with_unit_and_bounds():

@@ -9,7 +9,9 @@ import numpy as np
 
 from starmill.datamodel.catalog import Column
 from starmill.kernels import centroids as kernel
-from starmill.kernels.source_pixels import inside_footprints
+from starmill.kernels.moments import stack_moments
+from starmill.kernels.source_pixels import SourcePixels, inside_footprints
+from starmill.measurement.centroid_phase import measure_phase_pull
 from starmill.measurement.context import MeasurementContext
 from starmill.measurement.plugin import ORDER_CENTROID, Plugin, error_from, register
 
@@ -94,6 +96,9 @@ class SmoothedCentroid(Plugin):
         A centroid farther from the peak is reset to it, pixels; 0 switches the test off.
     check_footprint : bool
         Reset a centroid outside its footprint to the peak.
+    undersampled_fwhm : float
+        Below this FWHM of the PSF, in pixels, the pull of the pixels on a point source is taken out of the
+        centroids; 0 switches it off.
     """
 
     name: ClassVar[str] = "centroid"
@@ -104,6 +109,7 @@ class SmoothedCentroid(Plugin):
     wide: float = 1.5
     max_distance: float = 1.0
     check_footprint: bool = True
+    undersampled_fwhm: float = 2.5
 
     def columns(self) -> list[Column]:
         flags = [
@@ -125,6 +131,7 @@ class SmoothedCentroid(Plugin):
         px, py = context.peak
         ox, oy = context.exposure.origin
         found, flags = self._centroids(context, px - ox, py - oy)
+        self._remove_phase_pull(context, px, py, found, flags)
         x, y = found[:, 0], found[:, 1]
         lost = ~np.isfinite(x) | ~np.isfinite(y)
         away = np.zeros(context.n, bool)
@@ -150,12 +157,45 @@ class SmoothedCentroid(Plugin):
         flags = np.zeros(context.n, np.int32)
         for rows, kernels, index in context.psf_kernels():
             m = context.keep_psf_shape(rows, kernels)
-            width = np.sqrt(np.maximum(m[:, 0] * m[:, 1] - m[:, 2] ** 2, 0.0))
-            kernels = _core(kernels, width)
-            found[rows], flags[rows] = kernel.smoothed_centroids(
-                context.pixels, kernels, index, px[rows], py[rows], width, self.max_bin, self.wide, rows.start
+            found[rows], flags[rows] = self._measure(
+                context.pixels, kernels, m, index, px[rows], py[rows], rows.start
             )
         return found, flags
+
+    def _measure(
+        self, pixels: SourcePixels, kernels: np.ndarray, moments: np.ndarray, index: np.ndarray,
+        px: np.ndarray, py: np.ndarray, first: int,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        width = np.sqrt(np.maximum(moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2, 0.0))
+        kernels = _core(kernels, width)
+        return kernel.smoothed_centroids(
+            pixels, kernels, index, px, py, width, self.max_bin, self.wide, first
+        )
+
+    def _remove_phase_pull(
+        self,
+        context: MeasurementContext,
+        px: np.ndarray,
+        py: np.ndarray,
+        found: np.ndarray,
+        flags: np.ndarray,
+    ) -> None:
+        """Correct centroids (array index) in place where the PSF is undersampled."""
+        if not context.n or not context.psf.fwhm_at() < self.undersampled_fwhm:
+            return
+
+        def measure(
+            pixels: SourcePixels, kernels: np.ndarray, index: np.ndarray, x: np.ndarray, y: np.ndarray
+        ) -> np.ndarray:
+            return self._measure(pixels, kernels, stack_moments(kernels, 100)[0], index, x, y, 0)[0][:, :2]
+
+        box = context.exposure.box
+        pull = measure_phase_pull(context.psf, box, measure)
+        good = np.isfinite(found[:, 0]) & np.isfinite(found[:, 1]) & ((flags & FAILURES) == 0)
+        px, py = px[good], py[good]
+        dx, dy = found[good, 0] + box.x0 - px, found[good, 1] + box.y0 - py
+        dx, dy = pull.true_offset(px.astype(np.float64), py.astype(np.float64), dx, dy)
+        found[good, 0], found[good, 1] = px - box.x0 + dx, py - box.y0 + dy
 
 
 def _core(kernels: np.ndarray, sigma2: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starmill.datamodel.catalog import Column
+from starmill.datamodel.psf import FWHM_PER_SIGMA
 from starmill.measurement.context import MeasurementContext
 from starmill.measurement.plugin import ORDER_CLASSIFY, Plugin, register
 from starmill.measurement.psf_flux import psf_sums
@@ -100,6 +101,9 @@ class StarProbability(Plugin):
         Scatter of each component of the ellipticity (xx - yy) / (xx + yy), 2 xy / (xx + yy) of galaxies before the PSF.
     galaxy_fraction : float
         Prior.
+    undersampled_fwhm : float
+        Below this FWHM of the PSF, in pixels, the moments of a star depend on its place in the pixel, and the
+        concentration, which compares with the PSF at the same place, decides alone.
 
     Notes
     -----
@@ -119,6 +123,7 @@ class StarProbability(Plugin):
     size_prior: float = 1.0
     ellipticity: float = 0.35
     galaxy_fraction: float = 0.5
+    undersampled_fwhm: float = 2.5
 
     def columns(self) -> list[Column]:
         return [
@@ -131,7 +136,7 @@ class StarProbability(Plugin):
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
         value, error = self.concentration(context)
         log_odds = self.odds_of_shape(context)
-        by_light = ~np.isfinite(log_odds)
+        by_light = ~np.isfinite(log_odds) | (FWHM_PER_SIGMA * context.psf_sigma < self.undersampled_fwhm)
         log_odds[by_light] = self.odds_of_concentration(value[by_light], error[by_light])
         with np.errstate(all="ignore"):
             log_odds += np.log((1 - self.galaxy_fraction) / self.galaxy_fraction)

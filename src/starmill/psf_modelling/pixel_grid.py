@@ -35,7 +35,7 @@ def fit_pixel_grid_psf(
     *,
     order=2,
     samples_per_pixel=1,
-    iterations=3,
+    iterations=None,
     solver_iterations=None,
     n_sigma=3.0,
     recentre=True,
@@ -54,8 +54,8 @@ def fit_pixel_grid_psf(
         Largest total Chebyshev order of the spatial terms; lowered for few stars.
     samples_per_pixel : int
         1 for the detector's grid; 2 when the FWHM is below 2.5 pixels.
-    iterations : int
-        Rounds of scaling, rejection and solution.
+    iterations : int, optional
+        Rounds of scaling, rejection and solution; 3 on the detector's grid, 5 on a finer one.
     solver_iterations : int, optional
         Conjugate-gradient steps in each round; 2 on the detector's grid, 8 on a finer one.
     n_sigma : float
@@ -81,10 +81,13 @@ def fit_pixel_grid_psf(
         )
     order = supported_order(len(stamps), order)
     step = int(samples_per_pixel)
+    iterations = iterations or (3 if step == 1 else 5)
     n_solver = solver_iterations or (2 if step == 1 else 8)
     basis = analytic_basis(start, box, order, stamps.size, step)
     prior_mean, used = basis.copy(), np.ones(len(stamps), dtype=bool)
     current, flux = stamps, None
+    if step > 1 and recentre:
+        current = _centred_on_analytic(stamps, basis, box, order, step)
     for iteration in range(iterations):
         terms = spatial_terms(current.x, current.y, box, order).astype(np.float32)
         operators = sampling_operators(current.dx, current.dy, current.size, basis.shape[-1], step)
@@ -122,6 +125,22 @@ def fit_pixel_grid_psf(
         kaiser=True,
     )
     return PsfFit(psf, used, current.x, current.y, scales, current.good, order)
+
+
+def _centred_on_analytic(stamps, basis, box, order, step, rounds=2):
+    """Return the stamps with the centres that the analytic model finds.
+
+    Centroids of undersampled stars are pulled towards the centres of pixels. A pixel model fitted to such positions
+    takes the pull for a part of its shape and gives it back only slowly; the analytic model cannot take it.
+    """
+    current = stamps
+    for _ in range(rounds):
+        terms = spatial_terms(current.x, current.y, box, order).astype(np.float32)
+        operators = sampling_operators(current.dx, current.dy, current.size, basis.shape[-1], step)
+        scales, _, _ = scale_and_mask(current, render(basis, terms, operators), None)
+        usable = np.isfinite(scales.flux) & (scales.flux > 0)
+        current = recentred(current, stamps, scales, usable, box, order)
+    return current
 
 
 def analytic_basis(psf, box, order, size, step):

@@ -62,7 +62,7 @@ def select_stars(
     max_width=10.0,
     max_relative_width=0.15,
     sharp_width=1.0,
-    max_relative_width_sharp=0.4,
+    max_relative_width_sharp=0.25,
     n_sigma=2.5,
     max_ellipticity_offset=0.15,
     max_order=2,

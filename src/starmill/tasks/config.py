@@ -67,7 +67,7 @@ class Config(BaseModel):
         """
         values = self.to_dict()
         for path, value in changes.items():
-            _insert(values, path.split("."), value)
+            _insert(self, values, path.split("."), value)
         return type(self)(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,25 +151,32 @@ SubtaskConfig = Annotated[SerializeAsAny[Config], BeforeValidator(_read_subtask)
 """The type of a configuration field that describes a part: ``detect: SubtaskConfig = subtask(DetectConfig)``."""
 
 
-def _insert(values: dict[str, Any], path: list[str], value: Any) -> None:
+def _insert(owner: Config | None, values: dict[str, Any], path: list[str], value: Any) -> None:
+    """Put a value at a path into the plain values of a configuration, or of a mapping (no owner) with any keys."""
     head, *rest = path
-    if head not in values and head != "task":
+    if owner is not None and head not in values and head != "task":
         near = nearest_name(head, values)
         hint = f"; did you mean {near!r}?" if near else f" (known: {', '.join(values)})"
         raise ConfigError(f"unknown configuration key {head!r}{hint}")
+    old = getattr(owner, head, None) if owner is not None else values.get(head)
+    part = old if isinstance(old, Config) else None
+    if part is not None and values[head].get("task", part.task_name) != part.task_name:
+        part = None  # replaced before: the fields of the new task are checked when it is made
     if rest:
+        if owner is None:
+            values.setdefault(head, {})
         if not isinstance(values[head], dict):
             raise ConfigError(f"the configuration key {head!r} is a value and has no part {'.'.join(rest)!r}")
-        _insert(values[head], rest, value)
+        _insert(part, values[head], rest, value)
     elif isinstance(value, Mapping) and isinstance(values.get(head), dict):
-        if value.get("task", values[head].get("task")) != values[head].get("task"):
+        if part is not None and value.get("task", part.task_name) != part.task_name:
             values[head] = dict(value)  # another task: its own defaults hold
             return
         for key, item in value.items():
-            if values[head] and key not in values[head] and "task" not in values[head]:
-                values[head][key] = item  # a plain mapping takes new keys
-            else:
-                _insert(values[head], str(key).split("."), item)
+            _insert(part, values[head], str(key).split(".") if part is not None else [str(key)], item)
+    elif head == "task" and owner is not None and value != owner.task_name:
+        values.clear()  # the fields of the task before mean nothing to this one
+        values[head] = value
     else:
         values[head] = value
 

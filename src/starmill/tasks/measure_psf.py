@@ -47,7 +47,7 @@ class StarSelectionConfig(Config):
         ge=0,
     )
     max_relative_width_sharp: float = field(
-        0.4, "Largest relative distance from the locus of such stars.", gt=0
+        0.25, "Largest relative distance from the locus of such stars.", gt=0
     )
     n_sigma: float = field(2.5, "Largest distance from the size locus in standard deviations.", gt=0)
     bad_flags: list[str] = field(
@@ -74,7 +74,11 @@ class PixelGridConfig(Config):
     samples_per_pixel: int | None = field(
         None, "Grid points per pixel; null for 2 when the FWHM is below three pixels, else 1.", ge=1, le=4
     )
-    iterations: int = field(3, "Rounds of scaling, rejection and solution.", ge=1)
+    iterations: int | None = field(
+        None,
+        "Rounds of scaling, rejection and solution; null for 5 on a grid finer than the pixels, else 3.",
+        ge=1,
+    )
 
 
 class PcaConfig(Config):
