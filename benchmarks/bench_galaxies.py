@@ -3,8 +3,9 @@
     python benchmarks/bench_galaxies.py [--size 12] [--seed 1] [--radius 2.5] [--min-snr 50]
 
 Kinds: Sersic profiles of index 0.5, 1, 2, 4 (drawn on a fine grid and convolved with the Moffat PSF), the sum of a
-de Vaucouleurs bulge and an exponential disk, and the galaxies of the simulated frames (Moffat profiles that are wider
-than the PSF). The truth is the integral of the profile over the plane. Rows: mean of measured / true - 1 in per cent with
+de Vaucouleurs bulge and an exponential disk, and the galaxies of ``frame_sim.py`` and of ``starmill simulate`` (Moffat
+profiles that are wider than the PSF). The truth is the integral of the profile over the plane. Rows: mean of
+measured / true - 1 in per cent with
 its error, for galaxies whose flux error is below 1 / min-snr, and the standard deviation of the pulls.
 """
 
@@ -26,17 +27,18 @@ from starmill.tasks.detect import SourceDetectionConfig, SourceDetectionTask
 from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
 
 FWHM, BETA, CELL, FINE, SKY, READ_NOISE = 3.6, 3.5, 121, 5, 300.0, 5.0
+SCALE = 0.5  # arcsec per pixel of the simulated nights
 PLUGINS = ["centroid", "shape", "psf_flux", "gaussian_flux", "sersic_flux", "cmodel_flux", "kron_flux"]
-KINDS = ("0.5", "1", "2", "4", "bulge + disk", "frame_sim", "star")
+KINDS = ("0.5", "1", "2", "4", "bulge + disk", "frame_sim", "simulate", "star")
 FLUXES = ("sersic_flux", "cmodel_flux", "kron_flux")
 
 
-def moffat(u, v, fwhm, e1=0.0, e2=0.0):
+def moffat(u, v, fwhm, e1=0.0, e2=0.0, beta=BETA):
     """Moffat profile of unit flux."""
     root = np.sqrt(1 - e1**2 - e2**2)
-    a2 = (fwhm / 2) ** 2 / (2 ** (1 / BETA) - 1)
+    a2 = (fwhm / 2) ** 2 / (2 ** (1 / beta) - 1)
     r2 = ((1 - e1) * u**2 + (1 + e1) * v**2 - 2 * e2 * u * v) / root / a2
-    return (BETA - 1) / (np.pi * a2) * (1 + r2) ** -BETA
+    return (beta - 1) / (np.pi * a2) * (1 + r2) ** -beta
 
 
 def sersic_cell(parts, dx, dy, q, angle):
@@ -61,14 +63,26 @@ def sersic_cell(parts, dx, dy, q, angle):
     return fine[FINE // 2 :: FINE, FINE // 2 :: FINE] * FINE**2
 
 
+def beta_of(kind):
+    """Return the exponent of the PSF."""
+    return 3.0 if kind == "simulate" else BETA
+
+
 def cell_of(kind, rng, radius):
     """One galaxy of unit flux and its place in the cell."""
     dx, dy = rng.uniform(-0.5, 0.5, 2)
-    if kind in ("frame_sim", "star"):
+    if kind in ("frame_sim", "simulate", "star"):
         yy, xx = np.mgrid[:CELL, :CELL] - (CELL - 1) / 2
-        e1, e2 = rng.normal(0, 0.2, 2).clip(-0.5, 0.5) if kind == "frame_sim" else (0.0, 0.0)
-        extra = rng.gamma(3.0, 1.0) if kind == "frame_sim" else 0.0
-        return moffat(xx - dx, yy - dy, np.hypot(FWHM, extra), e1, e2), dx, dy
+        e1, e2 = rng.normal(0, 0.2, 2).clip(-0.5, 0.5) if kind != "star" else (0.0, 0.0)
+        extra = {
+            "frame_sim": rng.gamma(3.0, 1.0),
+            "simulate": (0.4 + rng.gamma(2.0, 0.5)) / SCALE,
+            "star": 0.0,
+        }[kind]
+        if kind == "simulate":  # shapes add like second moments
+            share = extra**2 / (extra**2 + FWHM**2)
+            e1, e2 = e1 * share, e2 * share
+        return moffat(xx - dx, yy - dy, np.hypot(FWHM, extra), e1, e2, beta_of(kind)), dx, dy
     radius, q, angle = radius * np.exp(rng.normal(0, 0.3)), rng.uniform(0.4, 1), rng.uniform(0, np.pi)
     parts = [(4.0, 0.6 * radius, 0.4), (1.0, 1.3 * radius, 0.6)]
     return (
@@ -90,7 +104,9 @@ def draw(kind, n, seed, radius=2.5, faint=1.2e4, bright=3e5):
     variance = image + SKY + READ_NOISE**2
     image = rng.poisson(image + SKY) - SKY + rng.normal(0, READ_NOISE, image.shape)
     exposure = Exposure(image.astype(np.float32), variance=variance.astype(np.float32))
-    fwhm, zero, beta = (ConstantField(Box.from_shape(image.shape), value) for value in (FWHM, 0.0, BETA))
+    fwhm, zero, beta = (
+        ConstantField(Box.from_shape(image.shape), value) for value in (FWHM, 0.0, beta_of(kind))
+    )
     exposure.psf = MoffatPsf(fwhm, zero, zero, beta, 41)
     return exposure, *np.array(truth).T
 
