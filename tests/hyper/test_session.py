@@ -1,6 +1,7 @@
 """Whole runs: outputs, failures, formats, cubes, fixed sources, the command line."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -422,7 +423,8 @@ def test_maps_in_processes_give_the_same_tables(folder, tmp_path):
     assert len(tables[0]) == len(tables[1]) == 6
     for one, other in zip(*tables, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
-    options = options_from({}, {**options.values, "control.resume": True})
-    again = run_maps(options, maps, advance=told.append)
+    again = run_maps(
+        replace(options, values=options.values | {"control.resume": True}), maps, advance=told.append
+    )
     assert sum("kept" in sentence for sentence in told) == 2
     assert len(again.table) == len(run.table)

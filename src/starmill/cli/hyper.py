@@ -97,6 +97,7 @@ def _overrides(settings: Settings, options: dict[str, Any]) -> tuple[dict[str, A
         "control.mode": "compat" if options["compat"] else None,
         "files.table_formats": list(options["formats"]) or None, "visualization.report": options["report"] or None,
         "control.n_cores": settings.jobs if settings.jobs > 1 else None,
+        "control.parallel_maps": True if settings.jobs > 1 else None,
     }  # fmt: skip
     return overrides | {name: value for name, value in named.items() if value is not None}, changes
 

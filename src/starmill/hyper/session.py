@@ -6,7 +6,6 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +18,11 @@ from starmill.datamodel.cube import Beam, SkyMap
 from starmill.errors import ConfigError, InputError, StarmillError, StarmillWarning
 from starmill.hyper.options import HyperOptions, accurate_config, options_from
 from starmill.hyper.products import write_products
-from starmill.hyper.resume import earlier_table, fingerprint
+from starmill.hyper.resume import fingerprint
 from starmill.hyper.surveys import load_surveys, survey_of
 from starmill.hyper.tables import centroid_regions, ellipse_regions, hyper_table, merge_tables
 from starmill.io.atomic import atomic_write_text
-from starmill.io.cubes import read_sky_map, stem_of
+from starmill.io.cubes import read_sky_map
 from starmill.io.sky_tables import read_sky_table, write_sky_table
 from starmill.numerics.tiles import get_threads, set_threads
 from starmill.photocal.units import jansky_per_pixel_factor
@@ -151,7 +150,9 @@ def run_maps(
 
             outcomes = run_cubes(options, paths, advance=advance, changes=changes)
         else:
-            outcomes = _run_each(options, paths, advance, changes)
+            from starmill.hyper.many_maps import run_each
+
+            outcomes = run_each(options, paths, advance=advance, changes=changes)
         for outcome in outcomes:
             if outcome.error:
                 _log.error("%s failed: %s", outcome.name, outcome.error)
@@ -162,48 +163,6 @@ def run_maps(
             "%d of %d maps done, %d sources", len(done), len(outcomes), 0 if table is None else len(table)
         )
     return HyperRun(table, outcomes, files)
-
-
-def _run_each(
-    options: HyperOptions,
-    paths: list[Path],
-    advance: Callable[[str], None] | None,
-    changes: Mapping[str, Any] | None,
-) -> list[MapOutcome]:
-    stems = _unique_stems(paths)
-
-    def run(item: tuple[Path, str]) -> MapOutcome:
-        earlier = earlier_table(item[0], item[1], options, changes) if options["control.resume"] else None
-        if earlier is not None:
-            _log.info("%s: kept from an earlier run", item[1])
-            if advance is not None:
-                advance(f"{item[1]}: {len(earlier)} sources, kept")
-            return MapOutcome(item[1], earlier)
-        outcome = map_outcome(lambda: read_map(item[0], options, name=item[1]), item[1], options, changes)
-        if advance is not None:
-            advance(
-                f"{outcome.name}: {outcome.error or f'{len(outcome.table)} sources'} ({outcome.seconds:.1f} s)"
-            )
-        return outcome
-
-    items = list(zip(paths, stems, strict=True))
-    workers = min(options["control.n_cores"], len(items)) if options["control.parallel_maps"] else 1
-    if workers <= 1:
-        return [run(item) for item in items]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(run, items))
-
-
-def _unique_stems(paths: list[Path]) -> list[str]:
-    """Names of the maps; equal ones are numbered so that no output is overwritten."""
-    stems: list[str] = []
-    for path in paths:
-        stem, number = stem_of(path), 2
-        name = stem
-        while name in stems:
-            name, number = f"{stem}_{number}", number + 1
-        stems.append(name)
-    return stems
 
 
 def read_map(path: str | Path, options: HyperOptions, *, name: str | None = None) -> SkyMap:
