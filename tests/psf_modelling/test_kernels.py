@@ -55,6 +55,20 @@ def test_shifts_equal_twin(kaiser):
         )
 
 
+@pytest.mark.parametrize("size", [15, 31])
+def test_shifts_of_sums_equal_twin(size):
+    """With 31 pixels a row is two vectors, the last row of the last image ends inside one."""
+    rng = np.random.default_rng(2)
+    basis, coefficients = rng.random((3, size, size)), rng.normal(size=(4, 3))
+    dx, dy = rng.uniform(-0.5, 0.5, (2, 4))
+    out = np.empty((4, size, size))
+    lanczos.combine_and_shift(lanczos.spread_rows(basis), coefficients, dx, dy, out, True)
+    sums = np.tensordot(coefficients, basis, 1)
+    for k in range(4):
+        expected = slow_lanczos.shifted(sums[k], dx[k], dy[k], 5, True)
+        np.testing.assert_allclose(out[k], expected, atol=1e-12)
+
+
 @pytest.mark.parametrize(("step", "order"), [(1, 5), (2, 5), (3, 4)])
 def test_sampling_matrices_equal_twin_and_keep_the_sum(step, order):
     offset = np.array([-0.5, -0.2, 0.0, 0.31])

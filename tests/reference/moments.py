@@ -20,7 +20,7 @@ def weighted_sums(image, cx, cy, wxx, wyy, wxy):
     wi = w * image
     return np.array([
         wi.sum(), (wi * dx).sum(), (wi * dy).sum(), (wi * dx**2).sum(), (wi * dy**2).sum(),
-        (wi * dx * dy).sum(), (w**2).sum(),
+        (wi * dx * dy).sum(),
     ])  # fmt: skip
 
 

@@ -7,14 +7,16 @@ The batched methods ``kernels_at`` and ``images_at`` do the work for a whole cat
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.polynomial.chebyshev import chebvander
 from numpy.typing import NDArray
 
 from starmill.datamodel.display import html_figure
-from starmill.datamodel.field import Field, field_from_dict
+from starmill.datamodel.field import ChebyshevField, Field, field_from_dict
 from starmill.datamodel.geometry import Box
 from starmill.errors import InputError
 
@@ -126,6 +128,36 @@ class Psf(ABC):
     @abstractmethod
     def kernels_at(self, x: Any, y: Any) -> Float:
         """Return the kernels at positions: (n, size, size), centred, each with sum 1."""
+
+    def core_blocks(self, x: Float, y: Float, side: int, block: int) -> Iterator[Float]:
+        """Yield the central parts of the kernels at positions, as they are, for so many positions at a time.
+
+        Parameters
+        ----------
+        x, y : (n,) arrays
+            Parent frame; finite.
+        side : int
+            Odd, at most the size.
+        block : int
+
+        Yields
+        ------
+        cores : (m, side, side) array
+            Written over by the next block.
+        """
+        cut = (self.size - side) // 2
+        for start in range(0, len(x), block):
+            rows = slice(start, start + block)
+            kernels = self.kernels_at(x[rows], y[rows])
+            yield np.ascontiguousarray(kernels[:, cut : self.size - cut, cut : self.size - cut])
+
+    def image_blocks(
+        self, x: Float, y: Float, block: int
+    ) -> Iterator[tuple[Float, NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield what :meth:`images_at` returns for so many positions at a time; written over by the next block."""
+        for start in range(0, len(x), block):
+            rows = slice(start, start + block)
+            yield self.images_at(x[rows], y[rows])
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -335,8 +367,26 @@ class PixelBasisPsf(Psf):
 
     def coefficients_at(self, x: Any, y: Any) -> Float:
         """Return the coefficients of the basis images at positions: (n, k)."""
-        x, y = np.atleast_1d(x), np.atleast_1d(y)
-        return np.stack([field(x, y) for field in self.fields], axis=1)
+        x, y = np.broadcast_arrays(np.atleast_1d(x), np.atleast_1d(y))
+        if self._chebyshev is None:
+            return np.stack([field(x, y) for field in self.fields], axis=1)
+        first, together = self._chebyshev
+        k, n_y, n_x = together.shape
+        u, v = first.scaled(x, y)
+        products = chebvander(v, n_y - 1)[:, :, None] * chebvander(u, n_x - 1)[:, None, :]
+        return np.asarray(products.reshape(len(x), -1) @ together.reshape(k, -1).T)
+
+    @cached_property
+    def _chebyshev(self) -> tuple[ChebyshevField, Float] | None:
+        """The first field and the coefficients of all, (k, ny, nx), when all are Chebyshev sums over one box."""
+        fields = [field for field in self.fields if isinstance(field, ChebyshevField)]
+        if len(fields) < len(self.fields) or len({field.box for field in fields}) > 1:
+            return None
+        shape = np.max([field.coefficients.shape for field in fields], axis=0)
+        together = np.zeros((len(fields), *shape))
+        for plane, field in zip(together, fields, strict=True):
+            plane[: field.coefficients.shape[0], : field.coefficients.shape[1]] = field.coefficients
+        return fields[0], together
 
     def _models_at(self, x: Any, y: Any) -> Float:
         k, m, _ = self.basis.shape
@@ -352,27 +402,67 @@ class PixelBasisPsf(Psf):
         )
         return out
 
+    @cached_property
+    def _basis(self) -> Float:
+        """The basis images cut or padded to the size of the stamps; only at detector sampling."""
+        return np.ascontiguousarray(_centre_cut(self.basis, self.size))
+
+    @cached_property
+    def _basis_sums(self) -> Float:
+        return np.asarray(self._basis.sum((1, 2)))
+
+    def _unit_coefficients_at(self, x: Any, y: Any) -> Float:
+        """Return the coefficients of kernels with sum 1; only at detector sampling."""
+        coefficients = self.coefficients_at(x, y)
+        coefficients /= (coefficients @ self._basis_sums)[:, None]
+        return coefficients
+
     def kernels_at(self, x: Any, y: Any) -> Float:
         if self.samples_per_pixel == 1:
-            coefficients = self.coefficients_at(x, y)
-            basis = _centre_cut(self.basis, self.size).reshape(len(self.basis), -1)
-            coefficients /= (coefficients @ basis.sum(1))[:, None]
-            return (coefficients @ basis).reshape(-1, self.size, self.size)
+            basis, coefficients = self._basis, self._unit_coefficients_at(x, y)
+            return (coefficients @ basis.reshape(len(basis), -1)).reshape(-1, self.size, self.size)
         models = self._models_at(x, y)
         zero = np.zeros(len(models))
         kernels = self._sampled(models, zero, zero)
         return np.asarray(kernels / kernels.sum((1, 2), keepdims=True))
 
+    def core_blocks(self, x: Float, y: Float, side: int, block: int) -> Iterator[Float]:
+        if self.samples_per_pixel != 1:
+            yield from super().core_blocks(x, y, side, block)
+            return
+        basis = np.ascontiguousarray(_centre_cut(self._basis, side)).reshape(len(self._basis), -1)
+        coefficients = self._unit_coefficients_at(x, y)
+        room = np.empty((min(block, len(x)), side * side))
+        for start in range(0, len(x), block):
+            cores = room[: len(x) - start]
+            np.matmul(coefficients[start : start + block], basis, out=cores)
+            yield cores.reshape(-1, side, side)
+
     def images_at(self, x: Any, y: Any) -> tuple[Float, NDArray[np.int64], NDArray[np.int64]]:
         x, y = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
+        if self.samples_per_pixel == 1 and len(x):
+            return next(self.image_blocks(x, y, len(x)))
         ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
-        if self.samples_per_pixel == 1:
-            kernels = self.kernels_at(x, y)
-            images = shift_images(kernels, x - ix, y - iy, kaiser=self.kaiser)
-            return images, ix - self.size // 2, iy - self.size // 2
         images = self._sampled(self._models_at(x, y), x - ix, y - iy)
         half = self.size // 2
         return images / images.sum((1, 2), keepdims=True), ix - half, iy - half
+
+    def image_blocks(
+        self, x: Float, y: Float, block: int
+    ) -> Iterator[tuple[Float, NDArray[np.int64], NDArray[np.int64]]]:
+        if self.samples_per_pixel != 1:
+            yield from super().image_blocks(x, y, block)
+            return
+        from starmill.kernels.lanczos import combine_and_shift, spread_rows
+
+        ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+        dx, dy, x0, y0 = x - ix, y - iy, ix - self.size // 2, iy - self.size // 2
+        coefficients, planes = self._unit_coefficients_at(x, y), spread_rows(self._basis)
+        room = np.empty((min(block, len(x)), self.size, self.size))
+        for start in range(0, len(x), block):
+            rows, images = slice(start, start + block), room[: len(x) - start]
+            combine_and_shift(planes, coefficients[rows], dx[rows], dy[rows], images, self.kaiser)
+            yield images, x0[rows], y0[rows]
 
     def to_dict(self) -> dict[str, Any]:
         return {

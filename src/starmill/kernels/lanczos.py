@@ -11,12 +11,14 @@ import math
 import numpy as np
 
 from starmill.kernels._jit import fast_njit, njit
+from starmill.kernels.vector_sums import LANES, mix_runs
 
 
 @njit
 def lanczos_weights(fraction, order, weights):
     """Fill ``weights`` (2 order,) for a point ``fraction`` in [0, 1) right of tap ``order - 1``."""
     total = 0.0
+    sine = math.sin(math.pi * fraction)  # of every tap, with alternating sign
     for k in range(2 * order):
         t = fraction - (k - order + 1)
         if abs(t) < 1e-12:
@@ -25,7 +27,8 @@ def lanczos_weights(fraction, order, weights):
             w = 0.0
         else:
             a = math.pi * t
-            w = order * math.sin(a) * math.sin(a / order) / (a * a)
+            w = order * sine * math.sin(a / order) / (a * a)
+            w = w if (k - order + 1) % 2 == 0 else -w
         weights[k] = w
         total += w
     for k in range(2 * order):
@@ -33,6 +36,8 @@ def lanczos_weights(fraction, order, weights):
 
 
 _KAISER_BETA = 6.8  # ripple below 1e-3 up to 0.3 cycles per sample for a half width of five
+_BESSEL_TERMS = 1.0 / np.cumprod(np.concatenate([[1.0], np.arange(1.0, 23.0)])) ** 2  # enough up to 6.8
+_BESSEL_TERMS.flags.writeable = False
 
 
 @njit
@@ -43,15 +48,17 @@ def kaiser_weights(fraction, order, weights):
     weights of the same half width (Kaiser & Schafer 1980, IEEE Trans. ASSP 28, 105).
     """
     total = 0.0
+    sine = math.sin(math.pi * fraction) / math.pi
     for k in range(2 * order):
         t = fraction - (k - order + 1)
         w = 0.0
         if abs(t) < 1e-12:
             w = 1.0
         elif abs(t) < order:
-            w = math.sin(math.pi * t) / (math.pi * t)
+            w = sine / t
+            w = w if (k - order + 1) % 2 == 0 else -w
         u = 1.0 - (t / order) ** 2
-        w *= _bessel_i0(_KAISER_BETA * math.sqrt(max(u, 0.0)))
+        w *= _bessel_i0(_KAISER_BETA**2 * max(u, 0.0))
         weights[k] = w
         total += w
     for k in range(2 * order):
@@ -59,14 +66,12 @@ def kaiser_weights(fraction, order, weights):
 
 
 @njit
-def _bessel_i0(x):
-    """Return the modified Bessel function of order zero from its power series; x below about 20."""
-    term, total, k = 1.0, 1.0, 1
-    quarter = 0.25 * x * x
-    while term > 1e-17 * total:
-        term *= quarter / (k * k)
-        total += term
-        k += 1
+def _bessel_i0(square):
+    """Return the modified Bessel function of order zero of the root of ``square``, which is at most 6.8**2."""
+    quarter = 0.25 * square
+    total = 0.0
+    for k in range(_BESSEL_TERMS.size - 1, -1, -1):
+        total = total * quarter + _BESSEL_TERMS[k]
     return total
 
 
@@ -91,53 +96,116 @@ def shift_stack(images, dx, dy, out, kaiser=False):
     kaiser : see :func:`kaiser_weights`.
     """
     n, ny, nx = images.shape
+    plane, rows, gap, pitch = _shift_room(ny, nx, dx, dy)
     weights = np.empty(_TAPS)
-    reach = 0.0
     for i in range(n):
-        reach = max(reach, abs(dx[i]), abs(dy[i]))
-    margin = SHIFT_ORDER + int(reach) + 2
-    line = np.zeros(nx + 2 * margin)
-    rows = np.zeros((ny + 2 * margin, nx))
-    for i in range(n):
-        px = -dx[i]
-        base = math.floor(px)
-        interpolation_weights(px - base, SHIFT_ORDER, kaiser, weights)
-        first = int(base) - SHIFT_ORDER + 1 + margin
         for y in range(ny):
+            place = gap + y * pitch
             source = images[i, y]
             for x in range(nx):
-                line[margin + x] = source[x]
-            _filter_line(line[first:], weights, rows[margin + y])
-        py = -dy[i]
-        base = math.floor(py)
-        interpolation_weights(py - base, SHIFT_ORDER, kaiser, weights)
-        first = int(base) - SHIFT_ORDER + 1 + margin
+                plane[place + x] = source[x]
+        _shift_plane(plane, gap, pitch, dx[i], dy[i], kaiser, rows, weights, out, i)
+
+
+@njit
+def spread_rows(images):
+    """Return images laid out as :func:`combine_and_shift` needs them, with zeros between the rows: (k, ny * pitch)."""
+    n, ny, nx = images.shape
+    none = np.zeros(1)
+    pitch = _shift_room(ny, nx, none, none)[3]
+    out = np.zeros((n, ny * pitch))
+    for i in range(n):
         for y in range(ny):
-            _mix_rows(rows[y + first :], weights, out[i, y])
+            for x in range(nx):
+                out[i, y * pitch + x] = images[i, y, x]
+    return out
+
+
+@njit
+def combine_and_shift(planes, coefficients, dx, dy, out, kaiser=False):
+    """Shift the sum of images times the coefficients of each star by its own ``(dx, dy)``.
+
+    Parameters
+    ----------
+    planes : (k, ny * pitch) float64
+        Images of the shape of those of ``out``, from :func:`spread_rows`.
+    coefficients : (n, k) float64
+    dx, dy : (n,) float64, pixel
+        Positive moves the light to larger x, y; within one pixel.
+    out : (n, ny, nx) float64
+        Output.
+    kaiser : bool
+        See :func:`kaiser_weights`.
+    """
+    _, ny, nx = out.shape
+    none = np.zeros(1)
+    plane, rows, gap, pitch = _shift_room(ny, nx, none, none)
+    weights = np.empty(_TAPS)
+    flat = planes.ravel()
+    target = plane[gap : gap + planes.shape[1]]
+    for i in range(dx.size):
+        _combine(flat, coefficients[i], target)
+        _shift_plane(plane, gap, pitch, dx[i], dy[i], kaiser, rows, weights, out, i)
 
 
 @fast_njit
-def _filter_line(source, weights, target):
-    """Fill ``target`` with the sums of the next ``_TAPS`` values of ``source`` times ``weights``."""
-    w0, w1, w2, w3, w4 = weights[0], weights[1], weights[2], weights[3], weights[4]
-    w5, w6, w7, w8, w9 = weights[5], weights[6], weights[7], weights[8], weights[9]
-    for x in range(target.size):
-        a = w0 * source[x] + w1 * source[x + 1] + w2 * source[x + 2] + w3 * source[x + 3]
-        b = w4 * source[x + 4] + w5 * source[x + 5] + w6 * source[x + 6] + w7 * source[x + 7]
-        target[x] = a + b + (w8 * source[x + 8] + w9 * source[x + 9])
+def _combine(planes, coefficients, target):
+    """Fill ``target`` with the sum of planes of its size times ``coefficients``, two planes at a time."""
+    size = np.uint64(target.size)
+    k = np.uint64(coefficients.size % 2)
+    a = coefficients[0]
+    for t in range(size):
+        target[t] = a * planes[t] if k else 0.0
+    while k < np.uint64(coefficients.size):
+        a, b = coefficients[k], coefficients[k + np.uint64(1)]
+        first = k * size
+        second = first + size
+        for t in range(size):
+            target[t] += a * planes[first + t] + b * planes[second + t]
+        k += np.uint64(2)
 
 
-@fast_njit
-def _mix_rows(rows, weights, target):
-    """Fill ``target`` with the sum of the first ``_TAPS`` rows times ``weights``, five at a time."""
-    w0, w1, w2, w3, w4 = weights[0], weights[1], weights[2], weights[3], weights[4]
-    r0, r1, r2, r3, r4 = rows[0], rows[1], rows[2], rows[3], rows[4]
-    for x in range(target.size):
-        target[x] = w0 * r0[x] + w1 * r1[x] + w2 * r2[x] + (w3 * r3[x] + w4 * r4[x])
-    w0, w1, w2, w3, w4 = weights[5], weights[6], weights[7], weights[8], weights[9]
-    r0, r1, r2, r3, r4 = rows[5], rows[6], rows[7], rows[8], rows[9]
-    for x in range(target.size):
-        target[x] += w0 * r0[x] + w1 * r1[x] + w2 * r2[x] + (w3 * r3[x] + w4 * r4[x])
+@njit
+def _shift_room(ny, nx, dx, dy):
+    """Return zeroed scratch planes for :func:`_shift_plane`, the zeros before the first row and the length of a row.
+
+    Rows are whole cache lines apart.
+    """
+    reach = 0.0
+    for i in range(dx.size):
+        reach = max(reach, abs(dx[i]), abs(dy[i]))
+    gap = (SHIFT_ORDER + int(reach) + 8) // 8 * 8
+    pitch = (nx + gap + 7) // 8 * 8
+    room = (ny + 2 * gap) * pitch + LANES
+    return np.zeros(room), np.zeros(room), gap, pitch
+
+
+@njit
+def _shift_plane(plane, gap, pitch, dx, dy, kaiser, rows, weights, out, i):
+    """Shift one image, laid out in ``plane`` with zeros between the rows, before the first and behind the last one.
+
+    With zeros between the rows one pass over the whole plane filters all rows. ``i`` is the place of the image in the
+    stack ``out``, which must be filled in order.
+    """
+    _, ny, nx = out.shape
+    base = math.floor(-dx)
+    interpolation_weights(-dx - base, SHIFT_ORDER, kaiser, weights)
+    mix_runs(plane, gap + int(base) - SHIFT_ORDER + 1, 1, weights, _TAPS, rows, gap * pitch, ny * pitch)
+    base = math.floor(-dy)
+    interpolation_weights(-dy - base, SHIFT_ORDER, kaiser, weights)
+    first = (gap + int(base) - SHIFT_ORDER + 1) * pitch
+    place = i * ny * nx
+    flat = out.ravel()
+    for y in range(ny):
+        if place + nx + LANES <= out.size:  # what is written behind the row is overwritten by the next one
+            mix_runs(rows, first, pitch, weights, _TAPS, flat, place, nx)
+        else:
+            line = np.empty(nx + LANES)
+            mix_runs(rows, first, pitch, weights, _TAPS, line, 0, nx)
+            for x in range(nx):
+                out[i, y, x] = line[x]
+        first += pitch
+        place += nx
 
 
 @njit

@@ -5,7 +5,7 @@ moments m of a source give a better weight through W' :sup:`-1` = m\ :sup:`-1` -
 (for a Gaussian source of covariance C, m\ :sup:`-1` = C\ :sup:`-1` + W\ :sup:`-1`). The centre
 of the weight stays fixed. Pixels enter a growing weight one by one, so narrow weights can
 swing to and fro for ever: after some rounds each swing makes the steps smaller. Weights are
-computed along a row by recurrence: two exponentials a row instead of one a pixel.
+computed by recurrence, from row to row for sixteen columns at once.
 
 References
 ----------
@@ -19,6 +19,7 @@ import numpy as np
 
 from starmill.kernels._jit import njit
 from starmill.kernels.source_pixels import hide_source, largest_footprint, show_source
+from starmill.kernels.vector_sums import LANES, weigh_columns
 
 START_SIGMA2 = 1.5  # first weight, pixels**2
 EXPONENT_LIMIT = 14.0  # pixels with a larger rho**2 are left out
@@ -30,6 +31,7 @@ SMALLEST_LIMIT = 16.0  # a weight may always grow to this sigma, pixels
 FOOTPRINT_LIMIT = 2.0  # and to this multiple of the radius of the footprint
 ELLIPTICITY_TOLERANCE = 1e-5
 SIZE_TOLERANCE = 1e-4
+STRONG_TILT = 0.8  # squared correlation above which the weights of a column may underflow on their way
 FREE_ROUNDS = 12  # then a weight that swings to and fro makes smaller steps
 
 FLAG_UNWEIGHTED_BAD = 1
@@ -62,28 +64,93 @@ def weighted_sums(image, cx, cy, wxx, wyy, wxy, sums, rows):
     wxx, wyy, wxy : float
         Covariance of the weight, pixels**2; positive definite. Weights narrower than a pixel are
         summed over 4 x 4 parts of every pixel.
-    sums : (7,) float64 array
-        Receives sum w I, sum w I dx, sum w I dy, sum w I dx**2, sum w I dy**2,
-        sum w I dx dy and sum w**2.
+    sums : (6,) float64 array
+        Receives sum w I, sum w I dx, sum w I dy, sum w I dx**2, sum w I dy**2 and
+        sum w I dx dy.
     rows : (4, SCRATCH_ROWS) float64 array
         Scratch.
     """
-    for k in range(7):
+    for k in range(6):
         sums[k] = 0.0
     det = wxx * wyy - wxy * wxy
+    narrow = wxx < 0.25 or wyy < 0.25 or det < 0.0625
+    x0, y0, x1, y1 = _limits(image.shape, cx, cy, wxx, wyy)
+    limit = SUB_EXPONENT_LIMIT if narrow else EXPONENT_LIMIT
+    part = 0.5 if narrow else 0.0
+    reach_x = np.sqrt(limit * wxx) + part
+    reach_y = np.sqrt(limit * wyy) + part
+    x0 = max(x0, int(np.ceil(cx - reach_x)))
+    x1 = min(x1, int(np.floor(cx + reach_x)))
+    y0 = max(y0, int(np.ceil(cy - reach_y)))
+    y1 = min(y1, int(np.floor(cy + reach_y)))
+    if x1 < x0 or y1 < y0:
+        return
     a = wyy / det
     b = -wxy / det
     c = wxx / det
-    x0, y0, x1, y1 = _limits(image.shape, cx, cy, wxx, wyy)
-    narrow = wxx < 0.25 or wyy < 0.25 or det < 0.0625
-    shift = 2 if narrow else 0  # the pixel of sample m is m >> shift
-    limit = SUB_EXPONENT_LIMIT if narrow else EXPONENT_LIMIT
-    reach = np.sqrt(limit * wyy) + (0.5 if narrow else 0.0)
-    y0 = max(y0, int(np.ceil(cy - reach)))
-    y1 = min(y1, int(np.floor(cy + reach)))
-    if x1 < x0 or y1 < y0:
-        return
-    parts = 1 << shift
+    end = image.size - LANES - (y1 - y0) * image.shape[1]  # last start of a vector that stays in the image
+    if narrow or wxy * wxy > STRONG_TILT * wxx * wyy or end < 0:
+        _sums_by_rows(image, cx, cy, a, b, c, x0, y0, x1, y1, 2 if narrow else 0, limit, sums, rows)
+    else:
+        _sums_by_columns(image, cx, cy, a, b, c, x0, y0, x1, y1, end, sums, rows)
+
+
+@njit
+def _sums_by_columns(image, cx, cy, a, b, c, x0, y0, x1, y1, end, sums, rows):
+    """Add to ``sums`` with the weights of many columns at once, from row to row by recurrence.
+
+    Arguments as :func:`weighted_sums`, with the inverse of the covariance, the first and the last pixels, and the
+    last index at which a vector may start.
+    """
+    column = rows[0]
+    weight = rows[1]
+    ratio = rows[2]
+    dy = y0 - cy
+    along = np.exp(-a)
+    turn = np.exp(-b)
+    step = np.exp(-c)
+    least = np.exp(-0.5 * EXPONENT_LIMIT)
+    x = x0
+    while x <= x1:
+        place = y0 * image.shape[1] + x
+        first = min(place, end)
+        skipped = place - first  # columns before x, which a vector before has had
+        dx = x - cx
+        w = np.exp(-0.5 * (a * dx * dx + (2.0 * b * dx + c * dy) * dy))
+        q = np.exp(-a * (dx + 0.5) - b * dy)
+        r = np.exp(-b * dx - c * (dy + 0.5))
+        n = min(LANES - skipped, x1 - x + 1)
+        for k in range(LANES):
+            column[k] = 0.0
+            weight[k] = 0.0
+            ratio[k] = 0.0
+        for k in range(skipped, skipped + n):
+            column[k] = dx
+            weight[k] = w
+            ratio[k] = r
+            dx += 1.0
+            w *= q
+            q *= along
+            r *= turn
+        s, sx, sy, sxx, syy, sxy = weigh_columns(
+            image, first, image.shape[1], y1 - y0 + 1, dy, column, weight, ratio, step, least
+        )
+        sums[0] += s
+        sums[1] += sx
+        sums[2] += sy
+        sums[3] += sxx
+        sums[4] += syy
+        sums[5] += sxy
+        x += LANES - skipped
+
+
+@njit
+def _sums_by_rows(image, cx, cy, a, b, c, x0, y0, x1, y1, shift, limit, sums, rows):
+    """Add to ``sums`` pixel by pixel along the rows; with ``shift`` 2 every pixel is split into 4 x 4 parts.
+
+    Arguments as :func:`weighted_sums`, with the inverse of the covariance and the first and last pixels.
+    """
+    parts = 1 << shift  # the pixel of sample m is m >> shift
     size = 1.0 / parts
     n_rows = (y1 - y0 + 1) << shift
     _weight_rows(cx, cy, a, b, c, limit, x0, y0, (x1 - x0 + 1) << shift, n_rows, size, rows)
@@ -91,7 +158,7 @@ def weighted_sums(image, cx, cy, wxx, wyy, wxy, sums, rows):
     for j in range(n_rows):
         first = int(rows[0, j])
         last = int(rows[1, j])
-        w = rows[2, j]
+        w = rows[2, j] * size * size
         ratio = rows[3, j]
         dy = y0 - 0.5 + (j + 0.5) * size - cy
         dx = x0 - 0.5 + (first + 0.5) * size - cx
@@ -99,13 +166,11 @@ def weighted_sums(image, cx, cy, wxx, wyy, wxy, sums, rows):
         s0 = 0.0
         s1 = 0.0
         s2 = 0.0
-        sw = 0.0
         for m in range(first, last + 1):
             wi = w * row[np.uint64(m >> shift)]
             s0 += wi
             s1 += wi * dx
             s2 += wi * dx * dx
-            sw += w * w
             dx += size
             w *= ratio
             ratio *= step
@@ -115,10 +180,6 @@ def weighted_sums(image, cx, cy, wxx, wyy, wxy, sums, rows):
         sums[3] += s2
         sums[4] += s0 * dy * dy
         sums[5] += s1 * dy
-        sums[6] += sw
-    if narrow:
-        for k in range(7):
-            sums[k] *= size * size
 
 
 @njit
@@ -197,7 +258,7 @@ def match_weight(image, cx, cy, max_shift, max_iterations, max_sigma, sums, rows
     max_iterations : int
     max_sigma : float
         A weight that grows beyond this has run away, pixels.
-    sums : (7,) float64 array
+    sums : (6,) float64 array
         Scratch.
     rows : (4, SCRATCH_ROWS) float64 array
         Scratch.
@@ -300,7 +361,7 @@ def adaptive_moments(pixels, x, y, max_shift, max_iterations):
     out = np.full((n, 6), np.nan)
     variance = np.full(n, np.nan)
     flags = np.zeros(n, np.int32)
-    sums = np.empty(7)
+    sums = np.empty(6)
     rows = np.empty((4, SCRATCH_ROWS))
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     for i in range(n):
@@ -342,7 +403,7 @@ def stack_moments(images, max_iterations):
     centre = float(images.shape[1] // 2)
     moments = np.full((n, 3), np.nan)
     failed = np.zeros(n, np.bool_)
-    sums = np.empty(7)
+    sums = np.empty(6)
     rows = np.empty((4, SCRATCH_ROWS))
     one = np.empty(6)
     for i in range(n):
@@ -378,7 +439,7 @@ def gaussian_sums(pixels, x, y, shape):
     flux = np.full(n, np.nan)
     variance = np.full(n, np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
-    sums = np.empty(7)
+    sums = np.empty(6)
     rows = np.empty((4, SCRATCH_ROWS))
     ny, nx = pixels.mask.shape
     for i in range(n):
@@ -423,7 +484,7 @@ def centred_moments(images, x, y, start, max_iterations):
     n = images.shape[0]
     out = np.full((n, 7), np.nan)
     failed = np.ones(n, np.bool_)
-    sums = np.empty(7)
+    sums = np.empty(6)
     rows = np.empty((4, SCRATCH_ROWS))
     for i in range(n):
         wxx, wyy, wxy = start[i, 0], start[i, 1], start[i, 2]

@@ -6,6 +6,7 @@ import numpy as np
 
 from starmill.kernels._jit import fast_njit, njit
 from starmill.kernels.source_pixels import hide_source, largest_footprint, show_source
+from starmill.kernels.vector_sums import LANES, fit_stamp
 
 FLAG_EDGE = 1
 FLAG_NO_GOOD_PIXELS = 2
@@ -18,95 +19,26 @@ def _clip_stamp(shape, x0, y0, size):
     return max(0, -y0), min(size, ny - y0), max(0, -x0), min(size, nx - x0)
 
 
-@fast_njit
-def _linear_sums(model, value, variance, sums):
-    """Fill ``sums`` with those of a linear fit of ``model`` to ``value``; all three (n,) arrays."""
-    sp = 0.0
-    spp = 0.0
-    spi = 0.0
-    sppv = 0.0
-    for k in range(value.size):
-        p = model[k]
-        sp += p
-        spp += p * p
-        spi += p * value[k]
-        sppv += p * p * variance[k]
-    wpp = 0.0
-    wpi = 0.0
-    wii = 0.0
-    for k in range(value.size):
-        v = variance[k]
-        w = 1.0 / v if v > 0.0 else 0.0
-        p = w * model[k]
-        wpp += p * model[k]
-        wpi += p * value[k]
-        wii += w * value[k] * value[k]
-    sums[0] = sp
-    sums[1] = spp
-    sums[2] = spi
-    sums[3] = sppv
-    sums[4] = wpp
-    sums[5] = wpi
-    sums[6] = wii
-
-
 @njit
-def _load_stamp(pixels, model, x0, y0, bad_bits, stamp):
-    """Fill the rows of ``stamp`` with model, image and variance of the usable pixels under a model image.
-
-    Returns
-    -------
-    n : int
-        Usable pixels: inside the image and without any of ``bad_bits``.
-    inside : bool
-        No pixel of the model lies outside the image.
-    """
-    size = model.shape[0]
-    j0, j1, k0, k1 = _clip_stamp(pixels.mask.shape, x0, y0, size)
-    image = pixels.image.ravel()
-    variance = pixels.variance.ravel()
-    mask = pixels.mask.ravel()
-    flat_model = model.ravel()
-    into_model = stamp[0]
-    into_image = stamp[1]
-    into_variance = stamp[2]
-    n = 0
-    width = k1 - k0
+def _sums_by_pixel(model, pixels, x0, y0, bad_bits, sums):
+    """Fill ``sums`` as :func:`stamp_fits` does, where vectors would reach over the end of an array."""
+    j0, j1, k0, k1 = _clip_stamp(pixels.mask.shape, x0, y0, model.shape[0])
     for j in range(j0, j1):
-        first = (y0 + j) * pixels.image.shape[1] + x0 + k0
-        first_mask = (y0 + j) * pixels.mask.shape[1] + x0 + k0
-        first_model = j * size + k0
-        if bad_bits and _any_bit(mask, first_mask, width, bad_bits):
-            for k in range(width):
-                if not mask[first_mask + k] & bad_bits:
-                    into_model[n] = flat_model[first_model + k]
-                    into_image[n] = image[first + k]
-                    into_variance[n] = variance[first + k]
-                    n += 1
-            continue
-        _copy_run(flat_model, first_model, width, into_model, n)
-        _copy_run(image, first, width, into_image, n)
-        _copy_run(variance, first, width, into_variance, n)
-        n += width
-    return n, j1 - j0 == size and width == size
-
-
-@njit
-def _copy_run(source, start, n, target, offset):
-    """Copy ``n`` values; unsigned indices, so that the compiler has no negative ones to think of."""
-    a = np.uint64(start)
-    b = np.uint64(offset)
-    for k in range(np.uint64(n)):
-        target[b + k] = source[a + k]
-
-
-@njit
-def _any_bit(mask, start, n, bits):
-    found = np.int32(0)
-    a = np.uint64(start)
-    for k in range(np.uint64(n)):
-        found |= mask[a + k]
-    return (found & bits) != 0
+        for k in range(k0, k1):
+            if pixels.mask[y0 + j, x0 + k] & bad_bits:
+                continue
+            p = model[j, k]
+            value = np.float64(pixels.image[y0 + j, x0 + k])
+            spread = np.float64(pixels.variance[y0 + j, x0 + k])
+            w = 1.0 / spread if spread > 0.0 else 0.0
+            sums[0] += p
+            sums[1] += p * p
+            sums[2] += p * value
+            sums[3] += p * p * spread
+            sums[4] += w * p * p
+            sums[5] += w * p * value
+            sums[6] += w * value * value
+            sums[7] += 1.0
 
 
 @njit
@@ -137,16 +69,34 @@ def stamp_fits(pixels, models, x0, y0, bad_bits, first):
     sums = np.zeros((n, 8))
     flags = np.zeros(n, np.int32)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
-    stamp = np.empty((3, size * size))
+    flat = models.ravel()
+    image = pixels.image.ravel()
+    variance = pixels.variance.ravel()
+    mask = pixels.mask.ravel()
+    pitch = pixels.image.shape[1]
+    bits = np.int32(bad_bits)
+    mask_pitch = pixels.mask.shape[1] if bits else 0  # without bits every row is tested with the first pixels
+    strides = (size, pitch, mask_pitch)
     for i in range(n):
-        show_source(pixels, first + i, saved)
-        count, inside = _load_stamp(pixels, models[i], x0[i], y0[i], bad_bits, stamp)
-        hide_source(pixels, first + i, saved)
-        if not inside:
+        j0, j1, k0, k1 = _clip_stamp(pixels.mask.shape, x0[i], y0[i], size)
+        if j1 - j0 < size or k1 - k0 < size:
             flags[i] = FLAG_EDGE
-        if count > 0:
-            _linear_sums(stamp[0, :count], stamp[1, :count], stamp[2, :count], sums[i])
-            sums[i, 7] = count
+        if j1 <= j0 or k1 <= k0:
+            flags[i] |= FLAG_NO_GOOD_PIXELS
+            continue
+        masked = (y0[i] + j0) * mask_pitch + x0[i] + k0 if bits else 0
+        places = ((i * size + j0) * size + k0, (y0[i] + j0) * pitch + x0[i] + k0, masked)
+        last = j1 - j0 - 1
+        reach = k1 - k0 + LANES
+        fits = places[0] + last * size + reach <= flat.size and places[1] + last * pitch + reach <= image.size
+        show_source(pixels, first + i, saved)
+        if fits and places[2] + last * mask_pitch + reach <= mask.size:
+            found = fit_stamp(flat, image, variance, mask, places, strides, bits, j1 - j0, k1 - k0)
+            for k in range(8):
+                sums[i, k] = found[k]
+        else:
+            _sums_by_pixel(models[i], pixels, x0[i], y0[i], bits, sums[i])
+        hide_source(pixels, first + i, saved)
         if sums[i, 1] <= 0.0:
             flags[i] |= FLAG_NO_GOOD_PIXELS
     return sums, flags

@@ -18,7 +18,8 @@ from starmill.kernels.moments import stack_moments
 from starmill.kernels.source_pixels import SourcePixels, cut_stamps
 
 BLOCK = 128  # sources whose stamps are held at a time
-PSF_BLOCK_BYTES = 2**20  # PSF images held at a time: they then stay in the cache
+PSF_BLOCK_BYTES = 2**19  # PSF images held at a time: they then stay in the cache
+CORE_SIGMAS = 8.0  # half width of the kernels that centroids and moments need
 Float = NDArray[np.float64]
 
 
@@ -116,6 +117,7 @@ class MeasurementContext:
         self.cache: dict[str, Any] = {}
         self._psf_shape: tuple[Float, NDArray[np.bool_]] | None = None
         self.failures: dict[str, tuple[int, Exception]] = {}
+        self.plugin_names: frozenset[str] | None = None
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return a column measured before, by name or slot (``slot_shape_xx``)."""
@@ -193,6 +195,18 @@ class MeasurementContext:
         """Return the bits of those of the mask planes that exist."""
         return self.exposure.mask.planes.bits_present(*names)
 
+    def set_bits(self, *names: str) -> int:
+        """Return the bits of those of the mask planes that any pixel of the exposure has."""
+        return self.mask_bits(*names) & self._any_pixel_bits
+
+    @cached_property
+    def _any_pixel_bits(self) -> int:
+        return int(np.bitwise_or.reduce(self.pixels.mask, axis=None))
+
+    def will_measure(self, name: str) -> bool:
+        """Whether a plugin of this name takes part; True when the plugins are not known."""
+        return self.plugin_names is None or name in self.plugin_names
+
     def safe_position(self) -> tuple[Float, Float]:
         """Return the centroids with those outside the exposure moved to its centre, parent frame."""
         cx, cy = self.exposure.box.center
@@ -243,21 +257,38 @@ class MeasurementContext:
         self._psf_shape[0][rows], self._psf_shape[1][rows] = moments, failed
         return moments
 
-    def psf_kernels(self) -> Iterator[tuple[slice, Float, NDArray[np.int64]]]:
-        """Yield blocks of PSF kernels at the input positions: rows, kernels, and which one each source has."""
+    def psf_kernels(
+        self, n_sigma: float = CORE_SIGMAS, block: int | None = None
+    ) -> Iterator[tuple[slice, Float, NDArray[np.int64]]]:
+        """Yield blocks of PSF kernels at the input positions: rows, kernels, and which one each source has.
+
+        Parameters
+        ----------
+        n_sigma : float
+            The kernels are cut this many sigma of the PSF from their centre.
+        block : int, optional
+            Sources of a block; as many as stay in the cache when not given. A block is written over by the next one.
+        """
         ny, nx = self.exposure.shape
         (ox, oy), (cx, cy) = self.exposure.origin, self.exposure.box.center
         x, y = np.asarray(self.columns["x"], np.float64), np.asarray(self.columns["y"], np.float64)
         good = (x >= ox - 0.5) & (x < ox + nx - 0.5) & (y >= oy - 0.5) & (y < oy + ny - 0.5)
         x, y = np.where(good, x, cx), np.where(good, y, cy)
-        for rows in self.blocks(self.psf_block):
-            n = rows.stop - rows.start
-            if self.psf_varies:
-                kernels = np.ascontiguousarray(self.psf.kernels_at(x[rows], y[rows]), np.float64)
-                yield rows, kernels, np.arange(n)
-            else:
-                kernels = np.ascontiguousarray(self.psf.kernels_at(x[:1], y[:1]), np.float64)
-                yield rows, kernels, np.zeros(n, np.int64)
+        size = self.core_size(n_sigma)
+        block = min(block or self.psf_block, max(self.n, 1))
+        if not self.psf_varies:
+            kernels = next(self.psf.core_blocks(x[:1], y[:1], size, 1), np.zeros((0, size, size)))
+            for rows in self.blocks(block):
+                yield rows, kernels, np.zeros(rows.stop - rows.start, np.int64)
+            return
+        for rows, kernels in zip(self.blocks(block), self.psf.core_blocks(x, y, size, block), strict=True):
+            yield rows, kernels, np.arange(len(kernels))
+
+    def core_size(self, n_sigma: float) -> int:
+        """Return the odd side of the part of PSF kernels within so many sigma of the PSF in the middle."""
+        sigma = self.psf.sigma_at()
+        half = np.ceil(n_sigma * sigma) if np.isfinite(sigma) else np.inf
+        return int(min(2 * half + 1, self.psf.size))
 
     @property
     def psf_varies(self) -> bool:
@@ -283,13 +314,15 @@ class MeasurementContext:
             yield slice(start, min(start + size, self.n))
 
     def psf_images(self) -> Iterator[tuple[slice, Float, NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield blocks of PSF images at the centroids: rows, images, first pixels as array index."""
+        """Yield blocks of PSF images at the centroids: rows, images, first pixels as array index.
+
+        The images are written over by the next block.
+        """
         x, y = self.safe_position()
         ox, oy = self.exposure.origin
-        for rows in self.blocks(self.psf_block):
-            images, x0, y0 = self.psf.images_at(x[rows], y[rows])
-            images = np.ascontiguousarray(images, np.float64)
-            yield rows, images, np.asarray(x0, np.int64) - ox, np.asarray(y0, np.int64) - oy
+        blocks = self.psf.image_blocks(x, y, self.psf_block)
+        for rows, (images, x0, y0) in zip(self.blocks(self.psf_block), blocks, strict=True):
+            yield rows, np.ascontiguousarray(images, np.float64), x0 - ox, y0 - oy
 
     def stamps(self, size: int) -> Iterator[StampBlock]:
         """Yield blocks of stamps of all sources, neighbours replaced by noise.

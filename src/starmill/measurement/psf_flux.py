@@ -16,7 +16,7 @@ from starmill.measurement.plugin import ORDER_FLUX, Plugin, error_from, register
 def psf_sums(context: MeasurementContext, bad_planes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return the sums of PSF times image of all sources, computed once for all plugins that need them.
 
-    The sums for the concentration are made in the same pass and kept in the context.
+    The sums for the concentration are made in the same pass, when they are wanted, and kept in the context.
 
     Returns
     -------
@@ -27,12 +27,16 @@ def psf_sums(context: MeasurementContext, bad_planes: tuple[str, ...]) -> tuple[
     key = f"psf_sums {' '.join(bad_planes)}"
     if key not in context.cache:
         sums, flags = np.zeros((context.n, 8)), np.zeros(context.n, np.int32)
-        bits = context.mask_bits(*bad_planes)
+        bits = context.set_bits(*bad_planes)
+        concentration = context.will_measure("star_probability")
         compact = np.full((context.n, 5), np.nan)
         sigma = context.psf_sigma
         for rows, images, x0, y0 in context.psf_images():
             sums[rows], flags[rows] = kernel.stamp_fits(context.pixels, images, x0, y0, bits, rows.start)
-            compact[rows] = kernel.concentration_sums(context.pixels, images, x0, y0, sigma[rows], rows.start)
+            if concentration:
+                compact[rows] = kernel.concentration_sums(
+                    context.pixels, images, x0, y0, sigma[rows], rows.start
+                )
         context.cache["concentration_sums"] = compact
         sums[~context.on_image] = 0
         flags[~context.on_image] |= kernel.FLAG_NO_GOOD_PIXELS | kernel.FLAG_EDGE

@@ -11,7 +11,7 @@ from scipy import fft
 
 from starmill.datamodel.catalog import Column
 from starmill.kernels.moments import centred_moments
-from starmill.measurement.context import MeasurementContext
+from starmill.measurement.context import BLOCK, MeasurementContext
 from starmill.measurement.plugin import ORDER_SHAPE, Plugin, register
 from starmill.measurement.shape import usable_shapes
 
@@ -86,7 +86,7 @@ class RegaussShape(Plugin):
     def _blocks(self, context: MeasurementContext) -> Any:
         """Yield rows, stamps and PSF kernels of one block of sources after the other."""
         for stamps, (rows, kernels, index) in zip(
-            context.stamps(self.stamp_size), context.psf_kernels(), strict=True
+            context.stamps(self.stamp_size), context.psf_kernels(np.inf, BLOCK), strict=True
         ):
             yield rows, stamps, kernels[index] if len(kernels) != len(index) else kernels
 

@@ -172,7 +172,9 @@ class SingleFrameMeasurementTask(Task):
                 exposure, catalog.footprints, len(catalog),
                 replace=config.replace_neighbours, noise=config.noise, seed=config.noise_seed + seed,
             )  # fmt: skip
-        return MeasurementContext(exposure, catalog, pixels, spans, offsets, dict(config.slots))
+        context = MeasurementContext(exposure, catalog, pixels, spans, offsets, dict(config.slots))
+        context.plugin_names = frozenset(plugin.name for plugin in self.plugins)
+        return context
 
     def run_plugin(self, plugin: Plugin, context: MeasurementContext) -> dict[Column, NDArray[Any]]:
         """Return the columns of one plugin; blank and flagged for all sources when it raises."""
