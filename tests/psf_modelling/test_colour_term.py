@@ -10,6 +10,7 @@ from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.psf import GaussianPsf, adaptive_moments, psf_from_dict
 from starmill.errors import AlgorithmError, InputError
+from starmill.io.exposure_file import read_exposure, write_exposure
 from starmill.psf_modelling.candidates import extract_star_stamps
 from starmill.psf_modelling.colour_term import fit_colour_term
 from starmill.psf_modelling.moffat import fit_moffat_psf
@@ -78,11 +79,14 @@ def test_stars_are_described_better(scene, fitted):
     assert abs(slope[1]) < 0.003
 
 
-def test_colour_psf_can_be_written_and_read(fitted):
+def test_colour_psf_can_be_written_and_read(fitted, tmp_path):
     _, _, (psf, _) = fitted
     red = psf.at_colour(2.0)
     again = psf_from_dict(red.to_dict())
     assert_allclose(again.image_at(300.3, 200.8)[0], red.image_at(300.3, 200.8)[0], atol=1e-15)
+    write_exposure(Exposure(np.zeros((9, 9), np.float32), psf=red), tmp_path / "red.fits")
+    from_file = read_exposure(tmp_path / "red.fits").psf
+    assert_allclose(from_file.image_at(300.3, 200.8)[0], red.image_at(300.3, 200.8)[0], atol=1e-15)
     assert_allclose(again.at_colour(np.nan).kernel_at(), psf.kernel_at(), atol=1e-15)
     assert psf.colour_image.sum() == pytest.approx(0, abs=1e-12)
     with pytest.raises(InputError, match="2 colours for 1 positions"):

@@ -86,7 +86,7 @@ class ColourPsf(PixelBasisPsf):
             **super().to_dict(),
             "kind": self.kind,
             "reference_colour": self.reference_colour,
-            "colour_offset": self._offset,
+            "colour_offset": self._offset if self._offset.ndim else float(self._offset),
         }
 
     @classmethod
