@@ -63,7 +63,7 @@ def subtract(exposures, name):
 
 
 def left_over(result, catalog, template, science, place):
-    """Say of every source but the asteroid what it is: 'edge', 'saturated', 'bright star', or 'unknown'."""
+    """Say of every source but the asteroid what it is: 'edge', 'spike' (cosmic ray), 'bright star', ... or 'unknown'."""
     kinds = []
     known = [name for name in PLANES if name in science.mask.planes]
     ny, nx = science.shape
@@ -73,7 +73,7 @@ def left_over(result, catalog, template, science, place):
         "defect": science.mask.any(*known, "CR"),
     }
     noise = np.sqrt(np.median(science.variance))
-    for x, y in zip(catalog["x"], catalog["y"], strict=True):
+    for x, y, sharp in zip(catalog["x"], catalog["y"], catalog["sharp_flag"], strict=True):
         if np.hypot(x - place[0], y - place[1]) < 4:
             continue
         i, j = round(float(x)), round(float(y))
@@ -82,6 +82,7 @@ def left_over(result, catalog, template, science, place):
         for name, plane in flagged.items():
             kind = kind or (name if plane[box].any() else "")
         core = np.s_[max(j - 4, 0) : j + 5, max(i - 4, 0) : i + 5]
+        kind = kind or ("spike" if sharp else "")
         kind = kind or ("bright star" if template.image[core].max() > 100 * noise else "unknown")
         kinds.append((kind, i, j))
     return kinds

@@ -156,12 +156,14 @@ def test_dipole_is_fitted():
     assert dipole.flux == pytest.approx(900, rel=0.1)
 
 
-def test_supernova_2020oi(shared_data):
-    """The flux in the difference of the public alert stamps agrees with the survey's own."""
-    path = next(shared_data("diff_ztf_stamps").glob("ZTF20aaelulu*.fits.gz"))
+def subtract_alert(shared_data, name):
+    """Return the header, the survey's difference and ours of the stamps of an alert, the alert kept out of the fit."""
+    path = next(shared_data("diff_ztf_stamps").glob(f"{name}*.fits.gz"))
     with gzip.open(path) as file, fits.open(file) as hdus:
-        science, template = (hdus[name].data.astype("f4") for name in ("SCIENCE", "TEMPLATE"))
-        published, zero = float(hdus[0].header["MAGPSF"]), float(hdus[0].header["MAGZPSCI"])
+        science, template, survey = (
+            hdus[name].data.astype("f4") for name in ("SCIENCE", "TEMPLATE", "DIFFERENCE")
+        )
+        header = dict(hdus[0].header)
 
     def exposure(image):
         return Exposure(image, None, image_variance(image, np.zeros(image.shape, bool), gain=6.2), unit="adu")
@@ -174,6 +176,25 @@ def test_supernova_2020oi(shared_data):
     result = DifferenceTask(config).run(
         template=exposure(template), science=exposure(science), exclude=center
     )
+    return header, survey, result
+
+
+def test_supernova_2020oi(shared_data):
+    """The flux in the difference of the public alert stamps agrees with the survey's own."""
+    header, _, result = subtract_alert(shared_data, "ZTF20aaelulu")
     y, x = np.mgrid[-31:32, -31:32]
     flux = np.nansum(result.difference.image[np.hypot(x, y) <= 6])
-    assert zero - 2.5 * np.log10(flux) == pytest.approx(published, abs=0.1)
+    magnitude = float(header["MAGZPSCI"]) - 2.5 * np.log10(flux)
+    assert magnitude == pytest.approx(float(header["MAGPSF"]), abs=0.1)
+    assert result.quality.scale_error < 0.01
+
+
+def test_a_variable_star_without_other_stars_has_no_photometric_scale(shared_data):
+    """The flux is wrong by less than the stated error of the scale allows, and the verdict says why."""
+    _, survey, result = subtract_alert(shared_data, "ZTF17aadcvhq")
+    assert "photometric scale is uncertain" in result.quality.verdict
+    y, x = np.mgrid[-31:32, -31:32]
+    near = np.hypot(x, y) <= 5
+    light = np.nansum((result.matched_template - np.nanmedian(result.matched_template))[near])
+    wrong = np.nansum(result.difference.image[near]) - np.nansum(survey[near])
+    assert abs(wrong) < 3 * abs(light) * result.quality.scale_error

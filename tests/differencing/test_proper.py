@@ -92,6 +92,20 @@ def test_score_has_unit_width_and_flux_is_unbiased(product, case):
     assert result.kernel_sum == pytest.approx(0.8 if direction == "template" else 1.25, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("case", "wanted"), [("template sharper", "difference"), ("neither contains the other", "dual")]
+)
+def test_the_target_is_blurred_too_when_neither_image_contains_the_other(case, wanted):
+    template_widths, science_widths, _ = CASES[case]
+    template, science, _, _ = make(template_widths, science_widths)
+    common = {"kernel_order": 0, "sum_order": 0, "background_order": 0, "wings": False, "fit_error_modes": 0}
+    assert (
+        DifferenceTask(DifferenceConfig(**common)).run(template=template, science=science).product == wanted
+    )
+    forced = DifferenceConfig(direction="template", **common)
+    assert DifferenceTask(forced).run(template=template, science=science).product == "difference"
+
+
 def test_proper_score_is_not_below_the_plain_one():
     template, science, (x, y), _ = make((1.4, 1.4), (1.9, 1.9), noise=(6.0, 4.0))
     common = {"kernel_order": 0, "sum_order": 0, "background_order": 0, "wings": False, "fit_error_modes": 0}

@@ -147,7 +147,7 @@ def fit_kernel(
     *,
     clip=4.0,
     model_error=0.01,
-    max_iterations=10,
+    max_iterations=16,
     minimum=3,
     maximum_condition=1e12,
     penalty=None,
@@ -163,6 +163,7 @@ def fit_kernel(
     model_error : float
         Relative residual of a good model; keeps very bright stars from being rejected for sampling errors.
     max_iterations : int
+        In the second half of them a rejected stamp is not taken back.
     minimum : int
         Fewest stamps that may remain.
     maximum_condition : float
@@ -194,7 +195,9 @@ def fit_kernel(
         seen.add(key)
         solution = solve_normal_equations(solved.select(used), model, maximum_condition)
         quality = stamp_quality(system, model, solution.coefficients)
-        status = _judge(status, quality, system, clip, model_error, first=iterations == 1)
+        judged = _judge(status, quality, system, clip, model_error, first=iterations == 1)
+        # stamps at the limit would go in and out for ever: later on what is out stays out
+        status = judged if iterations <= max_iterations // 2 else np.where(status == USED, judged, status)
     used = status == USED
     _require(used, minimum, status)
     if not converged:

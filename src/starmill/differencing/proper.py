@@ -29,9 +29,10 @@ from starmill.differencing.decorrelation import whiten
 from starmill.differencing.seeing import Seeing
 from starmill.differencing.sides import Side, sky_noise
 
-__all__ = ["FilteredDifference", "blurred_side", "common_blur", "filter_difference"]
+__all__ = ["FilteredDifference", "blurred_side", "common_blur", "filter_difference", "sharpening"]
 
 _HALF = 24  # pixels, of the filters
+_NARROWEST = 0.1  # pixel**2: a weight of one pixel has no moments
 _FLOOR = 1e-5  # of the greatest noise power: where both images are blurred away there is nothing to divide by
 _WHITE_FLOOR = 1e-2  # the same for the white image: greater gains would show the error of the convolution
 
@@ -46,11 +47,30 @@ def psf_covariance(image):
         w = np.exp(-(inverse[0, 0] * x * x + 2 * inverse[0, 1] * x * y + inverse[1, 1] * y * y) / 2) * image
         total = w.sum()
         xx, xy, yy = ((w * q).sum() / total for q in (x * x, x * y, y * y))
-        new = 2 * np.array([[xx, xy], [xy, yy]])  # the moments under a weight of the same size are half of it
+        values, axes = np.linalg.eigh(
+            2 * np.array([[xx, xy], [xy, yy]])
+        )  # under a weight of the same size: half
+        new = (axes * np.maximum(values, _NARROWEST)) @ axes.T
         if np.allclose(new, cov, rtol=1e-5):
             break
         cov = new
     return cov
+
+
+def sharpening(reference_psf, target_psf):
+    """Return how many times broader the reference is than the target in the worst direction.
+
+    Parameters
+    ----------
+    reference_psf, target_psf : (m, m) arrays
+
+    Returns
+    -------
+    factor : float
+        Below 1 when the target is the broader one in every direction: then no kernel has to sharpen.
+    """
+    ratio = np.linalg.solve(psf_covariance(target_psf), psf_covariance(reference_psf))
+    return float(np.sqrt(max(np.linalg.eigvals(ratio).real.max(), 0.0)))
 
 
 def common_blur(reference_psf, target_psf, *, margin=0.25):

@@ -8,6 +8,9 @@ import numpy as np
 
 __all__ = ["DifferenceQuality", "judge_difference"]
 
+SCALE_LIMIT = 0.1
+"""Relative error of the kernel sum beyond which the difference of anything bright means nothing."""
+
 
 @dataclass(frozen=True)
 class DifferenceQuality:
@@ -28,6 +31,8 @@ class DifferenceQuality:
         Pixels that are not bad.
     wings : float
         Kernel sum carried by the wings; 0 when not fitted.
+    scale_error : float
+        Relative standard error of the kernel sum: by so much of the light of the template every flux may be wrong.
     reasons : tuple of str
         What is wrong; empty for a good difference.
     """
@@ -40,6 +45,7 @@ class DifferenceQuality:
     flatness: float
     usable_fraction: float
     wings: float
+    scale_error: float
     reasons: tuple
 
     @property
@@ -59,7 +65,7 @@ class DifferenceQuality:
         return values
 
 
-def judge_difference(difference, variance, bad, fit, stamps, score, wings=None):
+def judge_difference(difference, variance, bad, fit, stamps, score, wings=None, scale_error=0.0):
     """Judge a difference image.
 
     Parameters
@@ -71,6 +77,8 @@ def judge_difference(difference, variance, bad, fit, stamps, score, wings=None):
     score : (ny, nx) array
         Signal-to-noise image.
     wings : KernelWings, optional
+    scale_error : float
+        Relative standard error of the kernel sum.
 
     Returns
     -------
@@ -89,11 +97,13 @@ def judge_difference(difference, variance, bad, fit, stamps, score, wings=None):
         (flatness > 0.5, f"background is uneven by {flatness:.2f} of the pixel noise"),
         (fit.used.sum() < 0.3 * len(stamps), f"only {fit.used.sum()} of {len(stamps)} stamps agree"),
         (good.mean() < 0.1, f"only {good.mean():.1%} of the pixels are usable"),
+        (scale_error > SCALE_LIMIT, f"the photometric scale is uncertain by {scale_error:.0%}"),
         (not fit.converged, f"stamp rejection did not converge in {fit.iterations} iterations"),
     )
     return DifferenceQuality(
         int(fit.used.sum()), len(stamps), residual, float(sky_width), float(score_width), flatness,
-        float(good.mean()), 0.0 if wings is None else wings.total, tuple(text for wrong, text in limits if wrong),
+        float(good.mean()), 0.0 if wings is None else wings.total, float(scale_error),
+        tuple(text for wrong, text in limits if wrong),
     )  # fmt: skip
 
 

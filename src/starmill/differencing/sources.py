@@ -11,6 +11,9 @@ from starmill.differencing.dipoles import fit_dipole
 
 __all__ = ["DIFFERENCE_SCHEMA", "find_difference_sources", "forced_fluxes"]
 
+SHARP_GAIN = 4.0
+"""By so much must the chi2 of one pixel with all the light be better than that of the PSF."""
+
 DIFFERENCE_SCHEMA = Schema(
     [
         *MINIMAL_COLUMNS,
@@ -41,6 +44,12 @@ DIFFERENCE_SCHEMA = Schema(
         ),
         Column("dipole_flux", "f8", "", "mean of the absolute fluxes of the poles"),
         Column("psf_flux_flag", "bool", "", "unusable pixels near the centre"),
+        Column(
+            "sharp_flag",
+            "bool",
+            "",
+            "narrower than a point source, one pixel explains more than the PSF: a cosmic ray or hot pixel",
+        ),
     ]
 )
 
@@ -98,6 +107,9 @@ def find_difference_sources(
         values["x_err"][i] = values["y_err"][i] = position_error
         values["psf_flux"][i], values["psf_flux_err"][i], values["psf_chi2"][i] = flux, error, chi2
         values["signal_to_noise"][i], values["is_negative"][i] = score[row, column], sign < 0
+        core = np.s_[row - 1 : row + 2, column - 1 : column + 2]
+        spike = _brightest_pull(sign * difference[core], variance[core], bad[core])
+        values["sharp_flag"][i] = spike**2 - score[row, column] ** 2 > SHARP_GAIN
         values["psf_flux_flag"][i] = (
             usable < 0.9
         )  # a tenth of the core lost moves the flux by about its error
@@ -126,6 +138,12 @@ def forced_fluxes(difference, variance, bad, psf_image, x, y):
         for a, b in zip(np.atleast_1d(x), np.atleast_1d(y), strict=True)
     ]
     return tuple(np.array(measured).reshape(-1, 2).T)
+
+
+def _brightest_pull(values, variance, bad):
+    """Return the largest value over its noise among good pixels, 0 without any."""
+    good = ~bad & (variance > 0)
+    return float(np.max(values[good] / np.sqrt(variance[good]), initial=0.0))
 
 
 def natural_reach(peaks, fwhm, area, *, chance=0.1, least=3.0, most=12.0):

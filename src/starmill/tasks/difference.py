@@ -25,7 +25,7 @@ from starmill.differencing.kernel_basis import (
     roughness,
 )
 from starmill.differencing.kernel_fit import KernelFit, KernelModel, fit_kernel
-from starmill.differencing.proper import blurred_side, common_blur, filter_difference
+from starmill.differencing.proper import blurred_side, common_blur, filter_difference, sharpening
 from starmill.differencing.quality import DifferenceQuality, judge_difference
 from starmill.differencing.score import matched_filter
 from starmill.differencing.seeing import Seeing, measure_seeing
@@ -44,6 +44,9 @@ __all__ = ["DifferenceConfig", "DifferenceTask", "PreparedTemplate"]
 
 Array = NDArray[Any]
 
+FEWEST_STARS = 5
+"""A PSF from fewer does not tell in which direction it is broader than another."""
+
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 """Strengths of the smoothness of a delta basis that are tried, relative to the light of a typical stamp."""
 
@@ -54,11 +57,17 @@ class DifferenceConfig(Config):
     direction: Literal["auto", "template", "science"] = field(
         "auto", "Image that is convolved; auto takes the sharper one."
     )
-    product: Literal["difference", "preconvolved", "dual", "proper"] = field(
-        "difference",
+    product: Literal["auto", "difference", "preconvolved", "dual", "proper"] = field(
+        "auto",
         "Beside the plain difference: preconvolved blurs the target with its own PSF before matching (the difference is "
         "a score image, nothing is sharpened), dual blurs it as far as neither image is sharpened, proper is the "
-        "white difference of Zackay, Ofek & Gal-Yam with its score. The direction says which image is convolved.",
+        "white difference of Zackay, Ofek & Gal-Yam with its score. The direction says which image is convolved. auto is "
+        "dual when the direction is free and either image would have to be sharpened by more than sharpening_limit.",
+    )
+    sharpening_limit: float = field(
+        0.15,
+        "An image may be broader than the other in some direction by this fraction and still be convolved.",
+        ge=0,
     )
     basis: Literal["gaussian", "delta", "auto"] = field(
         "gaussian",
@@ -164,8 +173,8 @@ class DifferenceTask(Task):
             ``difference`` and ``score`` (Exposure), ``matched_template`` ((ny, nx) array, science unit),
             ``kernel`` (SpatialKernel), ``kernel_sum`` (float, wings included), ``kernel_sum_error``, ``wings``,
             ``background`` (DifferentialBackground), ``fit`` (KernelFit), ``stamps`` (StampSet), ``direction``,
-            ``decorrelated`` (bool), ``quality`` (DifferenceQuality), ``flux`` ((ny, nx) array: of a point source at
-            every pixel).
+            ``product`` (str), ``decorrelated`` (bool), ``quality`` (DifferenceQuality), ``flux`` ((ny, nx) array: of a point
+            source at every pixel).
         """
         with self.timer("seeing"):
             prepared = template if isinstance(template, PreparedTemplate) else self.prepare(template)
@@ -178,21 +187,24 @@ class DifferenceTask(Task):
         direction = self._direction(sides)
         reference, target = (sides[name] for name in _order(direction))
         box = science.box
-        sharp, blur = target, self._blur(reference, target)
+        product = self._product(reference, target)
+        sharp, blur = target, self._blur(product, reference, target)
         if blur is not None:
             target = blurred_side(target, blur, lost_limit=self.config.lost_limit)
         with self.timer("fit"):
             stamps, fit = self._fit(reference, target, box, positions)
-            if self.config.product == "difference" and self._needs_whitening(fit, reference, target, box):
+            if product == "difference" and self._needs_whitening(fit, reference, target, box):
                 (white, white_target), central = prefiltered(reference, target, fit, box)
                 stamps, fit = self._fit(white, white_target, box, positions, stamps, central)
         with self.timer("subtract"):
             matched = self._subtract(reference, target, fit, box)
         with self.timer("finish"):
-            if self.config.product == "difference":
+            if product == "difference":
                 products = self._finish(matched, reference, target, fit, box, direction)
             else:
-                products = self._filter(matched, reference, target, fit, box, direction, (sharp, blur))
+                products = self._filter(
+                    product, matched, reference, target, fit, box, direction, (sharp, blur)
+                )
         quality = judge_difference(
             products["image"],
             products["variance"],
@@ -201,7 +213,9 @@ class DifferenceTask(Task):
             stamps,
             products["score"],
             matched["wings"],
+            products["kernel_sum_error"] / max(abs(products["kernel_sum"]), 1e-30),
         )
+        self.metadata["product"] = product
         self._record(fit, quality, direction, products)
         if self.config.strict and not quality.good:
             raise AlgorithmError("the difference image failed its quality check", numbers=quality.numbers())
@@ -210,7 +224,7 @@ class DifferenceTask(Task):
             difference=difference, score=score, matched_template=products["matched_template"], kernel=fit.kernel,
             kernel_sum=products["kernel_sum"], kernel_sum_error=products["kernel_sum_error"], wings=matched["wings"],
             background=matched["background"], fit=fit, stamps=stamps, direction=direction,
-            decorrelated=products["decorrelated"], quality=quality, flux=products["flux"],
+            decorrelated=products["decorrelated"], quality=quality, flux=products["flux"], product=product,
         )  # fmt: skip
 
     def prepare(self, template: Exposure) -> PreparedTemplate:
@@ -463,16 +477,27 @@ class DifferenceTask(Task):
             "kernel_sum": float(scale), "kernel_sum_error": _sum_error(fit, wings), "score_width": width,
         }  # fmt: skip
 
-    def _blur(self, reference: Side, target: Side) -> Array | None:
+    def _product(self, reference: Side, target: Side) -> str:
+        """Return the product that is asked for, or dual when neither PSF contains the other."""
+        config = self.config
+        if config.product != "auto":
+            return str(config.product)
+        seeings = (reference.seeing, target.seeing)
+        if config.direction != "auto" or min(s.stars for s in seeings) < FEWEST_STARS:
+            return "difference"
+        factor = sharpening(*(s.psf_image for s in seeings))
+        return "dual" if factor > 1 + config.sharpening_limit else "difference"
+
+    def _blur(self, product: str, reference: Side, target: Side) -> Array | None:
         """Return what the target is convolved with before matching, or None."""
-        if self.config.product == "preconvolved":
+        if product == "preconvolved":
             return np.asarray(target.seeing.psf_image / target.seeing.psf_image.sum())
-        if self.config.product == "dual":
+        if product == "dual":
             return common_blur(reference.seeing.psf_image, target.seeing.psf_image)
         return None
 
     def _filter(
-        self, matched: dict[str, Any], reference: Side, target: Side, fit: KernelFit, box: Box, direction: str,
+        self, product: str, matched: dict[str, Any], reference: Side, target: Side, fit: KernelFit, box: Box, direction: str,
         original: tuple[Side, Array | None],
     ) -> dict[str, Any]:  # fmt: skip
         """Filter the difference of a blurred target, on the scale of the science image."""
@@ -480,7 +505,7 @@ class DifferenceTask(Task):
         bad, wings = matched["bad"], matched["wings"]
         found = filter_difference(matched["difference"], bad, reference, sharp, fit.kernel, box, blur)
         image, variance, psf, flux, score = found.image, found.variance, found.psf, found.flux, found.score
-        if self.config.product == "preconvolved":
+        if product == "preconvolved":
             image, variance, psf = matched["difference"], matched["variance"], target.seeing.psf_image
         extra = 0.0 if wings is None else wings.total
         scale = float(fit.kernel.sum_at(*box.center) + extra)
@@ -489,7 +514,7 @@ class DifferenceTask(Task):
             image, variance, flux, score = -image / total, variance / total**2, -flux / total, -score
         return {
             "image": image, "variance": variance, "bad": bad, "lost": matched["lost"], "score": score, "flux": flux,
-            "psf": psf, "decorrelated": self.config.product != "preconvolved",
+            "psf": psf, "decorrelated": product != "preconvolved",
             "matched_template": (reference.image if direction == "science" else target.image) - image, "kernel_sum": scale,
             "kernel_sum_error": _sum_error(fit, wings), "score_width": 1.0,
         }  # fmt: skip

@@ -1,0 +1,38 @@
+"""Sources of a difference image: point sources and single pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.differencing.conftest import add_gaussians
+
+from starmill.differencing.score import matched_filter
+from starmill.differencing.sources import find_difference_sources
+
+
+@pytest.mark.parametrize("sigma", [0.9, 1.6])
+def test_single_pixels_are_told_from_point_sources(sigma):
+    rng = np.random.default_rng(8)
+    n, side = 100, 700
+    place = rng.permutation(34 * 34)[: 2 * n]
+    x, y = 20.0 + 20 * (place % 34), 20.0 + 20 * (place // 34)
+    x, y = x + rng.uniform(-0.5, 0.5, 2 * n), y + rng.uniform(-0.5, 0.5, 2 * n)
+    image = rng.normal(size=(side, side))
+    width = np.sqrt(4 * np.pi) * sigma  # flux over it is the signal-to-noise
+    sign = rng.choice([-1, 1], 2 * n)
+    add_gaussians(image, x[:n], y[:n], sign[:n] * rng.uniform(7, 30, n) * width, sigma)
+    rows, columns = np.rint(y[n:]).astype(int), np.rint(x[n:]).astype(int)
+    image[rows, columns] += sign[n:] * rng.uniform(7, 30, n) * width * 0.7
+    yy, xx = np.mgrid[-8:9, -8:9]
+    psf = np.exp(-(xx**2 + yy**2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+    bad, variance = np.zeros(image.shape, bool), np.ones(image.shape)
+    _, score = matched_filter(image, variance, bad, psf)
+    catalog = find_difference_sources(image, variance, bad, score, psf)
+    distance = np.hypot(catalog["x"][:, None] - x, catalog["y"][:, None] - y)
+    found, nearest = distance.min(axis=1) < 2, distance.argmin(axis=1)
+    sharp = catalog["sharp_flag"]
+    points, spikes = found & (nearest < n), found & (nearest >= n)
+    assert points.sum() > 0.9 * n
+    assert spikes.sum() > 0.6 * n
+    assert sharp[points].mean() < 0.05
+    assert sharp[spikes].mean() > 0.95
