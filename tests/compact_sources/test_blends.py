@@ -100,10 +100,14 @@ def test_a_member_without_room_gives_its_light_back():
     groups = group(start)
     fit = fit_groups(start, groups, bounds(start))
     assert (fit.sources[[0, 2], 0] < 5 * fit.peak_err[[0, 2]]).any()
-    left, after, kept = drop_weak(fit, groups, fit_groups, group=group, bounds=bounds, min_significance=5.0)
+    left, after, kept = drop_weak(
+        fit, groups, fit_groups, group=group, bounds=bounds, min_significance=5.0, distance=FWHM
+    )
     assert len(kept) == 2
     assert 1 in kept
     assert len(after) == 2
     np.testing.assert_allclose(left.flux, 2 * np.pi * truth[:, 0] * SIGMA**2, rtol=0.3)  # 4 sigma
-    again, _, all_kept = drop_weak(left, after, fit_groups, group=group, bounds=bounds, min_significance=1e9)
+    again, _, all_kept = drop_weak(
+        left, after, fit_groups, group=group, bounds=bounds, min_significance=1e9, distance=FWHM
+    )
     assert len(all_kept) == len(again.sources) == 2  # single sources stay

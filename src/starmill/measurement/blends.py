@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from starmill.detection.grouping import SourceGroups
 from starmill.measurement.gaussian_fit import FitStatus, GaussianFit
+from starmill.numerics.close_pairs import next_to
 
 __all__ = ["GroupFitter", "drop_weak", "pick_groups", "replace_rows", "split_blends"]
 
@@ -128,6 +129,7 @@ def drop_weak(
     group: Callable[[NDArray[np.float64]], SourceGroups],
     bounds: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     min_significance: float,
+    distance: float,
     passes: int = 3,
 ) -> tuple[GaussianFit, SourceGroups, NDArray[np.int64]]:
     """Take the least significant member out of groups that have insignificant ones, and fit the rest again.
@@ -146,6 +148,8 @@ def drop_weak(
         Groups, and bounds (n, 5), of sources (n, 6).
     min_significance : float
         Smallest peak over its error.
+    distance : float, pixel
+        Members farther from all others than this share no light with them and stay.
     passes : int
         At most this many members of a group are taken out.
 
@@ -161,7 +165,9 @@ def drop_weak(
         with np.errstate(invalid="ignore", divide="ignore"):
             strength = fit.sources[:, 0] / fit.peak_err
         strength = np.where(np.isfinite(strength), strength, -1.0)
-        weak = np.flatnonzero((strength < min_significance) & (np.bincount(groups.label)[groups.label] > 1))
+        x, y = fit.sources[:, 1], fit.sources[:, 2]
+        weak = (strength < min_significance) & (np.bincount(groups.label)[groups.label] > 1)
+        weak = np.flatnonzero(weak & next_to(x, y, x, y, distance, skip=np.arange(x.size)))
         if weak.size == 0:
             break
         weak = weak[np.lexsort((strength[weak], groups.label[weak]))]

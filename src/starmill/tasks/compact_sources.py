@@ -35,6 +35,7 @@ from starmill.tasks.compact_sources_config import CompactSourcesConfig
 __all__ = ["CompactSourcesTask"]
 
 FWHM_PER_SIGMA = 2.3548200450309493  # 2 sqrt(2 ln 2)
+SHARED_LIGHT = 1.3  # beams; sources that near can share their light in many ways
 
 
 @dataclass(frozen=True)
@@ -361,8 +362,9 @@ class CompactSourcesTask(Task):
                 again = fit_groups(sources, changed, bounds(sources))
                 fit = replace_rows(fit, again, changed.members)
         return drop_weak(
-            fit, groups, fit_groups, group=group, bounds=bounds, min_significance=config.min_significance
-        )
+            fit, groups, fit_groups, group=group, bounds=bounds, min_significance=config.min_significance,
+            distance=SHARED_LIGHT * data.fwhm,
+        )  # fmt: skip
 
     def _groups(self, data: _Prepared, sources: NDArray[np.float64]) -> SourceGroups:
         config = self.config.grouping
