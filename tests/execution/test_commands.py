@@ -114,6 +114,12 @@ def test_collections_travel_and_go(tmp_path, night, call):
     assert (
         call("repo", "prune", data, "raw/simcam", "--yes")[0] != 0
     )  # a chain and a tagged collection hold it
+    code, _, err = call("repo", "prune", data, "raw/simcam")
+    assert code == 2
+    assert "--yes" in err
+    code, out, _ = call("run", "calibs", "-r", data, "-o", "none", "-d", "exposure = 7", "--dry-run")
+    assert code == 4
+    assert "hold no frames for the query 'exposure = 7'" in out
     assert call("repo", "prune", data, "raw/simcam", "--yes", "--force")[0] == 0
     assert call("repo", "verify", data, "--json")[0] == 0
     (other / "registry.sqlite3").unlink()

@@ -161,6 +161,8 @@ def query(
         for ref in refs:
             values = " ".join(f"{name}={value}" for name, value in ref.known.items())
             sys.stdout.write(f"{ref.run}\t{values}\t{ref.path}\n")
+    if not refs:
+        click.echo(f"no {dataset_type} fulfils that", err=True)
     return 0 if refs else 4
 
 
@@ -287,16 +289,25 @@ def prune(repository: str, collection: str, dataset_type: str, where: str, force
         raise click.UsageError("name the collection to prune")
     with _open(repository, [collection], writable=True) as opened:
         if not dataset_type:
-            yes or click.confirm(
-                f"remove the collection {collection} and all its files?", abort=True, err=True
-            )
+            known = opened.collections().get(collection)
+            files = " and all its files" if known is not None and known.kind == "run" else ", but no files"
+            _confirm(f"remove the collection {collection}{files}?", yes=yes)
             count = prune_collection(opened, collection, force=force)
         else:
             refs = opened.query(dataset_type, where or None)
-            yes or click.confirm(f"remove {len(refs)} data sets with their files?", abort=True, err=True)
+            _confirm(f"remove {len(refs)} data sets with their files?", yes=yes)
             count = prune_datasets(opened, refs, force=force)
     click.echo(f"{count} data sets removed", err=True)
     return 0
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    """Ask, unless the user has said yes; where nobody can answer, say how to."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Give --yes: there is no terminal to ask")
+    click.confirm(question, abort=True, err=True)
 
 
 @command.command(context_settings=_HELP)
@@ -317,7 +328,10 @@ def verify(repository: str, repair: bool, quick: bool, as_json: bool) -> int:
             click.echo(f"{what}: {path}", err=True)
     for line in report.repaired:
         click.echo(line, err=True)
-    click.echo(f"{report.checked} data sets checked: {'clean' if report.is_clean else 'not clean'}", err=True)
+    verdict = (
+        "clean" if report.is_clean else "mended" if repair else "not clean; --repair mends what can be mended"
+    )
+    click.echo(f"{report.checked} data sets checked: {verdict}", err=True)
     return 0 if report.is_clean or repair else 1
 
 

@@ -100,6 +100,7 @@ class QuantumGraph:
     pipeline: Pipeline
     quanta: list[Quantum]
     reports: dict[str, NodeReport]
+    where: str = ""
 
     def __len__(self) -> int:
         return len(self.quanta)
@@ -122,6 +123,10 @@ class QuantumGraph:
         for label, report in self.reports.items():
             found = ", ".join(f"{n} {name}" for name, n in report.candidates.items())
             lines.append(f"{label}: {report.quanta} quanta (found {found or 'nothing'})")
+            if report.candidates and not any(report.candidates.values()):
+                names = " or ".join(report.candidates)
+                query = f" for the query '{self.where}'" if self.where else ""
+                lines.append(f"  the input collections hold no {names}{query}")
             ranked = report.dropped.most_common()
             lines += [f"  {count} left out: {reason}" for reason, count in ranked[:reasons]]
             if len(ranked) > reasons:
@@ -149,7 +154,7 @@ def build_graph(pipeline: Pipeline, source: DatasetSource, where: str = "") -> Q
     builder = _Builder(pipeline, source, where)
     for node in pipeline.nodes:
         builder.add(node)
-    return QuantumGraph(pipeline, builder.quanta, builder.reports)
+    return QuantumGraph(pipeline, builder.quanta, builder.reports, where)
 
 
 @dataclass
