@@ -58,7 +58,10 @@ def subtract(exposures, name):
     """Return the difference of a frame, its sources and the template."""
     template = make_template(exposures, exposures[name])
     result = DifferenceTask(DifferenceConfig()).run(template=template, science=exposures[name])
-    catalog = MeasureDifferenceTask().run(difference=result.difference, score=result.score).catalog
+    measured = MeasureDifferenceTask().run(
+        difference=result.difference, score=result.score, spike=result.spike
+    )
+    catalog = measured.catalog
     return result, catalog, template
 
 

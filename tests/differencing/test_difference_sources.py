@@ -10,8 +10,9 @@ from starmill.differencing.score import matched_filter
 from starmill.differencing.sources import find_difference_sources
 
 
-@pytest.mark.parametrize("sigma", [0.9, 1.6])
-def test_single_pixels_are_told_from_point_sources(sigma):
+@pytest.mark.parametrize(("sigma", "smeared"), [(0.9, 0.0), (1.6, 0.0), (1.6, 0.8)])
+def test_single_pixels_are_told_from_point_sources(sigma, smeared):
+    """Also when the science image was convolved, which smears its single pixels."""
     rng = np.random.default_rng(8)
     n, side = 100, 700
     place = rng.permutation(34 * 34)[: 2 * n]
@@ -21,13 +22,17 @@ def test_single_pixels_are_told_from_point_sources(sigma):
     width = np.sqrt(4 * np.pi) * sigma  # flux over it is the signal-to-noise
     sign = rng.choice([-1, 1], 2 * n)
     add_gaussians(image, x[:n], y[:n], sign[:n] * rng.uniform(7, 30, n) * width, sigma)
+    near = np.arange(-4, 5)[:, None] ** 2 + np.arange(-4, 5)[None, :] ** 2
+    spike = np.exp(-near / (2 * smeared**2)) if smeared else (near == 0) * 1.0
+    strength = rng.uniform(7, 30, n) * width * 0.7 * spike.max() / np.sqrt(np.sum(spike**2))
     rows, columns = np.rint(y[n:]).astype(int), np.rint(x[n:]).astype(int)
-    image[rows, columns] += sign[n:] * rng.uniform(7, 30, n) * width * 0.7
+    for row, column, peak in zip(rows, columns, sign[n:] * strength, strict=True):
+        image[row - 4 : row + 5, column - 4 : column + 5] += peak * spike
     yy, xx = np.mgrid[-8:9, -8:9]
     psf = np.exp(-(xx**2 + yy**2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
     bad, variance = np.zeros(image.shape, bool), np.ones(image.shape)
     _, score = matched_filter(image, variance, bad, psf)
-    catalog = find_difference_sources(image, variance, bad, score, psf)
+    catalog = find_difference_sources(image, variance, bad, score, psf, spike=spike)
     distance = np.hypot(catalog["x"][:, None] - x, catalog["y"][:, None] - y)
     found, nearest = distance.min(axis=1) < 2, distance.argmin(axis=1)
     sharp = catalog["sharp_flag"]

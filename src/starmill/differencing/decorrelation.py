@@ -26,7 +26,8 @@ from starmill.differencing.sides import sky_noise
 from starmill.differencing.subtract import convolve_with_nodes
 
 __all__ = [
-    "central_filter", "correlation_excess", "prefiltered", "score_excess", "whiten", "whitened", "whitening_filter",
+    "central_filter", "correlation_excess", "prefiltered", "score_excess", "spike_image", "whiten", "whitened",
+    "whitening_filter",
 ]  # fmt: skip
 
 _FACTOR_ERROR = 1e-5  # of the absolute sum of a filter; the difference is not more accurate itself
@@ -131,6 +132,29 @@ def central_filter(kernel, reference, target, box):
     half = min(24, min(target.image.shape) // 4)
     image = kernel.kernel_at(*box.center)
     return whitening_filter(image, *sky_noise(target, reference), half_width=half)
+
+
+def spike_image(kernel, reference, target, box, is_convolved, is_white, *, half_width=7):
+    """Return what a single bright pixel of the science image becomes in the difference, ``(k, k)``, any scale.
+
+    Parameters
+    ----------
+    kernel : SpatialKernel
+    reference, target : Side
+    box : Box
+    is_convolved : bool
+        The science image is the one that was convolved.
+    is_white : bool
+        The difference was whitened.
+    half_width : int
+        Largest half width of the result.
+    """
+    image = kernel.kernel_at(*box.center) if is_convolved else np.ones((1, 1))
+    if is_white:
+        image = fftconvolve(image, central_filter(kernel, reference, target, box))
+    middle = image.shape[0] // 2
+    half = min(middle, half_width)
+    return image[middle - half : middle + half + 1, middle - half : middle + half + 1]
 
 
 def prefiltered(reference, target, fit, box):

@@ -63,6 +63,7 @@ def find_difference_sources(
     *,
     threshold=5.0,
     dipole_reach=None,
+    spike=None,
     origin=(0, 0),
     exposure_id=0,
 ):
@@ -80,6 +81,8 @@ def find_difference_sources(
         Of the absolute score.
     dipole_reach : float, optional
         Opposite peaks closer than this many FWHM are fitted as a dipole; see :func:`natural_reach` when not given.
+    spike : (k, k) array, optional
+        What a single bright pixel of the science image becomes in the difference, any scale; one pixel when not given.
     origin : (int, int)
         Parent position of the first pixel.
     exposure_id : int
@@ -89,6 +92,7 @@ def find_difference_sources(
     catalog : Catalog
         With the columns of ``DIFFERENCE_SCHEMA``.
     """
+    spike = np.ones((1, 1)) if spike is None else spike
     strength = np.where(bad, 0, np.abs(score))
     peaks = (strength >= threshold) & (strength == maximum_filter(strength, 5))
     peaks[:2], peaks[-2:], peaks[:, :2], peaks[:, -2:] = False, False, False, False
@@ -107,9 +111,8 @@ def find_difference_sources(
         values["x_err"][i] = values["y_err"][i] = position_error
         values["psf_flux"][i], values["psf_flux_err"][i], values["psf_chi2"][i] = flux, error, chi2
         values["signal_to_noise"][i], values["is_negative"][i] = score[row, column], sign < 0
-        core = np.s_[row - 1 : row + 2, column - 1 : column + 2]
-        spike = _brightest_pull(sign * difference[core], variance[core], bad[core])
-        values["sharp_flag"][i] = spike**2 - score[row, column] ** 2 > SHARP_GAIN
+        narrow = sign * _spike_score(difference, variance, bad, spike, sign, row, column)
+        values["sharp_flag"][i] = narrow > 0 and narrow**2 - score[row, column] ** 2 > SHARP_GAIN
         values["psf_flux_flag"][i] = (
             usable < 0.9
         )  # a tenth of the core lost moves the flux by about its error
@@ -140,10 +143,20 @@ def forced_fluxes(difference, variance, bad, psf_image, x, y):
     return tuple(np.array(measured).reshape(-1, 2).T)
 
 
-def _brightest_pull(values, variance, bad):
-    """Return the largest value over its noise among good pixels, 0 without any."""
-    good = ~bad & (variance > 0)
-    return float(np.max(values[good] / np.sqrt(variance[good]), initial=0.0))
+def _spike_score(difference, variance, bad, spike, sign, row, column):
+    """Return the signal-to-noise of a spike on that of nine pixels where it is the largest with the given sign."""
+    half, best = spike.shape[0] // 2, -np.inf
+    for y in range(row - 1, row + 2):
+        for x in range(column - 1, column + 2):
+            part = np.s_[y - half : y + half + 1, x - half : x + half + 1]
+            if min(y, x) < half or difference[part].shape != spike.shape:
+                continue
+            good = ~bad[part] & (variance[part] > 0)
+            shape, noise = spike[good], variance[part][good]
+            norm = np.sum(shape**2 / noise)
+            if norm > 0:
+                best = max(best, sign * np.sum(shape * difference[part][good] / noise) / np.sqrt(norm))
+    return sign * best if np.isfinite(best) else 0.0
 
 
 def natural_reach(peaks, fwhm, area, *, chance=0.1, least=3.0, most=12.0):

@@ -15,7 +15,13 @@ from starmill.datamodel.mask import Mask
 from starmill.datamodel.psf import GaussianPsf, PixelBasisPsf
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import fit_differential_background
-from starmill.differencing.decorrelation import central_filter, prefiltered, score_excess, whitened
+from starmill.differencing.decorrelation import (
+    central_filter,
+    prefiltered,
+    score_excess,
+    spike_image,
+    whitened,
+)
 from starmill.differencing.fit_error import fit_variance
 from starmill.differencing.kernel_basis import (
     KernelBasis,
@@ -174,7 +180,7 @@ class DifferenceTask(Task):
             ``kernel`` (SpatialKernel), ``kernel_sum`` (float, wings included), ``kernel_sum_error``, ``wings``,
             ``background`` (DifferentialBackground), ``fit`` (KernelFit), ``stamps`` (StampSet), ``direction``,
             ``product`` (str), ``decorrelated`` (bool), ``quality`` (DifferenceQuality), ``flux`` ((ny, nx) array: of a point
-            source at every pixel).
+            source at every pixel), ``spike`` ((k, k) array: what one bright pixel of the science image becomes, or None).
         """
         with self.timer("seeing"):
             prepared = template if isinstance(template, PreparedTemplate) else self.prepare(template)
@@ -225,6 +231,8 @@ class DifferenceTask(Task):
             kernel_sum=products["kernel_sum"], kernel_sum_error=products["kernel_sum_error"], wings=matched["wings"],
             background=matched["background"], fit=fit, stamps=stamps, direction=direction,
             decorrelated=products["decorrelated"], quality=quality, flux=products["flux"], product=product,
+            spike=spike_image(fit.kernel, reference, target, box, direction == "science", products["decorrelated"])
+            if product == "difference" else None,
         )  # fmt: skip
 
     def prepare(self, template: Exposure) -> PreparedTemplate:

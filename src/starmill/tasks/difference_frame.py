@@ -105,8 +105,10 @@ class DifferenceFrameTask(Task):
         with self.timer("align"):
             prepared = self._prepared(template, science)
         result = self.subtasks["difference"].run(template=prepared, science=science)
-        catalog = self.subtasks["measure"].run(difference=result.difference, score=result.score).catalog
-        return Result(**vars(result), catalog=catalog, template=prepared.exposure, science=science)
+        measured = self.subtasks["measure"].run(
+            difference=result.difference, score=result.score, spike=result.spike
+        )
+        return Result(**vars(result), catalog=measured.catalog, template=prepared.exposure, science=science)
 
     def _prepared(self, template: Exposure, science: Exposure) -> PreparedTemplate:
         kept = self._kept

@@ -40,6 +40,7 @@ class MeasureDifferenceTask(Task):
         difference: Exposure,
         score: Exposure,
         positions: tuple[NDArray[Any], NDArray[Any]] | None = None,
+        spike: NDArray[Any] | None = None,
     ) -> Result:
         """Find and measure.
 
@@ -49,6 +50,8 @@ class MeasureDifferenceTask(Task):
             Of :class:`~starmill.tasks.difference.DifferenceTask`.
         positions : (x, y), optional
             Parent positions at which fluxes are forced.
+        spike : (k, k) array, optional
+            What a single bright pixel of the science image becomes in the difference; of the same task.
 
         Returns
         -------
@@ -62,7 +65,7 @@ class MeasureDifferenceTask(Task):
         image = np.where(bad, 0, difference.image)
         catalog = find_difference_sources(
             image, difference.variance, bad, score.image, psf_image, threshold=self.config.threshold,
-            dipole_reach=self.config.dipole_reach,
+            dipole_reach=self.config.dipole_reach, spike=spike,
             origin=difference.origin, exposure_id=difference.info.exposure_id,
         )  # fmt: skip
         self.metadata["sources"] = len(catalog)
