@@ -113,84 +113,114 @@ def bin_stamp(image, variance, x0, y0, bin_x, bin_y, out, out_variance):
     """
     n = out.shape[0]
     norm = 1.0 / (bin_x * bin_y)
+    flat = image.ravel()
+    flat_variance = variance.ravel()
+    target = out.ravel()
+    target_variance = out_variance.ravel()
     for j in range(n):
-        target = out[j]
-        target_variance = out_variance[j]
-        target[:] = 0.0
-        target_variance[:] = 0.0
+        there = np.uint64(j * n)
+        for k in range(np.uint64(n)):
+            target[there + k] = 0.0
+            target_variance[there + k] = 0.0
         for y in range(y0 + j * bin_y, y0 + (j + 1) * bin_y):
-            row = image[y, x0 : x0 + n * bin_x]
-            row_variance = variance[y, x0 : x0 + n * bin_x]
+            here = np.uint64(y * image.shape[1] + x0)
             if bin_x == 1:
-                for k in range(n):
-                    target[k] += norm * row[k]
-                    target_variance[k] += norm * norm * row_variance[k]
+                for k in range(np.uint64(n)):
+                    target[there + k] += norm * flat[here + k]
+                    target_variance[there + k] += norm * norm * flat_variance[here + k]
             else:
-                for k in range(n):
+                width = np.uint64(bin_x)
+                for k in range(np.uint64(n)):
                     a = 0.0
                     b = 0.0
-                    for x in range(k * bin_x, (k + 1) * bin_x):
-                        a += row[x]
-                        b += row_variance[x]
-                    target[k] += norm * a
-                    target_variance[k] += norm * norm * b
+                    for x in range(here + k * width, here + (k + np.uint64(1)) * width):
+                        a += flat[x]
+                        b += flat_variance[x]
+                    target[there + k] += norm * a
+                    target_variance[there + k] += norm * norm * b
+
+
+@njit
+def _pad_rows(kernel, margin, padded):
+    """Fill ``padded`` with the central part of ``kernel`` that fits, row by row as a flat array.
+
+    ``margin`` zeros stand before and behind each row, and as many rows of zeros before and behind all. ``padded`` is
+    (n + 2 margin, n + 2 margin) with odd n.
+    """
+    n = padded.shape[0] - 2 * margin
+    cut = (kernel.shape[0] - n) // 2
+    source = kernel.ravel()
+    target = padded.ravel()
+    for k in range(np.uint64(target.size)):
+        target[k] = 0.0
+    for j in range(n):
+        here = np.uint64((cut + j) * kernel.shape[1] + cut)
+        there = np.uint64((j + margin) * padded.shape[1] + margin)
+        for k in range(np.uint64(n)):
+            target[there + k] = source[here + k]
 
 
 @fast_njit
-def smooth_block(stamp, kernel, out):
-    """Correlate a stamp with ``kernel`` at its 3 x 3 central pixels.
+def smooth_block(stamp, padded, out):
+    """Correlate a stamp with a kernel at its 3 x 3 central pixels.
 
     Parameters
     ----------
     stamp : (size + 2, size + 2) float64 array
-    kernel : (size, size) float64 array
+    padded : (size + 2, size + 2) float64 array
+        The kernel with a border of one zero: one run over all its rows does a pixel of the block.
     out : (3, 3) float64 array
     """
-    size = kernel.shape[0]
+    pitch = stamp.shape[1]
+    pixels = stamp.ravel()
+    taps = padded.ravel()
+    first = np.uint64(pitch + 1)  # of the kernel
+    n = np.uint64(pitch * (pitch - 2) - 2)
+    one = np.uint64(1)
+    two = np.uint64(2)
     for by in range(3):
         a = 0.0
         b = 0.0
         c = 0.0
-        for ky in range(size):
-            weights = kernel[ky]
-            left = stamp[by + ky, :size]
-            centre = stamp[by + ky, 1 : size + 1]
-            right = stamp[by + ky, 2 : size + 2]
-            for kx in range(weights.size):
-                w = weights[kx]
-                a += left[kx] * w
-                b += centre[kx] * w
-                c += right[kx] * w
+        start = np.uint64(by * pitch)
+        for k in range(n):
+            w = taps[first + k]
+            a += pixels[start + k] * w
+            b += pixels[start + k + one] * w
+            c += pixels[start + k + two] * w
         out[by, 0] = a
         out[by, 1] = b
         out[by, 2] = c
 
 
 @fast_njit
-def _gradient_row(k0, k1, k2, gx, gy, row):
-    """Return the sums of V Wx**2, V Wy**2 and V Wx Wy over one row of the stamp.
+def _gradient_sums(taps, spread, pitch, gx, gy):
+    """Return the sums of V Wx**2, V Wy**2 and V Wx Wy, W the sums of nine shifted kernels times the derivatives.
 
-    ``k0``, ``k1``, ``k2`` are the padded kernel rows that the three smoothed rows put there.
+    ``taps`` is the flat kernel with a border of two zeros and rows of ``pitch``, ``spread`` the flat variance with the
+    same rows, zero in the two columns behind the block that the nine kernels cover.
     """
     vxx = 0.0
     vyy = 0.0
     vxy = 0.0
-    n = row.size
-    a0, a1, a2 = k0[2 : n + 2], k0[1 : n + 1], k0[:n]
-    b0, b1, b2 = k1[2 : n + 2], k1[1 : n + 1], k1[:n]
-    c0, c1, c2 = k2[2 : n + 2], k2[1 : n + 1], k2[:n]
     x00, x01, x02 = gx[0, 0], gx[0, 1], gx[0, 2]
     x10, x11, x12 = gx[1, 0], gx[1, 1], gx[1, 2]
     x20, x21, x22 = gx[2, 0], gx[2, 1], gx[2, 2]
     y00, y01, y02 = gy[0, 0], gy[0, 1], gy[0, 2]
     y10, y11, y12 = gy[1, 0], gy[1, 1], gy[1, 2]
     y20, y21, y22 = gy[2, 0], gy[2, 1], gy[2, 2]
-    for k in range(n):
-        wx = x00 * a0[k] + x01 * a1[k] + x02 * a2[k] + x10 * b0[k] + x11 * b1[k] + x12 * b2[k]
-        wy = y00 * a0[k] + y01 * a1[k] + y02 * a2[k] + y10 * b0[k] + y11 * b1[k] + y12 * b2[k]
-        wx += x20 * c0[k] + x21 * c1[k] + x22 * c2[k]
-        wy += y20 * c0[k] + y21 * c1[k] + y22 * c2[k]
-        v = row[k]
+    one = np.uint64(1)
+    two = np.uint64(2)
+    row = np.uint64(pitch)
+    for k in range(np.uint64(pitch * (pitch - 2) - 2)):
+        c2, c1, c0 = taps[k], taps[k + one], taps[k + two]
+        b2, b1, b0 = taps[row + k], taps[row + k + one], taps[row + k + two]
+        a2, a1, a0 = taps[row + row + k], taps[row + row + k + one], taps[row + row + k + two]
+        wx = x00 * a0 + x01 * a1 + x02 * a2 + x10 * b0 + x11 * b1 + x12 * b2
+        wy = y00 * a0 + y01 * a1 + y02 * a2 + y10 * b0 + y11 * b1 + y12 * b2
+        wx += x20 * c0 + x21 * c1 + x22 * c2
+        wy += y20 * c0 + y21 * c1 + y22 * c2
+        v = spread[k]
         vxx += v * wx * wx
         vyy += v * wy * wy
         vxy += v * wx * wy
@@ -198,7 +228,7 @@ def _gradient_row(k0, k1, k2, gx, gy, row):
 
 
 @njit
-def propagate_block(variance, kernel, grad_x, grad_y, padded):
+def propagate_block(variance, kernel, grad_x, grad_y, padded, spread):
     """Return the variances of x and y and their covariance.
 
     Parameters
@@ -208,28 +238,22 @@ def propagate_block(variance, kernel, grad_x, grad_y, padded):
     kernel : (size, size) float64 array
     grad_x, grad_y : (3, 3) float64 array
         Derivatives of the position with respect to the smoothed values.
-    padded : (n + 4, n + 4) float64 array
-        Scratch, odd n <= size; receives the central n x n kernel with a border of two zeros.
+    padded, spread : (n + 4, n + 4) float64 array
+        Scratch, odd n <= size; receive the central n x n kernel with a border of two zeros, and its variance.
     """
     n = padded.shape[0] - 4
     cut = (kernel.shape[0] - n) // 2
-    padded[:2, :] = 0.0
-    padded[n + 2 :, :] = 0.0
-    for j in range(n):
-        row = padded[j + 2]
-        row[:2] = 0.0
-        row[2 : n + 2] = kernel[cut + j, cut : cut + n]
-        row[n + 2 :] = 0.0
-    vxx = 0.0
-    vyy = 0.0
-    vxy = 0.0
+    _pad_rows(kernel, 2, padded)
+    source = variance.ravel()
+    target = spread.ravel()
     for j in range(n + 2):
-        row = variance[cut + j, cut : cut + n + 2]
-        a, b, c = _gradient_row(padded[j + 2], padded[j + 1], padded[j], grad_x, grad_y, row)
-        vxx += a
-        vyy += b
-        vxy += c
-    return vxx, vyy, vxy
+        here = np.uint64((cut + j) * variance.shape[1] + cut)
+        there = np.uint64(j * spread.shape[1])
+        for k in range(np.uint64(n + 2)):
+            target[there + k] = source[here + k]
+        target[there + np.uint64(n + 2)] = 0.0
+        target[there + np.uint64(n + 3)] = 0.0
+    return _gradient_sums(padded.ravel(), target, n + 4, grad_x, grad_y)
 
 
 @njit
@@ -262,13 +286,15 @@ def _one_centroid(pixels, kernel, ix, iy, sigma2, max_bin, wide, scratch, padded
     ny, nx = pixels.mask.shape
     stamp = scratch[0]
     spread = scratch[1]
+    taps = scratch[2]
+    _pad_rows(kernel, 1, taps)
     while True:
         x0 = ix - (bin_x - 1) // 2 - (n // 2) * bin_x
         y0 = iy - (bin_y - 1) // 2 - (n // 2) * bin_y
         if x0 < 0 or y0 < 0 or x0 + n * bin_x > nx or y0 + n * bin_y > ny:
             return flags | FLAG_EDGE
         bin_stamp(pixels.image, pixels.variance, x0, y0, bin_x, bin_y, stamp, spread)
-        smooth_block(stamp, kernel, m)
+        smooth_block(stamp, taps, m)
         dx, dy, size_x, size_y = block_maximum(m)
         if not np.isfinite(dx):
             return flags | FLAG_NO_SECOND_DERIVATIVE
@@ -287,7 +313,7 @@ def _one_centroid(pixels, kernel, ix, iy, sigma2, max_bin, wide, scratch, padded
         bin_y = bin_y * 2 if wide_y else bin_y
     if not _block_gradient(m, grads[0], grads[1]):
         return flags | FLAG_BAD_ERROR
-    vxx, vyy, vxy = propagate_block(spread, kernel, grads[0], grads[1], padded)
+    vxx, vyy, vxy = propagate_block(spread, kernel, grads[0], grads[1], padded[0], padded[1])
     out[2] = vxx * bin_x * bin_x
     out[3] = vyy * bin_y * bin_y
     out[4] = vxy * bin_x * bin_y
@@ -331,11 +357,11 @@ def smoothed_centroids(pixels, kernels, kernel_index, peak_x, peak_y, sigma2, ma
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     m = np.empty((3, 3))
     grads = np.empty((2, 3, 3))
-    scratch = np.empty((2, size + 2, size + 2))
+    scratch = np.empty((3, size + 2, size + 2))
     core = min(size, 2 * int(np.ceil(ERROR_SIGMAS * np.sqrt(sigma2.max()))) + 1) if sigma2.size else size
-    padded = np.empty((core + 4, core + 4))
-    narrow_scratch = np.empty((2, 7, 7))
-    narrow_padded = np.empty((9, 9))
+    padded = np.empty((2, core + 4, core + 4))
+    narrow_scratch = np.empty((3, 7, 7))
+    narrow_padded = np.empty((2, 9, 9))
     narrow = np.empty((5, 5))
     for j in range(5):
         for i in range(5):
