@@ -28,6 +28,8 @@ def test_single_pixels_are_told_from_point_sources(sigma, smeared):
     rows, columns = np.rint(y[n:]).astype(int), np.rint(x[n:]).astype(int)
     for row, column, peak in zip(rows, columns, sign[n:] * strength, strict=True):
         image[row - 4 : row + 5, column - 4 : column + 5] += peak * spike
+        if row % 2:  # half of them have two pixels
+            image[row - 4 : row + 5, column - 3 : column + 6] += peak * spike
     yy, xx = np.mgrid[-8:9, -8:9]
     psf = np.exp(-(xx**2 + yy**2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
     bad, variance = np.zeros(image.shape, bool), np.ones(image.shape)

@@ -48,7 +48,7 @@ DIFFERENCE_SCHEMA = Schema(
             "sharp_flag",
             "bool",
             "",
-            "narrower than a point source, one pixel explains more than the PSF: a cosmic ray or hot pixel",
+            "narrower than a point source, one or two pixels explain more than the PSF: a cosmic ray or hot pixel",
         ),
     ]
 )
@@ -92,7 +92,7 @@ def find_difference_sources(
     catalog : Catalog
         With the columns of ``DIFFERENCE_SCHEMA``.
     """
-    spike = np.ones((1, 1)) if spike is None else spike
+    spikes = _spikes(spike)
     strength = np.where(bad, 0, np.abs(score))
     peaks = (strength >= threshold) & (strength == maximum_filter(strength, 5))
     peaks[:2], peaks[-2:], peaks[:, :2], peaks[:, -2:] = False, False, False, False
@@ -111,8 +111,8 @@ def find_difference_sources(
         values["x_err"][i] = values["y_err"][i] = position_error
         values["psf_flux"][i], values["psf_flux_err"][i], values["psf_chi2"][i] = flux, error, chi2
         values["signal_to_noise"][i], values["is_negative"][i] = score[row, column], sign < 0
-        narrow = sign * _spike_score(difference, variance, bad, spike, sign, row, column)
-        values["sharp_flag"][i] = narrow > 0 and narrow**2 - score[row, column] ** 2 > SHARP_GAIN
+        narrow = _spike_score(difference, variance, bad, spikes, sign, row, column)
+        values["sharp_flag"][i] = narrow**2 - score[row, column] ** 2 > SHARP_GAIN
         values["psf_flux_flag"][i] = (
             usable < 0.9
         )  # a tenth of the core lost moves the flux by about its error
@@ -143,20 +143,26 @@ def forced_fluxes(difference, variance, bad, psf_image, x, y):
     return tuple(np.array(measured).reshape(-1, 2).T)
 
 
-def _spike_score(difference, variance, bad, spike, sign, row, column):
-    """Return the signal-to-noise of a spike on that of nine pixels where it is the largest with the given sign."""
-    half, best = spike.shape[0] // 2, -np.inf
+def _spikes(spike):
+    """Return the shapes of one bright pixel and of two neighbours of equal light, each (k + 2, k + 2)."""
+    spike = np.pad(np.ones((1, 1)) if spike is None else spike, 1)
+    return [spike, *(spike + np.roll(spike, by, (0, 1)) for by in ((0, 1), (1, 0), (1, 1), (1, -1)))]
+
+
+def _spike_score(difference, variance, bad, spikes, sign, row, column):
+    """Return the signal-to-noise of the spike, on one of nine pixels, that is the strongest; 0 without any."""
+    half, best = spikes[0].shape[0] // 2, 0.0
     for y in range(row - 1, row + 2):
         for x in range(column - 1, column + 2):
             part = np.s_[y - half : y + half + 1, x - half : x + half + 1]
-            if min(y, x) < half or difference[part].shape != spike.shape:
+            if min(y, x) < half or difference[part].shape != spikes[0].shape:
                 continue
-            good = ~bad[part] & (variance[part] > 0)
-            shape, noise = spike[good], variance[part][good]
-            norm = np.sum(shape**2 / noise)
-            if norm > 0:
-                best = max(best, sign * np.sum(shape * difference[part][good] / noise) / np.sqrt(norm))
-    return sign * best if np.isfinite(best) else 0.0
+            weight = np.where(bad[part] | (variance[part] <= 0), 0, 1 / np.maximum(variance[part], 1e-30))
+            for shape in spikes:
+                norm = np.sum(shape**2 * weight)
+                if norm > 0:
+                    best = max(best, sign * np.sum(shape * difference[part] * weight) / np.sqrt(norm))
+    return best
 
 
 def natural_reach(peaks, fwhm, area, *, chance=0.1, least=3.0, most=12.0):
