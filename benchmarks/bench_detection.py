@@ -65,6 +65,7 @@ def starmill_steps(exposure):
     for name, options in (
         ("starmill", {}),
         ("starmill, no local background", {"use_local_background": False}),
+        ("starmill, min_peak_drop=1", {"min_peak_drop": 1.0}),
         ("starmill, sharpen_peaks", {"use_local_background": False, "sharpen_peaks": True}),
     ):
         config = SourceDetectionConfig(re_estimate_background=False, **options)

@@ -33,3 +33,13 @@ def sharp_peaks(image, variance, pixels, stencil, n_sigma, depth):
         if ok:
             kept.append((y, x))
     return kept
+
+
+def lowest_on_line(image, a, b):
+    """Lowest value on the pixels of a straight line between two (y, x); NaN between the ends counts as zero."""
+    steps = max(abs(b[0] - a[0]), abs(b[1] - a[1]))
+    inner = [
+        image[tuple(np.floor(np.add(a, np.subtract(b, a) * k / steps) + 0.5).astype(int))]
+        for k in range(1, steps)
+    ]
+    return min([image[a], image[b], *np.nan_to_num(inner, nan=0.0)])

@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from starmill.datamodel.footprint import PEAK_DTYPE, FootprintSet
 from starmill.datamodel.geometry import Box
 from starmill.detection.footprints import label_image, sort_peaks
 from starmill.kernels.peaks import footprint_peaks
+from starmill.kernels.sharpening import lowest_on_lines
 
-__all__ = ["find_peaks", "replace_peaks"]
+__all__ = ["drop_shallow_peaks", "find_peaks", "replace_peaks"]
+
+_NEIGHBOURS = 8  # to which a peak is compared
 
 
 def find_peaks(
@@ -114,3 +118,66 @@ def replace_peaks(
     all_peaks = np.concatenate([footprints.peaks[keep_old], kept_peaks])
     peaks, offsets = sort_peaks(all_owner, all_peaks, len(footprints), sign)
     return FootprintSet(footprints.spans, footprints.span_offsets, peaks, offsets)
+
+
+def drop_shallow_peaks(
+    footprints: FootprintSet,
+    smoothed: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    *,
+    among: NDArray[Any] | None = None,
+    min_drop: float = 1.0,
+    origin: tuple[int, int] = (0, 0),
+    sign: float = 1.0,
+) -> FootprintSet:
+    """Remove peaks that noise may have made on the side of a brighter one.
+
+    On the way to a brighter peak the smoothed image must fall by some standard deviations of its noise. The way is
+    the straight line to each brighter one of the nearest neighbours, so what is removed has no higher saddle either.
+
+    Parameters
+    ----------
+    footprints : FootprintSet
+        Inside the image, best those that have grown together; the highest peak of each stays.
+    smoothed, variance : (ny, nx) float32 arrays
+        Smoothed image and its variance.
+    among : (n,) array of PEAK_DTYPE, optional
+        Only peaks at the pixels of these may go; any when not given.
+    min_drop : float
+        In standard deviations of the smoothed image at the peak.
+    origin : (x0, y0)
+        Parent-frame position of the image.
+    sign : float
+        -1 for footprints below a negative threshold.
+
+    Returns
+    -------
+    footprints : FootprintSet
+    """
+    peaks, owner = footprints.peaks, np.repeat(np.arange(len(footprints)), footprints.n_peaks)
+    several = np.flatnonzero(footprints.n_peaks[owner] > 1)
+    if not len(several):
+        return footprints
+    x, y = (peaks[axis][several].astype(np.int64) - start for axis, start in zip("xy", origin, strict=True))
+    height = sign * smoothed[y, x].astype(np.float64)
+    layer = float(sum(smoothed.shape)) * owner[several]  # neighbours of other footprints are far away
+    count = min(_NEIGHBOURS + 1, len(several))
+    _, near = cKDTree(np.c_[x, y, layer]).query(np.c_[x, y, layer], k=count)
+    mine, other = np.repeat(np.arange(len(several)), count), near.ravel()
+    higher = (height[other] > height[mine]) & (owner[several][other] == owner[several][mine])
+    mine, other = mine[higher], other[higher]
+    image = smoothed if sign > 0 else -smoothed
+    fall = height[mine] - lowest_on_lines(image, y[mine], x[mine], y[other], x[other])
+    with np.errstate(invalid="ignore"):
+        shallow = fall < min_drop * np.sqrt(variance[y, x])[mine]
+    keep = np.ones(len(peaks), bool)
+    keep[several[mine[shallow]]] = False
+    if among is not None:
+        keep |= ~np.isin(_pixel_key(peaks), _pixel_key(among))
+    kept, offsets = sort_peaks(owner[keep], peaks[keep], len(footprints), sign)
+    return FootprintSet(footprints.spans, footprints.span_offsets, kept, offsets)
+
+
+def _pixel_key(peaks: NDArray[Any]) -> NDArray[np.int64]:
+    """Return one number for the pixel of each peak."""
+    return peaks["y"].astype(np.int64) * 2**32 + peaks["x"]

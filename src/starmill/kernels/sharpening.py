@@ -79,6 +79,27 @@ def _lowest_between(stamp, ya, xa, yb, xb):
 
 
 @njit
+def lowest_on_lines(image, ya, xa, yb, xb):
+    """Lowest value of an image on straight lines between pairs of pixels.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        NaN between the ends counts as zero.
+    ya, xa, yb, xb : (n,) int64 arrays
+        Ends of the lines, array index.
+
+    Returns
+    -------
+    lowest : (n,) float64 array
+    """
+    lowest = np.empty(ya.size)
+    for i in range(ya.size):
+        lowest[i] = _lowest_between(image, ya[i], xa[i], yb[i], xb[i])
+    return lowest
+
+
+@njit
 def sharp_peaks(image, variance, spans, offsets, stencil, n_sigma, depth, reach):
     """Peaks of the sharpened image in every footprint.
 

@@ -57,7 +57,11 @@ class CharacterizeImageConfig(Config):
     )
     measure_psf: SubtaskConfig = subtask(MeasurePsfConfig, "PSF model.")
     detect_deep: SubtaskConfig = subtask(
-        SourceDetectionConfig, "Sources of the final catalogue.", threshold=5.0, sharpen_peaks=True
+        SourceDetectionConfig,
+        "Sources of the final catalogue.",
+        threshold=5.0,
+        min_peak_drop=1.0,
+        sharpen_peaks=True,
     )
     measure_deep: SubtaskConfig = subtask(SingleFrameMeasurementConfig, "Measurement of the final catalogue.")
     aperture_correction: SubtaskConfig = subtask(

@@ -16,7 +16,7 @@ from starmill.datamodel.mask import Mask
 from starmill.datamodel.masked_image import MaskedImage
 from starmill.detection.filters import Smoothed, smooth, smooth_mask
 from starmill.detection.footprints import grow_footprints, growth_radius, mark_footprints
-from starmill.detection.peaks import replace_peaks
+from starmill.detection.peaks import drop_shallow_peaks, replace_peaks
 from starmill.detection.sharpening import sharpen_peaks
 from starmill.detection.threshold import detect_footprints
 from starmill.errors import AlgorithmError
@@ -66,6 +66,10 @@ class SourceDetectionConfig(Config):
     )
     local_bin_size: int = field(64, "Cell of the local background.", ge=8, unit="pixel")
     max_simple_peaks: int = field(1, "Footprints with at most this number of peaks keep them.", ge=0)
+    min_peak_drop: float = field(
+        0.0, "By how much the smoothed image falls between a peak and a brighter one nearby; 0 keeps all peaks.",
+        ge=0, unit="sigma",
+    )  # fmt: skip
     sharpen_peaks: bool = field(
         False, "Find the peaks of close pairs on a sharpened image, where smoothing has merged them."
     )
@@ -233,6 +237,7 @@ class SourceDetectionTask(Task):
         if config.use_local_background:
             with self.timer("local_background"):
                 cores = self.improve_peaks(cores, smoothed, exposure, factor)
+        plain = [core.peaks for core in cores]
         if config.sharpen_peaks:
             with self.timer("sharpen"):
                 cores = self.separate_peaks(cores, smoothed, exposure)
@@ -242,6 +247,10 @@ class SourceDetectionTask(Task):
                 grow_footprints(core, radius, exposure.box, merge=config.merge_grown, sign=sign)
                 for core, sign in zip(cores, (1.0, -1.0), strict=True)
             )
+        if config.min_peak_drop > 0:
+            with self.timer("shallow_peaks"):
+                positive = self.drop_shallow(positive, plain[0], smoothed, exposure, 1.0)
+                negative = self.drop_shallow(negative, plain[1], smoothed, exposure, -1.0)
         return Detections(smoothed, positive, negative, *cores)
 
     def smooth(self, exposure: Exposure, sigma: float) -> Smoothed:
@@ -319,6 +328,15 @@ class SourceDetectionTask(Task):
                     sign=sign,
                 )
         return improved[0], improved[1]
+
+    def drop_shallow(
+        self, grown: FootprintSet, plain: NDArray[Any], smoothed: Smoothed, exposure: Exposure, sign: float
+    ) -> FootprintSet:
+        """Remove the peaks of the smoothed image that noise makes on the sides of others; sharpened ones stay."""
+        return drop_shallow_peaks(
+            grown, smoothed.image, smoothed.variance, among=plain, min_drop=self.config.min_peak_drop,
+            origin=exposure.origin, sign=sign,
+        )  # fmt: skip
 
     def separate_peaks(
         self, cores: tuple[FootprintSet, FootprintSet], smoothed: Smoothed, exposure: Exposure
