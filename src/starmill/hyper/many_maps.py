@@ -9,7 +9,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from starmill.execution.loose import outcome_of, program_message, run_messages
 from starmill.hyper.options import HyperOptions
 from starmill.hyper.resume import earlier_table
 from starmill.hyper.session import MapOutcome, map_outcome, read_map
@@ -57,6 +56,19 @@ def run_each(
             tell(outcome, kept=kept)
             outcomes.append(outcome)
         return outcomes
+    return _in_processes(options, paths, names, changes, workers, tell)
+
+
+def _in_processes(
+    options: HyperOptions, paths: list[Path], names: list[str], changes: Mapping[str, Any] | None, workers: int,
+    tell: Callable[..., None],
+) -> list[MapOutcome]:  # fmt: skip
+    from starmill.execution.loose import (  # one map or one process needs nothing of it
+        outcome_of,
+        program_message,
+        run_messages,
+    )
+
     shared = {"options": options.values, "folder": str(options.folder), "changes": dict(changes or {})}
     shared = json.loads(json.dumps({**shared, "source": options.source and str(options.source)}, default=str))
     messages = [
@@ -109,6 +121,8 @@ def _one(
 
 
 def _outcome(name: str, answer: Mapping[str, Any]) -> MapOutcome:
+    from starmill.execution.loose import outcome_of
+
     told = outcome_of(answer)
     if told["state"] == "failed":
         return MapOutcome(name, error=told["error"])
