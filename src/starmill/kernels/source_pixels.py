@@ -142,6 +142,8 @@ def collect_inside(spans, span_offsets, heavy, heavy_variance, heavy_offsets, pi
         With offsets filled; its image and variance give the pixels of sources that are not heavy.
     """
     ny, nx = pixels.mask.shape
+    image = pixels.image.ravel()
+    variance = pixels.variance.ravel()
     for i in range(span_offsets.size - 1):
         is_heavy = heavy_offsets[i + 1] > heavy_offsets[i]
         source = heavy_offsets[i]
@@ -156,13 +158,28 @@ def collect_inside(spans, span_offsets, heavy, heavy_variance, heavy_offsets, pi
                 pixels.spans[row, 1] = x0
                 pixels.spans[row, 2] = x1
                 row += 1
-                for x in range(x0, x1 + 1):
-                    h = source + x - spans[s, 1]
-                    pixels.values[k] = heavy[h] if is_heavy else pixels.image[y, x]
-                    with_variance = is_heavy and heavy_variance.size > 0
-                    pixels.variances[k] = heavy_variance[h] if with_variance else pixels.variance[y, x]
-                    k += 1
+                n = x1 - x0 + 1
+                place = y * pixels.image.shape[1] + x0
+                own = source + x0 - spans[s, 1]
+                if is_heavy:
+                    _copy_run(heavy, own, pixels.values, k, n)
+                else:
+                    _copy_run(image, place, pixels.values, k, n)
+                if is_heavy and heavy_variance.size > 0:
+                    _copy_run(heavy_variance, own, pixels.variances, k, n)
+                else:
+                    _copy_run(variance, place, pixels.variances, k, n)
+                k += n
             source += spans[s, 2] - spans[s, 1] + 1
+
+
+@njit
+def _copy_run(source, start, target, place, n):
+    """Copy ``n`` values; unsigned indices, so that the compiler has no negative ones to think of."""
+    a = np.uint64(start)
+    b = np.uint64(place)
+    for k in range(np.uint64(n)):
+        target[b + k] = source[a + k]
 
 
 @njit
