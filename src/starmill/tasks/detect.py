@@ -19,7 +19,7 @@ from starmill.detection.footprints import grow_footprints, growth_radius, mark_f
 from starmill.detection.peaks import drop_shallow_peaks, replace_peaks
 from starmill.detection.sharpening import sharpen_peaks
 from starmill.detection.threshold import detect_footprints
-from starmill.errors import AlgorithmError
+from starmill.errors import AlgorithmError, InputError
 from starmill.numerics.statistics import clipped_statistics
 from starmill.tasks.base import Config, Result, Task, field, subtask
 from starmill.tasks.config import SubtaskConfig
@@ -333,6 +333,8 @@ class SourceDetectionTask(Task):
         self, grown: FootprintSet, plain: NDArray[Any], smoothed: Smoothed, exposure: Exposure, sign: float
     ) -> FootprintSet:
         """Remove the peaks of the smoothed image that noise makes on the sides of others; sharpened ones stay."""
+        if smoothed.variance is None:
+            raise InputError("min_peak_drop needs an image with variance")
         return drop_shallow_peaks(
             grown, smoothed.image, smoothed.variance, among=plain, min_drop=self.config.min_peak_drop,
             origin=exposure.origin, sign=sign,
