@@ -23,6 +23,7 @@ from starmill.measurement.plugin import ORDER_FLUX, Plugin, error_from, register
 from starmill.measurement.shape import usable_shapes
 
 Float = NDArray[np.float64]
+SIGNIFICANT = 4.0  # a richer profile must lower chi squared by more: noise alone must not add light
 PSF_GRID = 8  # the mixture of the PSF is fitted on a grid of this many positions a side
 MODEL_FLAGS = {
     "not_converged": (kernel.FLAG_NOT_CONVERGED, "the fit did not converge"),
@@ -198,7 +199,8 @@ class CModelFlux(Plugin):
 
     The sum is fitted as one model: centre, ellipse, flux and share are free, the half-light radius of the de Vaucouleurs
     part is :data:`~starmill.measurement.galaxy_profiles.BULGE` times that of the exponential. Profiles that are
-    flatter than an exponential are sums of a Gaussian and an exponential.
+    flatter than an exponential are sums of a Gaussian and an exponential. Where chi squared
+    falls by less than 4, the exponential alone is taken before the de Vaucouleurs profile, and this before the sum.
 
     Parameters
     ----------
@@ -222,7 +224,10 @@ class CModelFlux(Plugin):
             Column("cmodel_frac_dev", "f4", "", "share of the de Vaucouleurs profile in cmodel_flux"),
             Column("cmodel_frac_gaussian", "f4", "", "share of the Gaussian profile in cmodel_flux"),
             Column(
-                "cmodel_radius", "f4", "pixel", "half-light radius of the exponential part of the composite"
+                "cmodel_radius",
+                "f4",
+                "pixel",
+                "half-light radius of the exponential part, or of the profile that stands alone",
             ),
         ]
         for part, what in (("exp", "exponential"), ("dev", "de Vaucouleurs")):
@@ -247,20 +252,40 @@ class CModelFlux(Plugin):
         both = fit_family(
             context, composite_mixtures(), _between(exp, dev, start), free_index=True, **options
         )
-        mix = both.parameters[:, 6]
+        best = _simplest(exp, dev, both)
+        mix = best.parameters[:, 6]
         values: dict[str, Any] = {
-            "cmodel_flux": both.parameters[:, 0],
-            "cmodel_flux_err": error_from(both.numbers[:, 0]),
+            "cmodel_flux": best.parameters[:, 0],
+            "cmodel_flux_err": error_from(best.numbers[:, 0]),
             "cmodel_frac_dev": np.maximum(mix, 0),
             "cmodel_frac_gaussian": np.maximum(-mix, 0),
-            "cmodel_radius": both.radius(),
+            "cmodel_radius": best.radius(),
         }
         for part, fit in (("exp", exp), ("dev", dev)):
             values[f"cmodel_{part}_flux"] = fit.parameters[:, 0]
             values[f"cmodel_{part}_flux_err"] = error_from(fit.numbers[:, 0])
             values[f"cmodel_{part}_radius"] = fit.radius()
-        lost = ~np.isfinite(both.parameters[:, 0])
-        return {**values, **_flag_values("cmodel_flux", both.flags, lost)}
+        lost = ~np.isfinite(best.parameters[:, 0])
+        return {**values, **_flag_values("cmodel_flux", best.flags, lost)}
+
+
+def _simplest(exp: FittedProfiles, dev: FittedProfiles, both: FittedProfiles) -> FittedProfiles:
+    """Return the simplest good model of every source: exponential, else de Vaucouleurs, else the composite.
+
+    The last parameter is the mix everywhere; radii of a de Vaucouleurs profile alone are its own.
+    """
+    with np.errstate(all="ignore"):
+        least = SIGNIFICANT * both.numbers[:, 1] / both.numbers[:, 2]
+    use_dev = (exp.numbers[:, 1] - dev.numbers[:, 1] > least)[:, None]
+    parameters = np.where(use_dev, dev.parameters, exp.parameters)
+    parameters[:, 6] = use_dev[:, 0]
+    numbers = np.where(use_dev, dev.numbers, exp.numbers)
+    flags = np.where(use_dev[:, 0], dev.flags, exp.flags)
+    mixed = (numbers[:, 1] - both.numbers[:, 1] > least)[:, None]
+    return FittedProfiles(
+        np.where(mixed, both.parameters, parameters), np.where(mixed, both.numbers, numbers),
+        np.where(mixed[:, 0], both.flags, flags).astype(np.int32),
+    )  # fmt: skip
 
 
 def _between(exp: FittedProfiles, dev: FittedProfiles, start: Float) -> Float:
