@@ -88,12 +88,28 @@ def real_figure(folder: Path) -> Figure:
     return figure
 
 
+def growth_figure(text: str) -> Figure:
+    """CPU seconds and memory against the number of sources, from what the benchmark printed with ``--growth``."""
+    lines = [line.split() for line in text.split("growth:")[-1].splitlines()[1:]]
+    rows = np.array([[float(word) for word in line] for line in lines if len(line) == 6])
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.loglog(rows[:, 0], rows[:, 3], "o-", label="starmill, one core")
+    axes.loglog(rows[:, 0], rows[0, 3] * rows[:, 0] / rows[0, 0], "k:", label="in proportion")
+    axes.set(xlabel="sources", ylabel="CPU seconds")
+    axes.legend()
+    return figure
+
+
 def main() -> None:
     """Write the PNG files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the published benchmark maps")
+    parser.add_argument("--growth", type=Path, help="output of the benchmark with --growth")
     args = parser.parse_args()
     out = HERE / "_static"
+    if args.growth:
+        save_figure(growth_figure(args.growth.read_text()), out / "compact_growth.png", dpi=80)
     save_figure(benchmark_figure(args.data), out / "compact_benchmark.png", dpi=80)
     save_figure(real_figure(args.data.parent), out / "compact_real_maps.png", dpi=70)
     sky_map, _ = random_map(200, seed=7)
