@@ -90,7 +90,7 @@ def real_figure(folder: Path) -> Figure:
 
 def growth_figure(text: str) -> Figure:
     """CPU seconds and memory against the number of sources, from what the benchmark printed with ``--growth``."""
-    lines = [line.split() for line in text.split("growth:")[-1].splitlines()[1:]]
+    lines = [line.split() for line in text.rsplit("growth:", maxsplit=1)[-1].splitlines()[1:]]
     rows = np.array([[float(word) for word in line] for line in lines if len(line) == 6])
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
