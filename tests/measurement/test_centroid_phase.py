@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from starmill.datamodel.psf import GaussianPsf
+from starmill.datamodel.field import ChebyshevField, ConstantField
+from starmill.datamodel.psf import GaussianPsf, PixelBasisPsf
 from starmill.measurement.centroid_phase import PHASES, PhasePull
 from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
 from tests.measurement.scenes import catalog_at, star_field
@@ -63,3 +64,21 @@ def test_an_empty_catalogue_needs_no_correction():
     empty = catalog_at([], [])
     exposure.psf = GaussianPsf(0.6, 25)
     assert len(SingleFrameMeasurementTask(config).run(exposure=exposure, catalog=empty).catalog) == 0
+
+
+def test_a_centroid_does_not_depend_on_the_other_sources_of_the_catalogue():
+    """With a PSF that varies; sources are measured in blocks."""
+    exposure, x, y = star_field(1e5, side=16, sigma=1.6)
+    narrow, wide = (GaussianPsf(sigma, 41).kernel_at() for sigma in (1.6, 1.8))
+    fields = [
+        ConstantField(exposure.box, 1.0),
+        ChebyshevField(exposure.box, np.array([[0.0, 0.2], [0.1, 0.0]])),
+    ]
+    exposure.psf = PixelBasisPsf(np.stack([narrow, wide - narrow]), fields)
+    config = SingleFrameMeasurementConfig(plugins=[*PLUGINS, "shape", "psf_flux", "regauss"])
+    task = SingleFrameMeasurementTask(config)
+    found = task.run(exposure=exposure, catalog=catalog_at(x, y)).catalog
+    for part in (slice(100, 256), slice(37, 90)):
+        again = task.run(exposure=exposure, catalog=catalog_at(x[part], y[part])).catalog
+        for name in ("x", "y", "x_err", "shape_xx", "psf_flux"):
+            assert np.array_equal(again[name], found[name][part], equal_nan=True), name

@@ -323,7 +323,9 @@ def _one_centroid(pixels, kernel, ix, iy, sigma2, max_bin, wide, scratch, padded
 
 
 @njit
-def smoothed_centroids(pixels, kernels, kernel_index, peak_x, peak_y, sigma2, max_bin, wide, first):
+def smoothed_centroids(
+    pixels, kernels, kernel_index, peak_x, peak_y, sigma2, max_bin, wide, first, typical_sigma2=0.0
+):
     """Centroids of a block of sources as the maximum of the PSF-smoothed image.
 
     Parameters
@@ -342,6 +344,9 @@ def smoothed_centroids(pixels, kernels, kernel_index, peak_x, peak_y, sigma2, ma
         A source whose own squared width is above ``wide * (1 + sigma2)`` is binned.
     first : int
         Index in ``pixels`` of the first source of the block.
+    typical_sigma2 : float
+        Squared radius that says how far errors are summed, pixels**2: one for all blocks, so that nothing depends on
+        the sources that a block holds; 0 for the largest of ``sigma2``.
 
     Returns
     -------
@@ -358,7 +363,9 @@ def smoothed_centroids(pixels, kernels, kernel_index, peak_x, peak_y, sigma2, ma
     m = np.empty((3, 3))
     grads = np.empty((2, 3, 3))
     scratch = np.empty((3, size + 2, size + 2))
-    core = min(size, 2 * int(np.ceil(ERROR_SIGMAS * np.sqrt(sigma2.max()))) + 1) if sigma2.size else size
+    if sigma2.size and not typical_sigma2 > 0.0:
+        typical_sigma2 = sigma2.max()
+    core = min(size, 2 * int(np.ceil(ERROR_SIGMAS * np.sqrt(typical_sigma2))) + 1) if sigma2.size else size
     padded = np.empty((2, core + 4, core + 4))
     narrow_scratch = np.empty((3, 7, 7))
     narrow_padded = np.empty((2, 9, 9))

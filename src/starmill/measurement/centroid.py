@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from starmill.datamodel.catalog import Column
+from starmill.datamodel.psf import Psf
 from starmill.kernels import centroids as kernel
 from starmill.kernels.moments import stack_moments
 from starmill.kernels.source_pixels import SourcePixels, inside_footprints
@@ -155,21 +156,22 @@ class SmoothedCentroid(Plugin):
     ) -> tuple[np.ndarray, np.ndarray]:
         found = np.full((context.n, 5), np.nan)
         flags = np.zeros(context.n, np.int32)
+        typical = _typical_sigma2(context.psf)
         for rows, kernels, index in context.psf_kernels():
             m = context.keep_psf_shape(rows, kernels)
             found[rows], flags[rows] = self._measure(
-                context.pixels, kernels, m, index, px[rows], py[rows], rows.start
+                context.pixels, kernels, m, index, px[rows], py[rows], rows.start, typical
             )
         return found, flags
 
     def _measure(
         self, pixels: SourcePixels, kernels: np.ndarray, moments: np.ndarray, index: np.ndarray,
-        px: np.ndarray, py: np.ndarray, first: int,
+        px: np.ndarray, py: np.ndarray, first: int, typical: float,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         width = np.sqrt(np.maximum(moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2, 0.0))
-        kernels = _core(kernels, width)
+        kernels = _core(kernels, typical)
         return kernel.smoothed_centroids(
-            pixels, kernels, index, px, py, width, self.max_bin, self.wide, first
+            pixels, kernels, index, px, py, width, self.max_bin, self.wide, first, typical
         )
 
     def _remove_phase_pull(
@@ -184,10 +186,13 @@ class SmoothedCentroid(Plugin):
         if not context.n or not context.psf.fwhm_at() < self.undersampled_fwhm:
             return
 
+        typical = _typical_sigma2(context.psf)
+
         def measure(
             pixels: SourcePixels, kernels: np.ndarray, index: np.ndarray, x: np.ndarray, y: np.ndarray
         ) -> np.ndarray:
-            return self._measure(pixels, kernels, stack_moments(kernels, 100)[0], index, x, y, 0)[0][:, :2]
+            moments = stack_moments(kernels, 100)[0]
+            return self._measure(pixels, kernels, moments, index, x, y, 0, typical)[0][:, :2]
 
         box = context.exposure.box
         pull = measure_phase_pull(context.psf, box, measure)
@@ -198,11 +203,16 @@ class SmoothedCentroid(Plugin):
         found[good, 0], found[good, 1] = px - box.x0 + dx, py - box.y0 + dy
 
 
-def _core(kernels: np.ndarray, sigma2: np.ndarray) -> np.ndarray:
+def _typical_sigma2(psf: Psf) -> float:
+    """Return the squared radius of the PSF of the frame, pixels**2; infinite when it cannot be measured."""
+    sigma = float(psf.sigma_at())
+    return sigma**2 if np.isfinite(sigma) and sigma > 0 else np.inf
+
+
+def _core(kernels: np.ndarray, sigma2: float) -> np.ndarray:
     """Return the part of the kernels that smoothing needs: the far wings do not move a maximum."""
     size = kernels.shape[1]
-    largest = np.nanmax(sigma2) if np.isfinite(sigma2).any() else np.inf
-    half = int(min(np.ceil(SMOOTHING_SIGMAS * np.sqrt(largest)), size // 2)) if largest > 0 else size // 2
+    half = int(min(np.ceil(SMOOTHING_SIGMAS * np.sqrt(sigma2)), size // 2))
     cut = size // 2 - half
     return np.ascontiguousarray(kernels[:, cut : size - cut, cut : size - cut])
 
