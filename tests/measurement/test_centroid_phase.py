@@ -80,5 +80,6 @@ def test_a_centroid_does_not_depend_on_the_other_sources_of_the_catalogue():
     found = task.run(exposure=exposure, catalog=catalog_at(x, y)).catalog
     for part in (slice(100, 256), slice(37, 90)):
         again = task.run(exposure=exposure, catalog=catalog_at(x[part], y[part])).catalog
-        for name in ("x", "y", "x_err", "shape_xx", "psf_flux"):
+        for name in ("x", "y", "x_err", "shape_xx"):
             assert np.array_equal(again[name], found[name][part], equal_nan=True), name
+        np.testing.assert_allclose(again["psf_flux"], found["psf_flux"][part], rtol=1e-12)
