@@ -85,7 +85,7 @@ def test_loose_products_are_made_again_byte_by_byte(tmp_path, capsys, options):
     frame = _frame(frame, 2)  # the same name, other content
     assert _command("rerun", out / "a.exposure.fits") == 3
     assert _command("rerun", moved / "a.fits") == 3
-    assert "does not say how it was made" in capsys.readouterr().err
+    assert "says how it was made" in capsys.readouterr().err
     assert _command("rerun", out / "none.fits") == 3
 
 
