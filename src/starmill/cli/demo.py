@@ -25,11 +25,14 @@ def command(folder: str, size: int, seed: int, jobs: int) -> int:
     Every step is a command that you could have typed; each is printed before it runs. In the end the catalogues are
     compared with what was simulated.
     """
+    from starmill.cli.first_run import compile_beside
+
     start, cpu = time.perf_counter(), time.process_time()
-    for words in _steps(Path(folder), size, seed, jobs):
-        code = _run(words)
-        if code:
-            return code
+    with compile_beside():
+        for words in _steps(Path(folder), size, seed, jobs):
+            code = _run(words)
+            if code:
+                return code
     summary = _summary(Path(folder))
     click.echo(summary)
     click.echo(f"{time.perf_counter() - start:.0f} s, {time.process_time() - cpu:.0f} CPU s")
