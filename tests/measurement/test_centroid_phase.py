@@ -5,9 +5,10 @@ import pytest
 
 from starmill.datamodel.field import ChebyshevField, ConstantField
 from starmill.datamodel.psf import GaussianPsf, PixelBasisPsf
+from starmill.kernels.centroids import smoothed_centroids
 from starmill.measurement.centroid_phase import PHASES, PhasePull
 from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
-from tests.measurement.scenes import catalog_at, star_field
+from tests.measurement.scenes import bare_pixels, catalog_at, star_field
 
 PLUGINS = ["peak", "centroid"]
 
@@ -83,3 +84,19 @@ def test_a_centroid_does_not_depend_on_the_other_sources_of_the_catalogue():
         for name in ("x", "y", "x_err", "shape_xx"):
             assert np.array_equal(again[name], found[name][part], equal_nan=True), name
         np.testing.assert_allclose(again["psf_flux"], found["psf_flux"][part], rtol=1e-12)
+
+
+def test_a_psf_of_unknown_width_is_used_whole():
+    exposure, x, y = star_field(1e5, side=4, sigma=1.6)
+    values = kernel_arguments(exposure, x, y)
+    found, flags = smoothed_centroids(*values, np.inf)
+    again, _ = smoothed_centroids(*values, 100.0)
+    assert not flags.any()
+    assert np.array_equal(found, again)
+
+
+def kernel_arguments(exposure, x, y):
+    kernels = np.ascontiguousarray(exposure.psf.kernel_at()[None], np.float64)
+    peaks = (np.floor(place + 0.5).astype(np.int64) for place in (x, y))
+    pixels = bare_pixels(exposure.image, exposure.variance, n=len(x))
+    return pixels, kernels, np.zeros(len(x), np.int64), *peaks, np.array([2.56]), 1, 1.5, 0

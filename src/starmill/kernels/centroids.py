@@ -365,7 +365,11 @@ def smoothed_centroids(
     scratch = np.empty((3, size + 2, size + 2))
     if sigma2.size and not typical_sigma2 > 0.0:
         typical_sigma2 = sigma2.max()
-    core = min(size, 2 * int(np.ceil(ERROR_SIGMAS * np.sqrt(typical_sigma2))) + 1) if sigma2.size else size
+    reach = ERROR_SIGMAS * np.sqrt(typical_sigma2)
+    core = (
+        2 * int(np.ceil(reach)) + 1 if 2.0 * reach + 1.0 < size else size
+    )  # all of it when nobody knows the radius
+    core = min(core, size)
     padded = np.empty((2, core + 4, core + 4))
     narrow_scratch = np.empty((3, 7, 7))
     narrow_padded = np.empty((2, 9, 9))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from starmill.kernels._jit import fast_njit, njit
+from starmill.kernels.cholesky import dot
 from starmill.kernels.gaussian_mixtures import N_ROWS, WIDTH, mixture, model_row
 from starmill.kernels.source_pixels import hide_source, largest_footprint, show_source
 
@@ -52,15 +53,6 @@ def _to_parameters(block, width, p, use, value, residual):
         block[6 * WIDTH + k] *= f
 
 
-@fast_njit
-def _dot(a, b):
-    """Sum the products of two rows."""
-    total = 0.0
-    for k in range(a.size):
-        total += a[k] * b[k]
-    return total
-
-
 @njit
 def _usable(row, bits, bad_bits, use, value):
     """Fill the weight and the value of the pixels of a row; returns how many count."""
@@ -96,12 +88,12 @@ def _normal_equations(image, mask, bad_bits, p, box, gaussians, n, rows, free, m
         count += found
         model_row(gaussians, n, p[1], p[2], y, x0, width, rows[7], block)
         _to_parameters(block, width, p, use, value, residual)
-        chi2 += _dot(residual, residual)
+        chi2 += dot(residual, residual)
         for a in range(free):
             own = rows[a, :width]
-            vector[a] += _dot(own, residual)
+            vector[a] += dot(own, residual)
             for b in range(a + 1):
-                matrix[a, b] += _dot(own, rows[b, :width])
+                matrix[a, b] += dot(own, rows[b, :width])
     return chi2, count
 
 
