@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,8 @@ __all__ = [
 ]  # fmt: skip
 
 SCORES = ("nmse", "redchi", "bic")
-THEIL_SEN_SUBSETS = 3000
-"""Random subsets of a Theil-Sen fit; the scatter from the choice is 2 % of the error of a coefficient."""
+THEIL_SEN_SUBSETS = 10_000
+"""Random subsets of a Theil-Sen fit, the published number; of fewer possible ones all are taken."""
 HUBER_ITERATIONS = 100
 
 
@@ -147,6 +149,11 @@ def fit_polynomial_background(
     seed : int
         Of the random subsets of Theil-Sen.
 
+    Notes
+    -----
+    The spatial median depends on the frame of the coefficients. As published it is that of coefficients in pixels from
+    the first pixel of the box, where the constant term decides nearly alone.
+
     References
     ----------
     Huber 1981, Robust Statistics, section 7.7 (with the scale); Dang et al. 2008 (Theil-Sen estimators in multiple
@@ -161,6 +168,8 @@ def fit_polynomial_background(
         )
     origin = (float(x.mean()), float(y.mean()))
     scale = max(1.0, float(max(np.ptp(x), np.ptp(y))) / 2.0)
+    if method == "theilsen":
+        origin, scale = (0.0, 0.0), 1.0
     A = _terms((x - origin[0]) / scale, (y - origin[1]) / scale, order)
     if method == "least_squares":
         coefficients = np.linalg.lstsq(A, values, rcond=None)[0]
@@ -201,16 +210,21 @@ def _huber(A: NDArray[np.float64], values: NDArray[np.float64], epsilon: float) 
 
 
 def _theil_sen(A: NDArray[np.float64], values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Spatial median of the exact solutions of random subsets."""
+    """Spatial median of the exact solutions of all or many random subsets."""
     n, m = A.shape
-    rng = np.random.default_rng(seed)
-    subset = rng.integers(n, size=(THEIL_SEN_SUBSETS, m))
+    if comb(n, m) <= THEIL_SEN_SUBSETS:
+        subset = np.array(list(combinations(range(n), m)), np.int64).reshape(-1, m)
+    else:
+        subset = np.random.default_rng(seed).integers(n, size=(THEIL_SEN_SUBSETS, m))
     matrices = A[subset]
-    good = np.abs(np.linalg.det(matrices)) > 1e-6
+    size = np.prod(np.linalg.norm(matrices, axis=1), axis=1)
+    good = np.abs(np.linalg.det(matrices)) > 1e-9 * size
     if not good.any():
         return np.linalg.lstsq(A, values, rcond=None)[0]
     solutions = np.linalg.solve(matrices[good], values[subset[good]][..., None])[..., 0]
     centre = np.median(solutions, axis=0)
+    if m == 1:
+        return np.asarray(centre, np.float64)
     for _ in range(100):  # Weiszfeld's iteration
         distance = np.maximum(np.linalg.norm(solutions - centre, axis=1), 1e-300)
         moved = (solutions / distance[:, None]).sum(axis=0) / (1.0 / distance).sum()
