@@ -22,7 +22,6 @@ import numpy as np
 from astropy.io import fits
 
 from starmill.hotpants import Hotpants, HotpantsConfig
-from starmill.hotpants.command import run_hotpants
 from starmill.numerics.tiles import set_threads
 
 STEPS = (
@@ -69,6 +68,9 @@ def main():
     parser.add_argument("--hotpants", help="the C program, built with -O3")
     options = parser.parse_args()
     template, science, mask = simulate(options.size)
+    folder = tempfile.TemporaryDirectory()
+    for key, image in (("t", template), ("s", science), ("m", mask)):
+        fits.writeto(f"{folder.name}/{key}.fits", image)
     config = HotpantsConfig(
         tuthresh=49999,
         iuthresh=49999,
@@ -102,31 +104,39 @@ def main():
         )
         steps = {"classify_pixels": cpu - sum(steps.values()), **steps}
         print("   " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items()))
-    with tempfile.TemporaryDirectory() as folder:
-        names = {key: str(Path(folder) / f"{key}.fits") for key in ("t", "s", "m", "d", "n", "o")}
-        for key, image in (("t", template), ("s", science), ("m", mask)):
-            fits.writeto(names[key], image)
-        words = (
-            f"-inim {names['s']} -tmplim {names['t']} -imi {names['m']} -outim {names['d']} "
-            f"-oni {names['n']} -omi {names['o']} -n i -tu 49999 -iu 49999 -tl 5 -il 5 -tg 15 -ig 1.5 -tr 15 -ir 8 -v 0"
-        ).split()
-        cpu, wall = time.process_time(), time.perf_counter()
-        run_hotpants(words)
-        ours = time.process_time() - cpu
-        print(f"{'command, FITS':22s} {ours:7.2f} CPU s {time.perf_counter() - wall:7.2f} s wall")
-        if options.hotpants:
-            # in a process of its own: a child inherits the peak memory of its parent
-            code = (
-                "import resource, subprocess, sys, time; t = time.perf_counter();"
-                "subprocess.run(sys.argv[1:], check=True, capture_output=True);"
-                "r = resource.getrusage(resource.RUSAGE_CHILDREN);"
-                "print(r.ru_utime + r.ru_stime, time.perf_counter() - t, r.ru_maxrss / 1024)"
-            )
-            command = [sys.executable, "-S", "-c", code, options.hotpants, *words]
-            answer = subprocess.run(command, check=True, capture_output=True, text=True)
-            theirs, wall, peak = map(float, answer.stdout.split())
-            print(f"{'C program':22s} {theirs:7.2f} CPU s {wall:7.2f} s wall {peak:7.0f} MB")
-            print(f"ratio of CPU: {theirs / ours:.1f} (command)")
+    with folder:
+        compare_commands(folder.name, options.hotpants)
+
+
+def compare_commands(folder, program):
+    """Print CPU, wall time and peak memory of the command in a process of its own, and of the C program."""
+    names = {key: f"{folder}/{key}.fits" for key in ("t", "s", "m", "d", "n", "o")}
+    words = (
+        f"-inim {names['s']} -tmplim {names['t']} -imi {names['m']} -outim {names['d']} "
+        f"-oni {names['n']} -omi {names['o']} -n i -tu 49999 -iu 49999 -tl 5 -il 5 -tg 15 -ig 1.5 -tr 15 -ir 8 -v 0"
+    ).split()
+    # measured by a small process: a child inherits the peak memory of its parent
+    code = (
+        "import resource, subprocess, sys, time; t = time.perf_counter();"
+        "subprocess.run(sys.argv[1:], check=True, capture_output=True);"
+        "r = resource.getrusage(resource.RUSAGE_CHILDREN);"
+        "print(r.ru_utime + r.ru_stime, time.perf_counter() - t, r.ru_maxrss / 1024)"
+    )
+    commands = {"command, FITS": [sys.executable, "-m", "starmill", "hotpants"]}
+    if program:
+        commands["C program"] = [program]
+    found = {}
+    for name, command in commands.items():
+        answer = subprocess.run(
+            [sys.executable, "-S", "-c", code, *command, *words], check=True, capture_output=True, text=True
+        )
+        cpu, wall, peak = found[name] = tuple(map(float, answer.stdout.split()))
+        print(f"{name:22s} {cpu:7.2f} CPU s {wall:7.2f} s wall {peak:7.0f} MB")
+    if program:
+        ratios = [b / a for a, b in zip(*found.values(), strict=True)]
+        print(
+            f"command: {ratios[0]:.1f} times less CPU, {ratios[1]:.1f} times less wall time, {100 / ratios[2]:.0f} % memory"
+        )
 
 
 if __name__ == "__main__":

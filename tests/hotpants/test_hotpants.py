@@ -262,3 +262,36 @@ def test_failures_have_an_exit_code(tmp_path, images, capsys):
 def test_help_lists_every_flag():
     result = CliRunner().invoke(cli, ["hotpants", "-help"])
     assert result.exit_code == 0
+
+
+def test_less_memory_gives_the_same_pixels(finished, images):
+    _, products = finished
+    template, science = (image.astype(np.float32) for image in images[:2])
+    settings = HotpantsConfig(**SETTINGS, normalize="i", keep_convolved=False, overwrite_inputs=True)
+    session = Hotpants(template, science, config=settings)
+    lean = session.run_pipeline()
+    assert lean["convolved_image"] is None
+    assert lean["diff_image"] is science  # written over the image that was not convolved
+    for name in ("diff_image", "noise_image", "output_mask"):
+        np.testing.assert_array_equal(lean[name], products[name])
+    with pytest.raises(HotpantsError, match="overwrite_inputs"):
+        session.find_stamps()
+    with pytest.raises(ConfigError, match="keep_convolved"):
+        HotpantsConfig(keep_convolved=False, convolved_image_file="a.fits")
+
+
+def test_every_bit_of_the_output_mask_is_kept(tmp_path, images):
+    template, science = (image.astype(np.float32).copy() for image in images[:2])
+    science[40:44, 40:44] = 1e6  # saturated
+    science[80:84, 80:84] = np.nan
+    science[60, 60] = -1e6
+    mask = np.zeros(science.shape, np.int32)
+    mask[100:103, 100:103] = 1 << 20  # beyond sixteen bits
+    path = tmp_path / "mask.fits"
+    settings = HotpantsConfig(**SETTINGS, iuthresh=1e5, ilthresh=-1e5, mask_image_file=str(path))
+    bits = Hotpants(template, science, i_mask=mask, config=settings).run_pipeline()["output_mask"]
+    assert bits.dtype == np.uint16
+    for place, bit in (((42, 42), 0x02), ((82, 82), 0x08), ((60, 60), 0x04), ((101, 101), 0x20)):
+        assert bits[place] & (bit | 0x8080) == bit | 0x8080, hex(int(bits[place]))
+    assert (bits & 0x40).any()
+    np.testing.assert_array_equal(fits.getdata(path), bits)

@@ -60,7 +60,10 @@ class KernelNodes:
         if spacing == 512 and _is_constant(kernel, box, tolerance):
             spacing = LONG_RUN * -(-max(box.shape) // LONG_RUN)
         x, y = _node_positions(box, spacing)
-        return cls.of_images(kernel.kernels_at(x[None, :], y[:, None]) ** power, spacing, tolerance / 2)
+        images = kernel.kernels_at(x[None, :], y[:, None])
+        if power != 1:
+            np.power(images, power, out=images)
+        return cls.of_images(images, spacing, tolerance / 2)
 
     @classmethod
     def of_images(cls, images, spacing, tolerance):
@@ -104,25 +107,31 @@ def _factors(images, tolerance):
     """Return vertical factors and common horizontal factors of kernels, or the kernels and None.
 
     ``images`` is (rows, columns, k, k). The error of the product is below ``tolerance`` of the absolute sum of every
-    kernel; the sums are exact. Without gain (a rank of half the width) the kernels are returned as they are.
+    kernel; the sums are exact. Without gain (a rank of half the width) the kernels are returned as they are. One row of
+    kernels is worked at a time: the whole table is as large as a quarter of an image.
     """
     size = images.shape[-1]
-    scale = np.abs(images).sum(axis=(2, 3), keepdims=True)
-    _, _, right = np.linalg.svd((images / scale).reshape(-1, size), full_matrices=False)
+    scale = np.array([np.abs(row).sum(axis=(1, 2), keepdims=True) for row in images])
+    parts = ((row / s).reshape(-1, size) for row, s in zip(images, scale, strict=True))
+    right = np.linalg.eigh(sum(part.T @ part for part in parts))[1][:, ::-1]
     # the first factor is flat, so that the sum of a kernel is one number of its vertical factor
-    flat = np.full((1, size), size**-0.5)
+    flat = np.full((size, 1), size**-0.5)
     for rank in range(2, size // 2 + 1, 2):
-        rows = np.linalg.qr(np.concatenate([flat, right[: rank - 1]]).T)[0]
-        vertical = images @ rows
-        error = np.abs(vertical @ rows.T - images).max(axis=(2, 3)) / scale[..., 0, 0]
-        if error.max() <= tolerance:
-            return vertical, _without_tiny(rows.T)
+        rows = np.linalg.qr(np.concatenate([flat, right[:, : rank - 1]], axis=1))[0]
+        lost = np.eye(size) - rows @ rows.T
+        errors = (np.abs(row @ lost / s).max() for row, s in zip(images, scale, strict=True))
+        if all(error <= tolerance for error in errors):
+            return images @ rows, _without_tiny(rows.T)
     return images, None
 
 
 def _without_tiny(values):
     """Return float32 values, those without influence zero: products of denormal size would be slow."""
-    return np.ascontiguousarray(np.where(np.abs(values) < 1e-9 * np.abs(values).max(), 0, values), np.float32)
+    limit = 1e-9 * max(np.abs(row).max() for row in values)
+    out = np.empty(values.shape, np.float32)
+    for row, kept in zip(values, out, strict=True):
+        kept[...] = np.where(np.abs(row) < limit, 0, row)
+    return out
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import uniform_filter
 
 from starmill.errors import AlgorithmError
 from starmill.kernels.pixel_limits import poisson_variance
@@ -58,6 +57,8 @@ def image_variance(image, bad, *, gain=np.nan, read_noise=0.0):
         so that it does not know the noise of its own pixel. Never below the scatter of the sky: an image whose
         sky was subtracted keeps the noise of that sky.
     """
+    from scipy.ndimage import uniform_filter  # a quarter of a second that Poisson variances do not need
+
     good = ~bad & np.isfinite(image)
     if good.sum() < 100:
         raise AlgorithmError(

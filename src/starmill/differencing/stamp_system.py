@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import blas
-from scipy.ndimage import uniform_filter
 
 from starmill.kernels.normal_matrix import convolve_stamp, sparse_level, stamp_weights, weigh_design
 from starmill.numerics.tiles import map_tiles
@@ -68,7 +67,7 @@ class StampSystem:
 
 def build_stamp_system(
     reference, target, variance_reference, variance_target, bad_reference, bad_target,
-    stamps, basis, *, match_sigma, scale, origin=(0, 0), reach=None, noise_correction=0.9, prefilter=None,
+    stamps, basis, *, match_sigma, scale, origin=(0, 0), reach=None, noise_correction=None, prefilter=None,
 ):  # fmt: skip
     """Return the normal equations of all stamps.
 
@@ -91,10 +90,11 @@ def build_stamp_system(
         Parent position of the first pixel (x, y).
     reach : int, optional
         Half width of the square of pixels spoilt by a bad reference pixel; half the kernel by default.
-
-    noise_correction : float
+    noise_correction : float, optional
         Share of the reference noise that is taken out of the normal matrix. Noise in the regressors shrinks
-        the kernel where the stars have little power; taking all of it out can make the matrix indefinite.
+        the kernel where the stars have little power; taking out more than is there makes the matrix indefinite. By
+        default what ``n`` pixels of pure noise hold at least in any direction of ``k`` images, ``(1 - sqrt(k / n))^2``
+        (Marchenko & Pastur 1967).
     prefilter : (m, m) array, optional
         Filter with which both images were convolved beforehand; the noise of the reference is correlated by it.
 
@@ -106,6 +106,8 @@ def build_stamp_system(
     matrix = np.empty((n, len(basis), len(basis)))
     vector, power = np.empty((n, len(basis))), np.empty(n)
     pixels, masked = np.empty(n, int), np.empty(n)
+    if noise_correction is None:
+        noise_correction = max(0.0, 1 - np.sqrt(len(basis) / (n * (2 * stamps.half_width + 1) ** 2))) ** 2
     gram = _noise_gram(basis, prefilter) * noise_correction
     reach = max(1, border // 2) if reach is None else reach
     profile, norm = _squared_gaussian(match_sigma, border)
@@ -213,6 +215,8 @@ def neighbour_mean(variance):
     A variance made from the data goes up with the noise of its own pixel; used as a weight it would bias every
     mean low. The neighbours are as good an estimate and do not know that noise.
     """
+    from scipy.ndimage import uniform_filter
+
     variance = np.asarray(variance, np.float32)
     return (9 * uniform_filter(variance, 3, mode="nearest") - variance) / 8
 

@@ -11,6 +11,7 @@ from starmill.differencing.convolve import BandConvolver, Convolved
 from starmill.differencing.flags import FlaggedPixels
 from starmill.kernels.kernel_convolution import LONG_RUN, padded_rows
 from starmill.kernels.pixel_limits import subtract_rows
+from starmill.numerics.memory import release_free_memory
 from starmill.numerics.tiles import map_tiles, row_bands
 
 __all__ = [
@@ -26,13 +27,15 @@ class Subtracted:
 
     Attributes
     ----------
-    convolved, difference, variance : (ny, nx) float32 arrays
-        The convolved reference, target minus it, and the sum of the variances.
+    convolved : (ny, nx) float32 array or None
+        The convolved reference, when it was kept.
+    difference, variance : (ny, nx) float32 arrays
+        Target minus it, and the sum of the variances.
     status : (ny, nx) uint16 array
         0 for a clean pixel, 1 when bad pixels touch it, 2 or more when it is unusable.
     """
 
-    convolved: np.ndarray
+    convolved: np.ndarray | None
     difference: np.ndarray
     variance: np.ndarray
     status: np.ndarray
@@ -44,7 +47,8 @@ class Subtracted:
 
 
 def subtract_matched(
-    reference, target, kernel, *, variances, bad, lost_limit, origin=(0, 0), squared=True, threads=None
+    reference, target, kernel, *, variances, bad, lost_limit, origin=(0, 0), squared=True, threads=None,
+    keep_convolved=True, out=None,
 ):  # fmt: skip
     """Convolve the reference and subtract it from the target, band by band.
 
@@ -65,6 +69,10 @@ def subtract_matched(
     squared : bool
         False convolves the variance with the kernel itself.
     threads : int, optional
+    keep_convolved : bool
+        False saves the memory of that plane.
+    out : (ny, nx) float32 array, optional
+        Where the difference is written; may be ``target`` itself.
 
     Returns
     -------
@@ -74,12 +82,16 @@ def subtract_matched(
         reference, kernel, variance=variances[0], bad=bad[0], box=Box.from_shape(reference.shape, origin),
         squared=squared,
     )  # fmt: skip
-    convolved, difference, variance = (np.empty(reference.shape, np.float32) for _ in range(3))
+    release_free_memory()
+    convolved = np.empty(reference.shape, np.float32) if keep_convolved else None
+    difference = np.empty(reference.shape, np.float32) if out is None else out
+    variance = np.empty(reference.shape, np.float32)
     status = np.empty(reference.shape, np.uint16)
 
     def work(ends):
         rows = slice(*ends)
-        band = convolver.rows(*ends, convolved[rows], variance[rows])
+        image = np.empty_like(variance[rows]) if convolved is None else convolved[rows]
+        band = convolver.rows(*ends, image, variance[rows])
         own = np.asarray(variances[1][rows], np.float32)
         subtract_rows(
             target[rows], own, band.image, band.lost, bad[0][rows], bad[1][rows], np.float32(lost_limit),

@@ -13,7 +13,6 @@ import numpy as np
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import DifferentialBackground
 from starmill.execution.blas_threads import one_blas_thread
-from starmill.execution.loose import exit_code_of_all
 from starmill.hotpants.kernel_table import kernel_from_solution
 from starmill.hotpants.many import expanded, is_made, own_options, run_many
 from starmill.hotpants.options import HELP_FLAGS, HotpantsError, parse_flags, usage
@@ -78,6 +77,10 @@ def work(values):
 
 def _run_list(lines, options, progress):
     """Run the command lines of a list and say what became of each."""
+    from starmill.execution.loose import (
+        exit_code_of_all,
+    )  # half a second of imports that one image does not need
+
     watch = None if progress is None else progress("differences", len(lines))
 
     def tell(outcome):
@@ -113,10 +116,14 @@ def _run(words):
     regions = plan_regions(config, inputs["shape"], section=extra.get("gd"), boxes=_boxes(extra, inputs))
     if tables is not None and len(tables[0]) < len(regions):
         raise HotpantsError(f"the kernel table has {len(tables[0])} regions, the image {len(regions)}")
+    wanted = config.convolved_image_file or extra.get("cim") or extra.get("allm")
+    config = replace(config, keep_convolved=bool(wanted), overwrite_inputs=len(regions) == 1)
     runs = []
     for number, region in enumerate(regions):
         forced = runs[0].session.conv_direction if runs and extra.get("sconv") else config.force_convolve
         session = _session(replace(config, force_convolve=forced), inputs, region)
+        if len(regions) == 1:
+            inputs = {"header": inputs["header"]}  # what the session does not need is freed
         if tables is not None:
             _reuse_kernel(session, tables, number)
         else:

@@ -51,9 +51,11 @@ def load_image(data):
     return image, None
 
 
-def minus(image, pedestal):
+def minus(image, pedestal, in_place=False):
     """Return an image without its pedestal."""
-    return image - np.float32(pedestal) if pedestal else image
+    if not pedestal:
+        return image
+    return np.subtract(image, np.float32(pedestal), out=image if in_place else None)
 
 
 def check_catalog(catalog):

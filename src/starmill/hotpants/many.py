@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from starmill.errors import ConfigError, InputError
-from starmill.execution.loose import outcome_of, program_message, run_messages
 
 __all__ = ["ListOptions", "expanded", "is_made", "own_options", "run_many"]
 
@@ -114,6 +113,8 @@ def run_many(lines, options, report: Callable[[dict], None] = lambda _: None):
         In the order of the lines: ``image``, ``state`` ('done', 'kept' or 'failed'), ``regions`` (a sentence for
         each); of failed ones ``error``, ``error_type``, ``exit_code``, ``traceback``.
     """
+    from starmill.execution.loose import outcome_of, program_message, run_messages  # half a second of imports
+
     messages = [
         program_message(number, "starmill.hotpants.command", {"words": words, "resume": options.resume})
         for number, (_, words) in enumerate(lines)

@@ -22,7 +22,9 @@ class HotpantsConfig:
     threshold means no limit. ``force_convolve`` is 't', 'i' or 'b' (best); ``normalize`` is 't', 'i' or 'u' (not
     normalised); ``fom`` is 'v' (variance), 's' (scatter) or 'h' (histogram width). ``classic`` takes the method of
     the C program; ``kernel_step`` is the side of its blocks of constant kernel (the size of the kernel);
-    ``auto_fill`` searches for stamps beyond those of a catalogue.
+    ``auto_fill`` searches for stamps beyond those of a catalogue. Without ``keep_convolved`` the convolved image is not
+    kept (None); ``overwrite_inputs`` writes the difference over the pixels of the image that is not convolved, which
+    the session cannot do twice: together a third less memory.
     """
 
     tuthresh: float | None = None
@@ -68,6 +70,8 @@ class HotpantsConfig:
     auto_fill: bool = False
     kernel_step: int | None = None
     classic: bool = False
+    keep_convolved: bool = True
+    overwrite_inputs: bool = False
     output_file: str | None = None
     noise_image_file: str | None = None
     mask_image_file: str | None = None
@@ -84,6 +88,8 @@ class HotpantsConfig:
         for name, allowed in (("force_convolve", "tib"), ("normalize", "tiu"), ("fom", "vsh")):
             if getattr(self, name) not in tuple(allowed):
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.convolved_image_file and not self.keep_convolved:
+            raise ConfigError("convolved_image_file needs keep_convolved")
         for name in ("tgain", "igain", "fitthresh", "ks", "stat_sig"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)!r}")

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from starmill.hotpants.inputs import UNUSABLE
 from starmill.hotpants.kernel_table import solution_vector
 from starmill.hotpants.options import ConfigError, HotpantsError
 from starmill.hotpants.regions import Region, RegionRun, assembled
 from starmill.hotpants.substamp import SubstampStatus
 from starmill.kernels.pixel_limits import difference_sums
+from starmill.numerics.tiles import row_bands
 
 __all__ = ["refuse_overwriting", "write_products", "write_run"]
 
@@ -100,7 +102,6 @@ def _region_cards(run, config):
     planes = session.results
     mask = planes["output_mask"][inner]
     difference, noise = planes["diff_image"][inner], planes["noise_image"][inner]
-    touched = (mask != 0) & (mask & 0x8000 == 0)
     merits, used = session.fit.chi2, session.fit.used
     kept = merits[used & np.isfinite(merits)]
     mean, scatter = (kept.mean(), kept.std()) if len(kept) else (0.0, 0.0)
@@ -118,18 +119,27 @@ def _region_cards(run, config):
         "DSIGE": round(float(np.sqrt(max(squares / max(n_near, 1) - middle**2, 0))), 6),
         "DSIG": round(noise_sum / max(n, 1), 6),
     }  # fmt: skip
-    for suffix, where in (("O", touched),):
-        values, sigma = difference[where].astype(np.float64), noise[where].astype(np.float64)
-        near = np.abs(values) < config.stat_sig * np.maximum(sigma, 1e-30)
-        any_near = near.any()
-        cards |= {
-            f"DMEAN{suffix}": round(float(values[near].mean()), 6) if any_near else 0.0,
-            f"DSIGE{suffix}": round(float(values[near].std()), 6) if any_near else 0.0,
-            f"DSIG{suffix}": round(float(sigma.mean()), 6) if len(sigma) else 0.0,
-        }
+    values, sigma = _touched_pixels(difference, noise, mask)
+    near = np.abs(values) < config.stat_sig * np.maximum(sigma, 1e-30)
+    any_near = near.any()
+    cards |= {
+        "DMEANO": round(float(values[near].mean()), 6) if any_near else 0.0,
+        "DSIGEO": round(float(values[near].std()), 6) if any_near else 0.0,
+        "DSIGO": round(float(sigma.mean()), 6) if len(sigma) else 0.0,
+    }
     if config.rescale_ok:
         cards["NSCALO"] = round(float(getattr(session, "touched_scale", 1.0)), 5)
     return cards
+
+
+def _touched_pixels(difference, noise, mask):
+    """Return difference and noise of the flagged but usable pixels, collected in bands of rows."""
+    found = []
+    for first, last in row_bands(len(mask)):
+        rows = slice(first, last)
+        where = (mask[rows] != 0) & (mask[rows] < UNUSABLE)
+        found.append((difference[rows][where].astype(np.float64), noise[rows][where].astype(np.float64)))
+    return tuple(np.concatenate(part) for part in zip(*found, strict=True))
 
 
 def kernel_cards(config):
@@ -178,7 +188,7 @@ def _write_planes(planes, sigma, cards, table, context):
     config, header, extra = context
     files = (
         (config.noise_image_file, _scaled(planes["noise_image"], cards, extra, "nsht", "nbs", "nbz")),
-        (config.mask_image_file, (planes["output_mask"].astype(np.uint16, copy=False), cards)),
+        (config.mask_image_file, _unsigned(planes["output_mask"], cards)),
         (config.sigma_image_file, (sigma, cards)),
         (config.convolved_image_file, (planes["convolved_image"], cards)),
     )
@@ -190,6 +200,12 @@ def _write_planes(planes, sigma, cards, table, context):
         write_kernel_table(
             config.kernel_file, solutions, table_cards | {"PHOTNORM": cards["PHOTNORM"]}, cards
         )
+
+
+def _unsigned(mask, cards):
+    """Return the layer of a mask of 16 bits as FITS stores it: signed integers above an offset."""
+    stored = (mask.astype(np.uint16, copy=False) ^ np.uint16(UNUSABLE)).view(np.int16)
+    return stored, {**cards, "BSCALE": 1, "BZERO": 32768}
 
 
 def _scaled(image, cards, extra, flag, scale, zero):

@@ -151,8 +151,12 @@ def assembled(runs, config, *, fill=True):
         "diff_image": np.full(shape, config.fillval, np.float32), "convolved_image": np.zeros(shape, np.float32),
         "noise_image": np.full(shape, config.fillval_noise, np.float32), "output_mask": np.full(shape, UNUSABLE, np.uint16),
     }  # fmt: skip
+    if not config.keep_convolved:
+        planes["convolved_image"] = None
     for run in runs:
         products = run.session.get_final_outputs() if fill else run.session.results
         for name, plane in planes.items():
+            if plane is None:
+                continue
             plane[run.region.good] = products[name][run.region.inner]
     return planes

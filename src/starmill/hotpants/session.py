@@ -95,12 +95,12 @@ class Hotpants:
         self.star_catalog = check_catalog(star_catalog)
         limits = self.config
         self._template = self._prepare(
-            minus(template, limits.tpedestal), t_mask, t_error, limits.tuthresh, limits.tlthresh, limits.tpedestal,
-            limits.tgain, limits.trdnoise, "template",
+            minus(template, limits.tpedestal, limits.overwrite_inputs), t_mask, t_error, limits.tuthresh,
+            limits.tlthresh, limits.tpedestal, limits.tgain, limits.trdnoise, "template",
         )  # fmt: skip
         self._image = self._prepare(
-            minus(image, limits.ipedestal), i_mask, i_error, limits.iuthresh, limits.ilthresh, limits.ipedestal,
-            limits.igain, limits.irdnoise, "image",
+            minus(image, limits.ipedestal, limits.overwrite_inputs), i_mask, i_error, limits.iuthresh,
+            limits.ilthresh, limits.ipedestal, limits.igain, limits.irdnoise, "image",
         )  # fmt: skip
         self.box = Box.from_shape(image.shape)
         self.template_substamps: list[Substamp] = []
@@ -121,7 +121,6 @@ class Hotpants:
             mask = np.asarray(mask)
             if mask.shape != data.shape:
                 raise HotpantsError(f"the mask of the {name} is {mask.shape}, the image {data.shape}")
-            bits[mask != 0] |= EXTERNAL | INPUT_BAD
         variance = PoissonVariance(data, gain, max((read_noise / gain) ** 2, 1e-12))
         if error is not None:
             error = np.asarray(error, np.float32)
@@ -136,6 +135,8 @@ class Hotpants:
 
         def classify(ends):
             rows = slice(*ends)
+            if mask is not None:
+                bits[rows][mask[rows] != 0] = EXTERNAL | INPUT_BAD
             return classify_pixels(data[rows], high - pedestal, low - pedestal, fill, codes, bits[rows])
 
         n_bad, n_not_finite = np.sum(map_tiles(classify, row_bands(len(data), BAND)), axis=0)
@@ -164,6 +165,10 @@ class Hotpants:
 
     def _pair(self, direction):
         """Return the image that is convolved and the other one."""
+        if self._template["data"] is None or self._image["data"] is None:
+            raise HotpantsError(
+                "the difference was written over an input (overwrite_inputs): no step can run again"
+            )
         return (self._template, self._image) if direction == "t" else (self._image, self._template)
 
     @raise_typed
@@ -224,14 +229,21 @@ class Hotpants:
         reference, target = self._pair(direction)
         margin = self._basis.half_width
         shape = target["data"].shape
-        bad = (reference["bits"] | target["bits"]) > 0
-        if taken is not None:
-            bad = bad | taken
-        for image, upper, pedestal in (
+        bad = np.empty(shape, bool)
+        limits = (
             (self._template, config.tuktresh, config.tpedestal), (self._image, config.iuktresh, config.ipedestal)
-        ):  # fmt: skip
-            if upper is not None:
-                bad = bad | (image["data"] >= upper - pedestal)
+        )  # fmt: skip
+
+        def collect(ends):
+            rows = slice(*ends)
+            np.not_equal(reference["bits"][rows] | target["bits"][rows], 0, out=bad[rows])
+            if taken is not None:
+                bad[rows] |= taken[rows]
+            for image, upper, pedestal in limits:
+                if upper is not None:
+                    bad[rows] |= image["data"][rows] >= upper - pedestal
+
+        map_tiles(collect, row_bands(shape[0], BAND))
         spread = int(config.rkernel * config.kf_spread_mask1) // 2
         search = spread_mask(bad, spread) if spread > 0 else bad
         whole = self.grid_shape or shape
@@ -323,7 +335,7 @@ class Hotpants:
             local = np.linalg.solve(matrix, system.vector[i])
             chi2 = system.target_power[i] - 2 * local @ system.vector[i] + local @ system.matrix[i] @ local
             values[i] = chi2 / max(system.pixels[i] - 1, 1) / max(abs(local[0]), 1e-6)
-            substamp.set_models(local, functools.partial(self._basis_vectors, reference["data"]), direction)
+            substamp.set_models(local, functools.partial(self._basis_vectors, reference), direction)
             substamp.fom = float(values[i])
         finite = np.isfinite(values) & (system.pixels > 50)
         if not finite.any():
@@ -341,8 +353,11 @@ class Hotpants:
             "h": float(np.subtract(*np.percentile(kept, [75, 25]))),
         }[self.config.fom]
 
-    def _basis_vectors(self, data, substamp):
+    def _basis_vectors(self, side, substamp):
         """Return the cutout of an image at a substamp convolved with every basis image."""
+        data = side["data"]
+        if data is None:
+            raise HotpantsError("the pixels below the substamps are gone (overwrite_inputs)")
         reach = self.config.rss + self._basis.half_width
         x, y = int(substamp.x), int(substamp.y)
         cut = data[y - reach : y + reach + 1, x - reach : x + reach + 1]
@@ -400,6 +415,7 @@ class Hotpants:
         diff_image : (ny, nx) float32 array
             Science minus template, positive for new sources in both directions, on the scale of ``normalize``.
         convolved_image, noise_image : (ny, nx) float32 arrays
+            The convolved image is None without ``keep_convolved``.
         output_mask : (ny, nx) uint16 array
             Bits of the C program; 0x8000 is unusable.
         """
@@ -407,9 +423,13 @@ class Hotpants:
             raise HotpantsError("iterative_fit_and_clip has not been run")
         config, kernel = self.config, self.fit.kernel
         reference, target = self._pair(self.conv_direction)
+        if config.overwrite_inputs:
+            self._systems.clear()
+        over = target["data"] if config.overwrite_inputs and target["data"].flags.c_contiguous else None
         subtracted = subtract_matched(
             reference["data"], target["data"], kernel, variances=(reference["variance"], target["variance"]),
             bad=(reference["bad"], target["bad"]), lost_limit=1 - config.kfm, squared=not config.conv_var,
+            keep_convolved=config.keep_convolved, out=over,
         )  # fmt: skip
         known = getattr(self.fit, "background", None)
         self.background = known or fit_differential_background(
@@ -417,7 +437,7 @@ class Hotpants:
         )  # fmt: skip
         scale = self._normalisation()
         factor, mask = (1.0 if self.conv_direction == "t" else -1.0) / scale, subtracted.status
-        codes = np.array([TOUCHED, TOO_FEW_TAPS, UNUSABLE], np.int32)
+        codes, none_kept = np.array([TOUCHED, TOO_FEW_TAPS, UNUSABLE], np.int32), np.empty((0, 0), np.float32)
 
         def finish(ends):
             rows = slice(*ends)
@@ -425,12 +445,15 @@ class Hotpants:
                 Box(0, ends[0], self.box.width, ends[1] - ends[0]), np.float32
             )
             finish_difference(
-                subtracted.convolved[rows], level, reference["bits"][rows],
+                none_kept if subtracted.convolved is None else subtracted.convolved[rows], level, reference["bits"][rows],
                 target["bits"][rows], np.float32(factor), np.float32(1.0 / scale), codes,
                 subtracted.difference[rows], subtracted.variance[rows], mask[rows],
             )  # fmt: skip
 
         map_tiles(finish, row_bands(len(mask), BAND))
+        if over is not None:
+            target["data"] = reference["data"] = reference["variance"] = target["variance"] = None
+            self.template_data = self.image_data = None
         difference, noise = subtracted.difference, subtracted.variance
         if config.rescale_ok:
             noise *= touched_factor(difference / np.maximum(noise, 1e-30), mask)
@@ -458,12 +481,11 @@ class Hotpants:
     def final_merit(self):
         """Return mean and scatter of the reduced chi2 of the used substamps on the difference."""
         reach, values = self.config.rss, []
-        unusable = (self.results["output_mask"] & UNUSABLE) > 0
         for s in self.substamps_of(self.conv_direction):
             if s.status is SubstampStatus.USED_IN_FINAL_FIT:
                 x, y = int(s.x), int(s.y)
                 part = np.s_[y - reach : y + reach + 1, x - reach : x + reach + 1]
-                good = ~unusable[part]
+                good = self.results["output_mask"][part] < UNUSABLE
                 if good.any():
                     pull = self.results["diff_image"][part][good] / self.results["noise_image"][part][good]
                     values.append(float(np.mean(np.square(pull, dtype=np.float64))))

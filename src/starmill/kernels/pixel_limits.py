@@ -118,7 +118,7 @@ def finish_difference(
     Parameters
     ----------
     convolved : (rows, nx) float32 array
-        The background is added to it.
+        The background is added to it; without rows when it is not wanted.
     level : (rows, nx) float32 array
         The background.
     reference_bits, target_bits : (rows, nx) uint8 arrays
@@ -132,11 +132,13 @@ def finish_difference(
     bits : (rows, nx) uint16 array
         The status of :func:`subtract_rows`; overwritten by the bits of the output.
     """
-    rows, nx = convolved.shape
+    rows, nx = difference.shape
+    kept = convolved.shape[0] > 0
     touched, lost, unusable = codes[0], codes[1], codes[2]
     for y in range(rows):
         for x in range(nx):
-            convolved[y, x] += level[y, x]
+            if kept:
+                convolved[y, x] += level[y, x]
             difference[y, x] = (difference[y, x] - level[y, x]) * factor
             variance[y, x] = np.sqrt(max(variance[y, x], np.float32(0.0))) * noise_factor
             code = np.int32(bits[y, x])

@@ -370,7 +370,7 @@ class DifferenceTask(Task):
 
         reach = max(1, basis.half_width // 2)
 
-        def fit(basis: KernelBasis, noise_correction: float) -> KernelFit:
+        def fit(basis: KernelBasis, noise_correction: float | None) -> KernelFit:
             system = build_stamp_system(
                 reference.image, target.image, reference.variance, target.variance, reference.bad, target.unfit,
                 stamps, basis, match_sigma=match, scale=scale, origin=(box.x0, box.y0), prefilter=prefilter,
@@ -381,7 +381,7 @@ class DifferenceTask(Task):
         fits = {}
         for name, candidate in bases.items():
             try:
-                fits[name] = fit(candidate, 0.9)
+                fits[name] = fit(candidate, None)
             except AlgorithmError:
                 # with few faint stamps the matrix without its noise part is not positive
                 fits[name] = fit(candidate, 0.0)
