@@ -100,14 +100,99 @@ def test_a_member_without_room_gives_its_light_back():
     groups = group(start)
     fit = fit_groups(start, groups, bounds(start))
     assert (fit.sources[[0, 2], 0] < 5 * fit.peak_err[[0, 2]]).any()
-    left, after, kept = drop_weak(
+    left, after, kept, needed = drop_weak(
         fit, groups, fit_groups, group=group, bounds=bounds, min_significance=5.0, distance=FWHM
     )
     assert len(kept) == 2
     assert 1 in kept
+    assert not needed.any()
     assert len(after) == 2
     np.testing.assert_allclose(left.flux, 2 * np.pi * truth[:, 0] * SIGMA**2, rtol=0.3)  # 4 sigma
-    again, _, all_kept = drop_weak(
+    again, _, all_kept, _ = drop_weak(
         left, after, fit_groups, group=group, bounds=bounds, min_significance=1e9, distance=FWHM
     )
     assert len(all_kept) == len(again.sources) == 2  # single sources stay
+
+
+def blend_of(rng, pairs, factor):
+    """Map with noise of rms one and pairs of sources; the second member is fainter."""
+    image = rng.standard_normal((60, 60)).astype("f4")
+    truth = np.array([
+        row for x, y, angle in pairs for row in (
+            [12 * factor, x, y, SIGMA, SIGMA, 0.0],
+            [9 * factor, x + FWHM * np.cos(angle), y + FWHM * np.sin(angle), SIGMA, SIGMA, 0.0],
+        )
+    ])  # fmt: skip
+    return draw_sources(image.shape, truth, out=image), truth
+
+
+def group_and_bounds():
+    from starmill.detection.grouping import group_sources
+
+    def bounds(sources):
+        out = np.tile([-100.0, 100.0, 0.5 * SIGMA, 4 * SIGMA, 0.6 * FWHM], (len(sources), 1))
+        out[:, 0], out[:, 1] = 0.1 * sources[:, 0], 5 * sources[:, 0]
+        return out
+
+    return lambda sources: group_sources(sources[:, 1], sources[:, 2], 1.6 * FWHM, 10), bounds
+
+
+def fitter(image):
+    from starmill.measurement.gaussian_fit import fit_gaussians
+
+    rho = np.zeros((31, 31))
+    rho[15, 15] = 1.0
+
+    def fit_groups(sources, groups, limits):
+        weight = np.ones(image.shape, "f4")
+        return fit_gaussians(
+            image, weight, sources, groups, radius=1.5 * FWHM, bounds=limits, correlation=rho
+        )
+
+    return fit_groups
+
+
+def test_members_that_the_pixels_need_stay_however_uncertain():
+    from starmill.measurement.blends import drop_weak
+
+    image, truth = blend_of(np.random.default_rng(3), [(30.3, 28.8, 0.4)], 2.0)
+    group, bounds = group_and_bounds()
+    fit_groups = fitter(image)
+    fit = fit_groups(truth, group(truth), bounds(truth))
+    _, _, kept, needed = drop_weak(
+        fit, group(truth), fit_groups, group=group, bounds=bounds, min_significance=1e6, distance=1.3 * FWHM
+    )
+    assert kept.tolist() == [0, 1]
+    assert needed.all()
+
+
+def test_known_positions_resolve_a_blend():
+    """A pair seen as one is two with the positions of another channel; a position without a source adds nothing."""
+    from starmill.measurement.known_positions import add_known, agreed_positions, missing_positions
+
+    image, truth = blend_of(np.random.default_rng(5), [(18.3, 18.8, 0.4), (41.0, 40.5, 2.0)], 1.0)
+    group, bounds = group_and_bounds()
+    fit_groups = fitter(image)
+    start = truth[[0, 2]].copy()
+    start[:, 0] *= 1.3
+    fit = fit_groups(start, group(start), bounds(start))
+    known = truth[:, 1:3]
+    wrong = fit.sources[0, 1:3] + [0.0, 1.4 * FWHM]
+    positions = np.concatenate([known, [wrong, [5.0, 50.0]]])
+    left, groups, origin, added = add_known(
+        fit, group(fit.sources), fit_groups, positions, group=group, bounds=bounds, beam_sigma=SIGMA
+    )
+    assert len(left.sources) == len(groups.label) == 4
+    assert (origin[added] == 2).all()
+    i, j = matched({"x": left.sources[:, 1], "y": left.sources[:, 2]}, truth)
+    assert len(i) == 4
+    error = left.peak_err[i]
+    np.testing.assert_array_less(np.abs(left.sources[i, 0] - truth[j, 0]), 4 * error)  # 4 sigma
+
+    # one channel shows two, another one source between them, a third the same two with larger errors
+    x, y = np.array([10.0, 13.0, 11.5, 10.2, 13.1]), np.full(5, 20.0)
+    agreed = agreed_positions(x, y, np.array([0.1, 0.1, 0.02, 0.3, 0.3]), np.array([0, 0, 1, 2, 2]), 3.4)
+    np.testing.assert_allclose(np.sort(agreed[:, 0]), [10.02, 13.01], atol=1e-6)
+    assert len(missing_positions(agreed, x[2:3], y[2:3], 3.4)) == 2
+    assert len(missing_positions(agreed, x[:2], y[:2], 3.4)) == 0
+    assert add_known(left, groups, fit_groups, known, group=group, bounds=bounds, beam_sigma=SIGMA)[0] is left

@@ -255,6 +255,37 @@ def test_cubes_channel_by_channel(cube_path, tmp_path):
     assert (tmp_path / "params/params_cube_ALL.csv").exists()
 
 
+@pytest.fixture(scope="module")
+def blended_cube(tmp_path_factory):
+    """A pair that the first channel shows well and the second only as one source."""
+    path = tmp_path_factory.mktemp("pair") / "pair.fits"
+    from starmill.measurement.neighbours import draw_sources
+
+    sky_map, _ = scene(seed=6, n=5, shape=(90, 95), snr=(20, 30))
+    planes = []
+    for channel, peaks in enumerate([(40.0, 36.0), (14.0, 9.0)]):
+        noise = scene(seed=31 + channel, n=0, shape=(90, 95))[0].image
+        pair = np.array([[peaks[0], 45.2, 44.7, 1.6, 1.5, 0.3], [peaks[1], 47.6, 46.6, 1.6, 1.5, 2.0]])
+        planes.append(draw_sources(noise.shape, pair, out=noise.astype("f4")))
+    cards = header(sky_map.wcs, CTYPE3="VRAD", CRVAL3=1.0, CDELT3=0.5, CRPIX3=1.0, CUNIT3="km/s")
+    fits.writeto(path, np.array(planes, "f4"), cards)
+    return path
+
+
+def test_channels_tell_each_other_what_a_blend_holds(blended_cube, tmp_path):
+    counts = {}
+    for share in (False, True):
+        keys = {"dir_root": str(tmp_path / str(share)), "datacube": True, "share_channels": share}
+        table = run_hyper(maps=[blended_cube], **keys)
+        near = np.hypot(table["X"] - 46.4, table["Y"] - 45.6) < 4
+        counts[share] = [int((near & (table["CHANNEL"] == c)).sum()) for c in (1, 2)]
+    assert counts[False] == [2, 1]
+    assert counts[True] == [2, 2]
+    text = (tmp_path / "True/params/params_pair_slice_002.txt").read_text()
+    assert "Second look" in text
+    assert "Second look" not in (tmp_path / "True/params/params_pair_slice_001.txt").read_text()
+
+
 def test_a_cube_goes_on_where_it_was_killed(cube_path, tmp_path, monkeypatch):
     """Channels that are done are not photometered again, and every file comes out as in one go."""
     from starmill.hyper import cube_session

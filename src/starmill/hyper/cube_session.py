@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from starmill.hyper.surveys import load_surveys, survey_of
 from starmill.hyper.tables import merge_tables
 from starmill.io.cubes import FitsCube, cube_writer, open_cube, stem_of, write_map
 from starmill.io.fits import read_image
+from starmill.measurement.known_positions import agreed_positions, missing_positions
 
 __all__ = ["run_cubes"]
+
+SECOND_LOOK = "Second look"  # header line of the tables of channels that other channels had a say in
 
 
 class _Channels:
@@ -49,12 +53,10 @@ class _Channels:
     def _file(self, sky_map: SkyMap) -> Path:
         return self.folder / f"{sky_map.name}_background.fits"
 
-    def run(self, sky_map: SkyMap) -> MapOutcome:
-        """Photometer a channel, unless that is done."""
-        if self.options["control.resume"] and (self.complete is not None or self._file(sky_map).is_file()):
-            earlier = earlier_table(self.cube.path, sky_map.name, self.options, self.changes)
-            if earlier is not None:
-                return MapOutcome(sky_map.name, earlier)
+    def run(self, sky_map: SkyMap, known: NDArray[np.float64] | None = None) -> MapOutcome:
+        """Photometer a channel, unless that is done; ``known`` are positions of sources of other channels."""
+        if known is None and (earlier := self._earlier(sky_map)) is not None:
+            return MapOutcome(sky_map.name, earlier)
         number = int(sky_map.name.rsplit("_", 1)[1])
 
         def read() -> SkyMap:
@@ -66,11 +68,31 @@ class _Channels:
                 )
             return sky_map
 
-        return map_outcome(read, sky_map.name, self.options, self.changes, measure=self._photometer)
+        measure = self._photometer if known is None else partial(self._photometer, known=known)
+        return map_outcome(read, sky_map.name, self.options, self.changes, measure=measure)
 
-    def _photometer(self, sky_map: SkyMap, options: HyperOptions, changes: Mapping[str, Any] | None) -> Any:
+    def _earlier(self, sky_map: SkyMap) -> Any | None:
+        """Table of a channel from an earlier run; a second look is made again as long as the cube is not complete."""
+        if not self.options["control.resume"]:
+            return None
+        if self.complete is None and not self._file(sky_map).is_file():
+            return None
+        table = earlier_table(self.cube.path, sky_map.name, self.options, self.changes)
+        if table is None or self.complete is not None:
+            return table
+        second = any(line.startswith(f"{SECOND_LOOK}:") for line in table.meta.get("comments", []))
+        return None if second else table
+
+    def _photometer(
+        self, sky_map: SkyMap, options: HyperOptions, changes: Mapping[str, Any] | None,
+        known: NDArray[np.float64] | None = None,
+    ) -> Any:  # fmt: skip
         """Photometer one channel and put its background aside."""
-        result = photometer(sky_map, options, changes)
+        if known is None:
+            result = photometer(sky_map, options, changes)
+        else:
+            result = photometer(sky_map, options, changes, known=known)
+            result.notes[SECOND_LOOK] = "blends were fitted with the sources that other channels show in them"
         if "background" in result:
             write_map(self._file(sky_map), sky_map, result.background, sky_map.unit)
         return result
@@ -144,6 +166,13 @@ def _run_cube(cube: FitsCube, options: HyperOptions, changes: Mapping[str, Any] 
         for first in range(0, len(cube), workers):
             maps = [cube[channel] for channel in range(first, min(first + workers, len(cube)))]
             outcomes += pool.map(work.run, maps)
+        if work.complete is None and _shares(options):
+            known, wanting = _wanting(cube, outcomes)
+            for first in range(0, len(wanting), workers):
+                some = wanting[first : first + workers]
+                done = list(pool.map(partial(work.run, known=known), [cube[channel] for channel in some]))
+                for channel, outcome in zip(some, done, strict=True):
+                    outcomes[channel] = outcome
     unit, cards = cube[0].unit, {"start_ch": 1, "fprint": work.mark}
     with ExitStack() as files:
         write_background = files.enter_context(cube_writer(work.full, cube, unit, **cards))
@@ -157,6 +186,32 @@ def _run_cube(cube: FitsCube, options: HyperOptions, changes: Mapping[str, Any] 
     _write_cut(work.full, cube, options, unit)
     _merge(cube, outcomes, options)
     return outcomes
+
+
+def _shares(options: HyperOptions) -> bool:
+    """Whether the channels of a cube tell each other what their blends hold."""
+    given = options["detection.use_fixed_source_table"] or options["detection.fixed_peaks"]
+    return bool(
+        options["detection.share_channels"] and not options.compat and not given
+        and not options["control.detection_only"]
+    )  # fmt: skip
+
+
+def _wanting(cube: FitsCube, outcomes: list[MapOutcome]) -> tuple[NDArray[np.float64], list[int]]:
+    """Positions of the sources of all channels, and the channels whose blends lack some of them."""
+    found = {i: o.table for i, o in enumerate(outcomes) if o.table is not None and len(o.table)}
+    if len(found) < 2:
+        return np.zeros((0, 2)), []
+    x, y, dx, dy = (
+        np.concatenate([np.asarray(table[name], np.float64) for table in found.values()])
+        for name in ("X", "Y", "X_ERR", "Y_ERR")
+    )
+    channel = np.repeat(list(found), [len(table) for table in found.values()])
+    sigma = cube[next(iter(found))].beam_in_pixels()
+    fwhm = 2.3548 * float(np.sqrt(sigma[0] * sigma[1]))
+    known = agreed_positions(x, y, np.nan_to_num(np.hypot(dx, dy), nan=fwhm), channel, fwhm)
+    wanting = [i for i in found if len(missing_positions(known, x[channel == i], y[channel == i], fwhm))]
+    return known, wanting
 
 
 def _write_cut(full: Path, cube: FitsCube, options: HyperOptions, unit: str) -> None:

@@ -61,6 +61,7 @@ KEYS: dict[str, tuple[str, Any]] = {
     "detection.xcen_fix": ("L", []),
     "detection.ycen_fix": ("L", []),
     "detection.dist_limit_arcsec": ("f", 0.0),
+    "detection.share_channels": ("b", True),
     "detection.snap_radius_pix": ("f", 1.0),
     "detection.shoulder_filter": ("b", False),
     "detection.shoulder_threshold": ("f", 0.5),

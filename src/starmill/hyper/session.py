@@ -234,8 +234,21 @@ def map_outcome(
         return MapOutcome(name, table, "", seconds, files)
 
 
-def photometer(sky_map: SkyMap, options: HyperOptions, changes: Mapping[str, Any] | None = None) -> Any:
-    """Photometer one map in the mode of the configuration; see :class:`CompactSourcesTask` for the result."""
+def photometer(
+    sky_map: SkyMap, options: HyperOptions, changes: Mapping[str, Any] | None = None, *,
+    known: NDArray[Any] | None = None,
+) -> Any:  # fmt: skip
+    """Photometer one map in the mode of the configuration; see :class:`CompactSourcesTask` for the result.
+
+    Parameters
+    ----------
+    sky_map : SkyMap
+    options : HyperOptions
+    changes : mapping, optional
+        Values of the accurate mode by dotted name.
+    known : (m, 2) array, pixel, optional
+        Where other channels show sources; see :meth:`CompactSourcesTask.run`.
+    """
     positions, shapes = _given_sources(sky_map, options)
     if options.compat:
         from starmill.hyper.compat import published_config
@@ -253,7 +266,7 @@ def photometer(sky_map: SkyMap, options: HyperOptions, changes: Mapping[str, Any
     task = CompactSourcesTask(accurate_config(options, extra))
     if options["control.detection_only"]:
         return task.detect(sky_map=sky_map)
-    return task.run(sky_map=sky_map, positions=positions, shapes=shapes)
+    return task.run(sky_map=sky_map, positions=positions, shapes=shapes, known=known)
 
 
 def _map_units(value: float, sky_map: SkyMap) -> float:

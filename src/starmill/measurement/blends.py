@@ -12,7 +12,9 @@ from starmill.detection.grouping import SourceGroups
 from starmill.measurement.gaussian_fit import FitStatus, GaussianFit
 from starmill.numerics.close_pairs import next_to
 
-__all__ = ["GroupFitter", "drop_weak", "pick_groups", "replace_rows", "split_blends"]
+__all__ = [
+    "GroupFitter", "drop_weak", "loss_without", "pick_groups", "replace_rows", "settle_blends", "split_blends",
+]  # fmt: skip
 
 GroupFitter = Callable[[NDArray[np.float64], SourceGroups, NDArray[np.float64]], GaussianFit]
 """Fits listed groups: start values (n, 6), groups, bounds (n, 5)."""
@@ -22,7 +24,70 @@ MIN_MISFIT = 1.2  # reduced chi2 of a candidate over the median of all; spares t
 BAD_MISFIT = 1.8  # of one that is a candidate already at this part of the length:
 SHORTER = 0.8
 MIN_WHOLE = 7.0  # least peak over its error of a candidate
-MIN_GAIN = 25.0  # decrease of chi2 for the six further parameters
+MAX_PART = 1.7  # beams; longest axis of a part
+MIN_GAIN = 30.0  # decrease of chi2 for the six further parameters, over the misfit that is left
+
+
+def settle_blends(
+    fit: GaussianFit,
+    groups: SourceGroups,
+    fit_groups: GroupFitter,
+    *,
+    group: Callable[[NDArray[np.float64]], SourceGroups],
+    bounds: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    beam_sigma: float,
+    min_major: float | None,
+    min_significance: float,
+    distance: float,
+    rounds: int = 2,
+) -> tuple[GaussianFit, SourceGroups, NDArray[np.int64], NDArray[np.bool_]]:
+    """Find out how many sources each blend holds: split what is two, take out what is not needed, and look again.
+
+    Parameters
+    ----------
+    fit, groups, fit_groups, group, bounds, beam_sigma, min_major, min_significance, distance
+        As for :func:`split_blends` (not done when ``min_major`` is None) and :func:`drop_weak`.
+    rounds : int
+        A source that was fitted again because a companion was taken out may be two after all.
+
+    Returns
+    -------
+    fit, groups
+        What came of it.
+    origin : (m,) int64 array
+        Which of the given sources these are; parts that were split off have higher numbers.
+    needed : (m,) bool array
+        See :func:`drop_weak`.
+    """
+    n_given = len(fit.sources)
+    origin, needed = np.arange(n_given), np.zeros(n_given, bool)
+    fresh = np.ones(n_given, bool)
+    for number in range(rounds):
+        if min_major is not None:
+            parts, rows = split_blends(
+                fit, fit_groups, beam_sigma=beam_sigma, min_major=min_major,
+                min_significance=min_significance, among=fresh,
+            )  # fmt: skip
+            if rows.size:
+                sources = np.concatenate([fit.sources, parts[1::2]])
+                sources[rows] = parts[::2]
+                groups = group(sources)
+                added = np.arange(len(fit.sources), len(sources))
+                changed = pick_groups(groups, np.concatenate([rows, added]))
+                fit = replace_rows(fit, fit_groups(sources, changed, bounds(sources)), changed.members)
+                origin = np.concatenate([origin, np.full(added.size, n_given)])
+            elif number:
+                break
+        before = fit.sources
+        fit, groups, kept, needed = drop_weak(
+            fit, groups, fit_groups, group=group, bounds=bounds, min_significance=min_significance,
+            distance=distance,
+        )  # fmt: skip
+        origin = origin[kept]
+        fresh = (fit.sources != before[kept]).any(axis=1)
+        if not fresh.any():
+            break
+    return fit, groups, origin, needed
 
 
 def split_blends(
@@ -32,6 +97,7 @@ def split_blends(
     beam_sigma: float,
     min_major: float = 1.6,
     min_significance: float = 4.0,
+    among: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Find the sources that are better described by two.
 
@@ -47,6 +113,8 @@ def split_blends(
         Major axes from this many beams on are looked at; of sources that fit badly, from 0.8 of it on.
     min_significance : float
         Smallest peak over its error of both parts.
+    among : (n,) bool array, optional
+        Only these sources are looked at.
 
     Returns
     -------
@@ -58,46 +126,80 @@ def split_blends(
     Notes
     -----
     Two equal Gaussians of variance b at a distance 2 d along an axis have the variance b + d^2 along it. Both models
-    are fitted to the same pixels, those around the two parts; in the model of one source the second has no peak.
+    are fitted to the same pixels, those around the two parts; in the model of one source the second has no peak. A
+    pair need not be equal: the fit of two starts also from a fainter companion on either side.
     """
     sources = fit.sources
-    if not len(sources):
-        return np.zeros((0, 6)), np.zeros(0, np.int64)
-    misfit = fit.chi2 / np.maximum(fit.n_dof, 1)
-    misfit /= max(float(np.median(misfit)), np.finfo(float).tiny)
-    length = sources[:, 3] / (min_major * beam_sigma)
-    wide = (misfit > MIN_MISFIT) & (length >= np.where(misfit > BAD_MISFIT, SHORTER, 1.0))
-    wide &= (sources[:, 3] >= MIN_ELONGATION * sources[:, 4]) & (fit.status < FitStatus.SINGULAR)
-    with np.errstate(invalid="ignore"):
-        wide &= sources[:, 0] > MIN_WHOLE * fit.peak_err
-    rows = np.flatnonzero(wide)
+    rows = _candidates(fit, beam_sigma, min_major) if len(sources) else np.zeros(0, np.int64)
+    if among is not None:
+        rows = rows[among[rows]]
     if rows.size == 0:
         return np.zeros((0, 6)), rows
     k = rows.size
-    rest = np.delete(sources, rows, axis=0)
-    whole = sources[rows]
-    offset = np.sqrt(whole[:, 3] ** 2 - whole[:, 4] ** 2)
-    step = np.column_stack([offset * np.cos(whole[:, 5]), offset * np.sin(whole[:, 5])])
-    first, second = whole.copy(), whole.copy()
-    first[:, 1:3] += step
-    second[:, 1:3] -= step
+    rest, whole = np.delete(sources, rows, axis=0), sources[rows]
     groups = _pairs(rest.shape[0], k)
-    single, nothing = first.copy(), second.copy()
-    single[:, 0], nothing[:, 0] = whole[:, 0], 0.0
     bounds = np.empty((rest.shape[0] + 2 * k, 5))
     bounds[:] = -np.inf, np.inf, 0.5 * beam_sigma, 4.0 * beam_sigma, np.inf
     bounds[-k:, :2] = 0.0
+    first, second = _two_parts(whole, beam_sigma, 0)
+    single, nothing = first.copy(), second.copy()
+    single[:, 0], nothing[:, 0] = whole[:, 0], 0.0
+    single[:, 3:5], nothing[:, 3:5] = whole[:, 3:5], whole[:, 3:5]
     one = fit_groups(np.concatenate([rest, single, nothing]), groups, bounds)
-    for part in (first, second):
-        part[:, 0] *= 0.5 * whole[:, 3] / whole[:, 4]
-        part[:, 3], part[:, 4] = 1.02 * whole[:, 4], whole[:, 4]
     bounds[-2 * k :, 0], bounds[-2 * k :, 1] = 0.0, 3.0 * np.tile(whole[:, 0], 2)
-    bounds[-2 * k :, 3] = min_major * beam_sigma
+    bounds[-2 * k :, 3] = MAX_PART * beam_sigma
     bounds[-2 * k :, 4] = beam_sigma
     two = fit_groups(np.concatenate([rest, first, second]), groups, bounds)
-    accepted = _better(one, two, k, beam_sigma, min_significance)
+    for side in (1, -1):
+        first, second = _two_parts(whole, beam_sigma, side)
+        other = fit_groups(np.concatenate([rest, first, second]), groups, bounds)
+        better = np.tile(other.chi2[-k:] < two.chi2[-k:], 2)
+        two = replace_rows(two, other, rest.shape[0] + np.flatnonzero(better))
+    accepted = _better(one, two, k, beam_sigma, min_significance, _typical(fit))
     a, b = two.sources[-2 * k : -k][accepted], two.sources[-k:][accepted]
     return np.stack([a, b], axis=1).reshape(-1, 6), rows[accepted]
+
+
+def _candidates(fit: GaussianFit, beam_sigma: float, min_major: float) -> NDArray[np.int64]:
+    """Return the sources that are long and fit badly, or not so long and fit very badly."""
+    sources = fit.sources
+    misfit = fit.chi2 / np.maximum(fit.n_dof, 1) / _typical(fit)
+    length = sources[:, 3] / (min_major * beam_sigma)
+    bad = misfit > BAD_MISFIT
+    wide = (misfit > MIN_MISFIT) & (length >= np.where(bad, SHORTER, 1.0))
+    wide &= bad | (sources[:, 3] >= MIN_ELONGATION * sources[:, 4])
+    wide &= fit.status < FitStatus.SINGULAR
+    with np.errstate(invalid="ignore"):
+        wide &= sources[:, 0] > MIN_WHOLE * fit.peak_err
+    return np.flatnonzero(wide)
+
+
+def _typical(fit: GaussianFit) -> float:
+    """Reduced chi2 of most fits."""
+    return max(float(np.median(fit.chi2 / np.maximum(fit.n_dof, 1))), np.finfo(float).tiny)
+
+
+def _two_parts(
+    whole: NDArray[np.float64], beam_sigma: float, side: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Start values of two equal parts along the major axis, or of a bright one and a faint one on one side of it."""
+    first, second = whole.copy(), whole.copy()
+    axis = np.column_stack([np.cos(whole[:, 5]), np.sin(whole[:, 5])])
+    if side == 0:
+        offset = np.sqrt(np.maximum(whole[:, 3] ** 2 - whole[:, 4] ** 2, (0.8 * beam_sigma) ** 2))[:, None]
+        first[:, 1:3] += offset * axis
+        second[:, 1:3] -= offset * axis
+        for part in (first, second):
+            part[:, 0] *= 0.5 * whole[:, 3] / whole[:, 4]
+            part[:, 3], part[:, 4] = 1.02 * whole[:, 4], whole[:, 4]
+        return first, second
+    first[:, 1:3] -= side * 0.4 * beam_sigma * axis
+    second[:, 1:3] += side * 2.0 * beam_sigma * axis
+    first[:, 0] *= 0.9
+    second[:, 0] *= 0.3
+    for part in (first, second):
+        part[:, 3], part[:, 4] = 1.05 * whole[:, 4], whole[:, 4]
+    return first, second
 
 
 def _pairs(n_rest: int, k: int) -> SourceGroups:
@@ -109,12 +211,16 @@ def _pairs(n_rest: int, k: int) -> SourceGroups:
 
 
 def _better(
-    one: GaussianFit, two: GaussianFit, k: int, beam_sigma: float, min_significance: float
+    one: GaussianFit, two: GaussianFit, k: int, beam_sigma: float, min_significance: float, typical: float
 ) -> NDArray[np.bool_]:
-    """Mark the candidates that two significant, separate sources describe much better than one."""
+    """Mark the candidates that two significant, separate sources describe much better than one.
+
+    Where two do not fit either (a bright source that is not Gaussian) chi2 must fall by as much more.
+    """
     first, second = slice(-2 * k, -k), slice(-k, None)
     apart = np.hypot(*(two.sources[first, i] - two.sources[second, i] for i in (1, 2)))
-    good = (one.chi2[first] - two.chi2[first] > MIN_GAIN) & (two.status[first] == FitStatus.CONVERGED)
+    left = np.maximum(two.chi2[first] / np.maximum(two.n_dof[first], 1) / typical, 1.0)
+    good = (one.chi2[first] - two.chi2[first] > MIN_GAIN * left) & (two.status[first] == FitStatus.CONVERGED)
     for part in (first, second):
         with np.errstate(invalid="ignore"):
             good &= two.sources[part, 0] > min_significance * two.peak_err[part]
@@ -130,12 +236,13 @@ def drop_weak(
     bounds: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     min_significance: float,
     distance: float,
-    passes: int = 3,
-) -> tuple[GaussianFit, SourceGroups, NDArray[np.int64]]:
-    """Take the least significant member out of groups that have insignificant ones, and fit the rest again.
+    passes: int = 6,
+) -> tuple[GaussianFit, SourceGroups, NDArray[np.int64], NDArray[np.bool_]]:
+    """Take members that are not needed out of groups, and fit the rest again.
 
     Two sources on top of each other can share the light in many ways, and then neither is significant although the two
-    together are. When one is given up the other gets its light back.
+    together are. The least significant member of a group is left out for trial. If the rest describes the pixels as
+    well it gets the light back; if not, the member is needed, however uncertain its part of the light is.
 
     Parameters
     ----------
@@ -147,11 +254,11 @@ def drop_weak(
     group, bounds : callable
         Groups, and bounds (n, 5), of sources (n, 6).
     min_significance : float
-        Smallest peak over its error.
+        Members with a smaller peak over its error are tried.
     distance : float, pixel
         Members farther from all others than this share no light with them and stay.
     passes : int
-        At most this many members of a group are taken out.
+        At most this many members of a group are tried.
 
     Returns
     -------
@@ -159,28 +266,59 @@ def drop_weak(
         What is left. Single sources are never taken out.
     kept : (m,) int64 array
         Which rows these were.
+    needed : (m,) bool array
+        Members without which chi2 is larger by :data:`MIN_GAIN`.
     """
-    kept = np.arange(len(fit.sources))
+    kept, needed = np.arange(len(fit.sources)), np.zeros(len(fit.sources), bool)
     for _ in range(passes):
         with np.errstate(invalid="ignore", divide="ignore"):
             strength = fit.sources[:, 0] / fit.peak_err
         strength = np.where(np.isfinite(strength), strength, -1.0)
         x, y = fit.sources[:, 1], fit.sources[:, 2]
-        weak = (strength < min_significance) & (np.bincount(groups.label)[groups.label] > 1)
+        weak = (strength < min_significance) & (np.bincount(groups.label)[groups.label] > 1) & ~needed
         weak = np.flatnonzero(weak & next_to(x, y, x, y, distance, skip=np.arange(x.size)))
         if weak.size == 0:
             break
         weak = weak[np.lexsort((strength[weak], groups.label[weak]))]
-        _, first = np.unique(groups.label[weak], return_index=True)
+        weak = weak[np.unique(groups.label[weak], return_index=True)[1]]
+        loss = loss_without(fit, weak, pick_groups(groups, weak), fit_groups, bounds)
+        needed[weak[loss >= MIN_GAIN]] = True
+        useless = weak[loss < MIN_GAIN]
+        if useless.size == 0:
+            continue
         stay = np.ones(len(kept), bool)
-        stay[weak[first]] = False
-        beside = np.isin(groups.label, groups.label[weak[first]])[stay]
-        fit, kept = fit.rows(stay), kept[stay]
+        stay[useless] = False
+        beside = np.isin(groups.label, groups.label[useless])[stay]
+        fit, kept, needed = fit.rows(stay), kept[stay], needed[stay]
         groups = group(fit.sources)
         changed = pick_groups(groups, np.flatnonzero(beside))
         again = fit_groups(fit.sources, changed, bounds(fit.sources))
         fit = replace_rows(fit, again, changed.members)
-    return fit, groups, kept
+    return fit, groups, kept, needed
+
+
+def loss_without(
+    fit: GaussianFit, rows: NDArray[np.int64], groups: SourceGroups, fit_groups: GroupFitter,
+    bounds: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> NDArray[np.float64]:  # fmt: skip
+    """Return by how much chi2 rises, on the same pixels, when one member of each group has no peak.
+
+    Parameters
+    ----------
+    fit : GaussianFit
+    rows : (k,) int array
+        The members, one of each group.
+    groups : SourceGroups
+        These groups, see :func:`pick_groups`.
+    fit_groups, bounds : callable
+        As for :func:`drop_weak`.
+    """
+    limits = bounds(fit.sources)
+    whole = fit_groups(fit.sources, groups, limits)
+    sources = fit.sources.copy()
+    sources[rows, 0] = limits[rows, 0] = limits[rows, 1] = 0.0
+    loss = fit_groups(sources, groups, limits).chi2[rows] - whole.chi2[rows]
+    return np.where(np.isfinite(loss), loss, 0.0)
 
 
 def pick_groups(groups: SourceGroups, rows: NDArray[np.int64]) -> SourceGroups:

@@ -22,9 +22,10 @@ from starmill.detection.point_filters import (
     thin_pairs,
 )
 from starmill.errors import AlgorithmError, InputError
-from starmill.measurement.blends import drop_weak, pick_groups, replace_rows, split_blends
+from starmill.measurement.blends import settle_blends
 from starmill.measurement.elliptical_photometry import EllipseSums, enclosed_fraction, measure_ellipses
 from starmill.measurement.gaussian_fit import GaussianFit, fit_gaussians, start_sources
+from starmill.measurement.known_positions import add_known
 from starmill.measurement.neighbours import draw_sources, source_pixels
 from starmill.numerics.close_pairs import next_to
 from starmill.photocal.units import jansky_per_pixel_factor
@@ -35,6 +36,7 @@ from starmill.tasks.compact_sources_config import CompactSourcesConfig
 __all__ = ["CompactSourcesTask"]
 
 FWHM_PER_SIGMA = 2.3548200450309493  # 2 sqrt(2 ln 2)
+NEW = np.iinfo(np.int64).max  # number of a source that was not among the first
 SHARED_LIGHT = 1.3  # beams; sources that near can share their light in many ways
 
 
@@ -71,8 +73,9 @@ class CompactSourcesTask(Task):
     }
 
     def run(
-        self, *, sky_map: SkyMap, positions: NDArray[Any] | None = None, shapes: NDArray[Any] | None = None
-    ) -> Result:
+        self, *, sky_map: SkyMap, positions: NDArray[Any] | None = None, shapes: NDArray[Any] | None = None,
+        known: NDArray[Any] | None = None,
+    ) -> Result:  # fmt: skip
         """Photometer one map.
 
         Parameters
@@ -83,6 +86,9 @@ class CompactSourcesTask(Task):
         shapes : (n, 3) array, arcsec, arcsec and degree, optional
             FWHM along the major and minor axis and position angle of sources at given positions; then only their
             peaks are fitted, and the apertures have these shapes.
+        known : (m, 2) array, pixel, optional
+            Where other channels or bands show sources. They are added to blends of this map that need them; nothing
+            is added where this map shows nothing.
 
         Returns
         -------
@@ -114,13 +120,20 @@ class CompactSourcesTask(Task):
             )
             level, noise = self._noise(data, fit.sources)
             if self.config.fit.background == "shared":
-                fit, groups, rows = self._final_fit(
-                    data, fit, level, noise, fixed_shapes=fixed is not None, search=positions is None
+                fit, groups, rows, needed = self._final_fit(
+                    data,
+                    fit,
+                    level,
+                    noise,
+                    fixed_shapes=fixed is not None,
+                    search=positions is None,
+                    known=known,
                 )
                 hidden = (rows >= hidden.size) | hidden[np.minimum(rows, hidden.size - 1)]
             else:
                 level = np.zeros_like(level)
-            keep = self._keep(data, fit, fixed=positions is not None)
+                needed = np.zeros(len(hidden), bool)
+            keep = self._keep(data, fit, needed, fixed=positions is not None)
             fit, hidden, groups = fit.rows(keep), hidden[keep], _select_groups(groups, keep)
         with self.timer("photometry"):
             result = self._measure(sky_map, data, fit, groups, level, noise, hidden, jy_per_pixel)
@@ -321,10 +334,12 @@ class CompactSourcesTask(Task):
         *,
         fixed_shapes: bool,
         search: bool,
-    ) -> tuple[GaussianFit, SourceGroups, NDArray[np.int64]]:
+        known: NDArray[np.float64] | None,
+    ) -> tuple[GaussianFit, SourceGroups, NDArray[np.int64], NDArray[np.bool_]]:
         """Fit again with the full covariance of noise and background; split what is two sources, drop what is none.
 
-        Also returns which of the given sources these are; parts that were split off have higher numbers.
+        Also returns which of the given sources these are (parts that were split off have higher numbers), and the
+        members of blends that are needed however uncertain they are.
         """
         config = self.config.fit
         image = data.image - level
@@ -349,34 +364,33 @@ class CompactSourcesTask(Task):
         groups = group(fit.sources)
         fit = fit_groups(fit.sources, groups, bounds(fit.sources))
         if not search:
-            return fit, groups, np.arange(len(fit.sources))
-        if config.split_major is not None:
-            parts, rows = split_blends(fit, fit_groups, beam_sigma=data.sigma, min_major=config.split_major)
-            if rows.size:
-                sources = np.concatenate([fit.sources, parts[1::2]])
-                sources[rows] = parts[::2]
-                groups = group(sources)
-                changed = pick_groups(
-                    groups, np.concatenate([rows, np.arange(len(fit.sources), len(sources))])
-                )
-                again = fit_groups(sources, changed, bounds(sources))
-                fit = replace_rows(fit, again, changed.members)
-        return drop_weak(
-            fit, groups, fit_groups, group=group, bounds=bounds, min_significance=config.min_significance,
+            return fit, groups, np.arange(len(fit.sources)), np.ones(len(fit.sources), bool)
+        fit, groups, origin, needed = settle_blends(
+            fit, groups, fit_groups, group=group, bounds=bounds, beam_sigma=data.sigma,
+            min_major=config.split_major, min_significance=config.min_significance,
             distance=SHARED_LIGHT * data.fwhm,
         )  # fmt: skip
+        if known is not None:
+            fit, groups, rows, added = add_known(
+                fit, groups, fit_groups, known, group=group, bounds=bounds, beam_sigma=data.sigma
+            )
+            origin, needed = (np.append(v, end)[rows] for v, end in ((origin, NEW), (needed, True)))
+            needed |= added
+        return fit, groups, origin, needed
 
     def _groups(self, data: _Prepared, sources: NDArray[np.float64]) -> SourceGroups:
         config = self.config.grouping
         return group_sources(sources[:, 1], sources[:, 2], config.link * data.fwhm, config.max_members)
 
-    def _keep(self, data: _Prepared, fit: GaussianFit, *, fixed: bool) -> NDArray[np.bool_]:
+    def _keep(
+        self, data: _Prepared, fit: GaussianFit, needed: NDArray[np.bool_], *, fixed: bool
+    ) -> NDArray[np.bool_]:
         """Keep sources that are significant and not twins of brighter ones; given positions are all kept."""
         if fixed:
             return np.ones(fit.sources.shape[0], bool)
         peak, error = fit.sources[:, 0], fit.peak_err
         with np.errstate(invalid="ignore", divide="ignore"):
-            keep = ~(peak < self.config.fit.min_significance * error)
+            keep = ~(peak < self.config.fit.min_significance * error) | needed
         keep &= np.isfinite(fit.sources).all(axis=1) & (peak > 0) & (error > 0) & (fit.status < 2)
         row, column = np.rint(fit.sources[:, 2]).astype(int), np.rint(fit.sources[:, 1]).astype(int)
         ny, nx = data.image.shape
