@@ -33,7 +33,7 @@ FILTERS: dict[str, tuple[tuple[float, float], ...]] = {
 }
 """Weight and width (in units of the beam's sigma) of the Gaussians of every band-pass filter."""
 
-BAND_ROWS = 256  # worked on at a time, so that only the result is a whole map
+BAND_ROWS = 96  # worked on at a time, so that only the result is a whole map
 KEEP_SIGNAL = 0.75
 """The sharpest filter that keeps this part of the best signal-to-noise ratio of a beam is taken."""
 

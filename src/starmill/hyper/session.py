@@ -217,8 +217,8 @@ def map_outcome(
         try:
             sky_map = read()
             log.info("map %s: %s pixels, unit %s", name, sky_map.image.shape, sky_map.unit)
-            result = (measure or photometer)(sky_map, options, changes)
-            table, files = _write_map_outputs(sky_map, result, options, changes)
+            results = [(measure or photometer)(sky_map, options, changes)]
+            table, files = _write_map_outputs(sky_map, results, options, changes)
         except StarmillError as error:
             log.error("%s", error)  # noqa: TRY400  the sentence says all
             return MapOutcome(name, error=str(error), seconds=time.perf_counter() - start)
@@ -306,8 +306,10 @@ def _given_sources(sky_map: SkyMap, options: HyperOptions) -> tuple[NDArray[Any]
 
 
 def _write_map_outputs(
-    sky_map: SkyMap, result: Any, options: HyperOptions, changes: Mapping[str, Any] | None
+    sky_map: SkyMap, results: list[Any], options: HyperOptions, changes: Mapping[str, Any] | None
 ) -> tuple[Any, list[Path]]:
+    """Write everything of one map; the only result is taken out of the list, so that its images can go early."""
+    result = results.pop()
     catalog, name = result.catalog, sky_map.name
     notes = {
         "Mode": options["control.mode"], "Survey code": options["survey.survey_code"],
@@ -315,8 +317,12 @@ def _write_map_outputs(
         "Configuration": options.source or "none", **getattr(result, "notes", {}),
         "Fingerprint": fingerprint(sky_map.meta.get("path"), options, changes),
     }  # fmt: skip
+    files = []
+    if not options["control.detection_only"]:
+        files += write_products(sky_map, result, options, _flux_factor(sky_map, options))
+    del result
     table = hyper_table(catalog, sky_map, options.flux_unit, notes)
-    files = write_tables(table, options, name)
+    files += write_tables(table, options, name)
     base = options.output_path("paths.output.dir_region_out") / f"{options['files.file_region_base']}_{name}"
     regions = {"centroids": centroid_regions(catalog, sky_map)}
     if not options["control.detection_only"]:
@@ -325,8 +331,6 @@ def _write_map_outputs(
         path = base.with_name(f"{base.name}_{kind}.reg")
         atomic_write_text(path, text)
         files.append(path)
-    if not options["control.detection_only"]:
-        files += write_products(sky_map, result, options, _flux_factor(sky_map, options))
     return table, files
 
 

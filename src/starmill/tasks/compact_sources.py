@@ -120,10 +120,10 @@ class CompactSourcesTask(Task):
             )
             level, noise = self._noise(data, fit.sources)
             if self.config.fit.background == "shared":
+                np.subtract(data.image, level, out=data.image)
                 fit, groups, rows, needed = self._final_fit(
                     data,
                     fit,
-                    level,
                     noise,
                     fixed_shapes=fixed is not None,
                     search=positions is None,
@@ -131,7 +131,7 @@ class CompactSourcesTask(Task):
                 )
                 hidden = (rows >= hidden.size) | hidden[np.minimum(rows, hidden.size - 1)]
             else:
-                level = np.zeros_like(level)
+                level[:] = 0.0
                 needed = np.zeros(len(hidden), bool)
             keep = self._keep(data, fit, needed, fixed=positions is not None)
             fit, hidden, groups = fit.rows(keep), hidden[keep], _select_groups(groups, keep)
@@ -329,7 +329,6 @@ class CompactSourcesTask(Task):
         self,
         data: _Prepared,
         fit: GaussianFit,
-        level: NDArray[Any],
         noise: MapNoise,
         *,
         fixed_shapes: bool,
@@ -342,14 +341,13 @@ class CompactSourcesTask(Task):
         members of blends that are needed however uncertain they are.
         """
         config = self.config.fit
-        image = data.image - level
         weight = np.divide(1.0, noise.rms, dtype=np.float32)
 
         def fit_groups(
             sources: NDArray[np.float64], groups: SourceGroups, bounds: NDArray[np.float64]
         ) -> GaussianFit:
             return fit_gaussians(
-                image, weight, sources, groups, radius=config.radius * data.fwhm, bounds=bounds,
+                data.image, weight, sources, groups, radius=config.radius * data.fwhm, bounds=bounds,
                 free=self._free(fixed_shapes), order=config.order, correlation=noise.correlation, ridge=config.ridge,
                 loss=config.loss, f_scale=config.f_scale, max_iterations=config.max_iterations,
                 tolerance=config.tolerance,
@@ -409,12 +407,11 @@ class CompactSourcesTask(Task):
     ) -> Result:  # fmt: skip
         """Background map, sums in ellipses, catalogue."""
         config = self.config.photometry
-        flat = draw_sources(data.image.shape, fit.sources, out=data.image - level, sign=-1.0)
+        flat = draw_sources(data.image.shape, fit.sources, out=data.image.copy(), sign=-1.0)
         background = smooth_map(
             flat, data.valid, self.config.noise.background_scale * data.fwhm, wanted=data.valid
         )
         flat -= background
-        background += level
         ellipses = pixel_ellipses(
             sky_map, fit.sources, config.aperture_ratio, config.fixed_axes, config.fixed_position_angle
         )
@@ -429,10 +426,12 @@ class CompactSourcesTask(Task):
         in_unit = _rescaled(fit, data.scale)
         catalog = build_catalog(
             sky_map, in_unit, sums, fraction, jy_per_pixel=jy_per_pixel, correction=config.aperture_correction,
-            extra=self._numbers(data, fit, groups, background, noise, flat, hidden),
+            extra=self._numbers(data, fit, groups, background, level, noise, flat, hidden),
         )  # fmt: skip
         del flat
-        model = draw_sources(data.image.shape, in_unit.sources, out=np.zeros(data.image.shape, np.float32))
+        background += level
+        data.image[:] = 0.0  # nobody needs the scaled map any more
+        model = draw_sources(data.image.shape, in_unit.sources, out=data.image)
         rms = np.multiply(
             noise.rms, np.float32(data.scale), out=noise.rms
         )  # nobody needs the scaled one any more
@@ -445,19 +444,20 @@ class CompactSourcesTask(Task):
         )  # fmt: skip
 
     def _numbers(
-        self, data: _Prepared, fit: GaussianFit, groups: SourceGroups, background: NDArray[Any], noise: MapNoise,
-        flat: NDArray[Any], hidden: NDArray[np.bool_],
+        self, data: _Prepared, fit: GaussianFit, groups: SourceGroups, background: NDArray[Any],
+        level: NDArray[Any], noise: MapNoise, flat: NDArray[Any], hidden: NDArray[np.bool_],
     ) -> dict[str, Any]:  # fmt: skip
         """Columns that describe the surroundings and the quality of each fit."""
         sources = fit.sources
         row = np.clip(np.rint(sources[:, 2]).astype(int), 0, data.image.shape[0] - 1)
         column = np.clip(np.rint(sources[:, 1]).astype(int), 0, data.image.shape[1] - 1)
+        under = background[row, column] + level[row, column]
         median, nmse = _residual_numbers(flat, data.image, background, sources, data.fwhm)
         shared = self.config.fit.background == "shared"
         n_parameters = np.maximum(fit.n_pixels - fit.n_dof, 0)
         size = np.sqrt(np.stack([fit.covariance[:, 3, 3], fit.covariance[:, 4, 4], fit.covariance[:, 1, 1]]))
         return {
-            "background": (background[row, column] + (0.0 if shared else fit.background)) * data.scale + data.zero,
+            "background": (under + (0.0 if shared else fit.background)) * data.scale + data.zero,
             "local_rms": noise.rms[row, column] * data.scale, "group": groups.label + 1,
             "group_size": groups.chain_size, "residual": median * data.scale, "nmse": nmse,
             "bic": fit.chi2 + n_parameters * np.log(np.maximum(fit.n_pixels, 1)),
