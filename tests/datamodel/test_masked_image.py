@@ -101,6 +101,13 @@ def test_mask_planes():
     assert not mask.any().any()
 
 
+def test_fractions_are_those_of_the_planes_one_by_one():
+    mask = Mask(np.random.default_rng(2).integers(0, 2**8, (150, 7)).astype(np.int32))
+    mask.array[:70] &= ~np.int32(mask.bits("SAT"))
+    for name, fraction in mask.fractions().items():
+        assert fraction == mask.any(name).mean()
+
+
 def test_masks_with_other_bit_orders_are_conformed():
     a = Mask.zeros((1, 2), MaskPlanes({"CR": "", "BAD": ""}))
     b = Mask.zeros((1, 2), MaskPlanes({"BAD": "", "STREAK": "", "CR": ""}))

@@ -17,7 +17,15 @@ def bare_pixels(image, variance=None, mask=None, n=1):
     empty = np.zeros(0, np.float32)
     zero = np.zeros(n + 1, np.int64)
     return SourcePixels(
-        image.copy(), variance.copy(), mask, np.zeros((0, 3), np.int32), zero, zero, empty, empty
+        image.copy(),
+        variance.copy(),
+        mask,
+        np.zeros((0, 3), np.int32),
+        zero,
+        zero,
+        empty,
+        empty,
+        np.arange(n),
     )
 
 

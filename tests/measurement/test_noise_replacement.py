@@ -5,8 +5,9 @@ from numpy.testing import assert_array_equal
 
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.footprint import FootprintSet
+from starmill.kernels.overlap import circular_apertures
 from starmill.kernels.source_pixels import cut_stamps, hide_source, show_source
-from starmill.measurement.noise_replacement import source_pixels
+from starmill.measurement.noise_replacement import BAND_ROWS, source_pixels
 from tests.measurement.scenes import disk_footprints, star_field
 from tests.reference.source_pixels import image_of_source
 
@@ -74,3 +75,23 @@ def test_exposure_is_not_changed_and_nan_never_enters():
     assert np.isfinite(pixels.image).all()
     assert np.isfinite(pixels.variance).all()
     assert_array_equal(exposure.image, before)
+
+
+def test_sources_follow_their_neighbours_and_the_order_changes_no_bit():
+    rng = np.random.default_rng(8)
+    x, y = rng.uniform(20, 280, 60), rng.uniform(20, 680, 60)
+    image = rng.normal(100, 5, (700, 300)).astype(np.float32)
+    exposure = Exposure(image, variance=np.full_like(image, 25))
+    pixels, _, _ = source_pixels(exposure, disk_footprints(x, y, 9), 60)
+    assert_array_equal(np.sort(pixels.order), np.arange(60))
+    bands = (np.floor(y + 0.5) - 9)[pixels.order] // BAND_ROWS
+    assert (np.diff(bands) >= 0).all()
+    assert all(
+        (np.diff(np.floor(x + 0.5)[pixels.order][bands == band]) >= 0).all() for band in np.unique(bands)
+    )
+    radii = np.array([2.0, 5.0, 11.0])
+    before = pixels.image.copy()
+    one = circular_apertures(pixels, x, y, radii)
+    assert_array_equal(pixels.image, before)
+    other = circular_apertures(pixels._replace(order=rng.permutation(60)), x, y, radii)
+    assert_array_equal(one, other)

@@ -104,6 +104,21 @@ def test_running_again_gives_the_same_bits(task, exposure, result):
     assert set(task.full_metadata()) == set(first)
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_pixels_used_in_place_or_kept_for_a_debug_hook_give_the_same_bits(exposure, result, keep):
+    shown = []
+    hook = (lambda name, **items: shown.append((name, items))) if keep else None
+    again = CharacterizeImageTask(debug=hook).run(exposure=exposure.copy(), in_place=True)
+    assert again.exposure.image.tobytes() == result.exposure.image.tobytes()
+    assert again.exposure.mask.array.tobytes() == result.exposure.mask.array.tobytes()
+    assert again.exposure.variance.tobytes() == result.exposure.variance.tobytes()
+    assert again.catalog["psf_flux"].tobytes() == result.catalog["psf_flux"].tobytes()
+    rounds = [items["exposure"] for name, items in shown if name == "background_iter"]
+    assert len(rounds) == (2 if keep else 0)
+    if keep:  # what a hook has kept of a round is not changed by the rounds after it
+        assert not np.array_equal(rounds[0].image, rounds[1].image)
+
+
 def test_metadata_tells_the_cost_of_every_part(task, result):
     records = task.full_metadata()
     parts = ("detect", "measure_psf", "detect:background")

@@ -193,7 +193,14 @@ class Mask:
         """Return the fraction of pixels that have each plane set."""
         if self.array.size == 0:
             return dict.fromkeys(self.planes, 0.0)
-        return {name: float(np.count_nonzero(self.any(name)) / self.array.size) for name in self.planes}
+        counts = dict.fromkeys(self.planes, 0)
+        for y0 in range(0, len(self.array), 64):  # in bands: they stay in the cache for all planes
+            band = self.array[y0 : y0 + 64]
+            present = int(np.bitwise_or.reduce(band, axis=None))
+            for name, number in self.planes.items():
+                if present >> number & 1:
+                    counts[name] += int(np.count_nonzero(band & np.int32(1 << number)))
+        return {name: count / self.array.size for name, count in counts.items()}
 
     def conformed_array(self, planes: MaskPlanes) -> NDArray[np.int32]:
         """Return the bits re-arranged for other planes, adding the missing ones to them."""

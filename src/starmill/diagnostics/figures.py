@@ -51,7 +51,7 @@ def display_range(image: NDArray[Any], good: NDArray[np.bool_] | None = None) ->
     good : (ny, nx) bool array, optional
         Pixels to look at; the finite ones when not given.
     """
-    step = max(1, int(np.sqrt(image.size / 250_000)))
+    step = _step(image)
     sample = image[::step, ::step]
     use = np.isfinite(sample) if good is None else good[::step, ::step] & np.isfinite(sample)
     if not use.any():
@@ -61,13 +61,24 @@ def display_range(image: NDArray[Any], good: NDArray[np.bool_] | None = None) ->
     return float(middle - 2 * sigma), float(middle + 10 * sigma)
 
 
+def _step(image: NDArray[Any]) -> int:
+    """Return the step at which about 250,000 pixels of an image are seen."""
+    return max(1, int(np.sqrt(image.size / 250_000)))
+
+
 def binned(image: NDArray[Any], largest: int) -> tuple[NDArray[Any], int]:
     """Return an image averaged in square blocks so that no side is longer than ``largest``, and the block."""
     block = max(1, int(np.ceil(max(image.shape) / largest)))
     if block == 1:
         return image, 1
-    ny, nx = (n // block * block for n in image.shape)
-    return image[:ny, :nx].reshape(ny // block, block, nx // block, block).mean((1, 3)), block
+    return _blocks(image, block, np.add) / np.float32(block * block), block
+
+
+def _blocks(image: NDArray[Any], block: int, combine: np.ufunc) -> NDArray[Any]:
+    """Return square blocks of pixels reduced to one, rows first: whole rows are combined at memory speed."""
+    ny, nx = (n // block for n in image.shape)
+    rows = combine.reduce(image[: ny * block, : nx * block].reshape(ny, block, nx * block), axis=1)
+    return combine.reduce(rows.reshape(ny, nx, block), axis=2)  # type: ignore[no-any-return]
 
 
 def show_exposure(
@@ -123,16 +134,17 @@ def show_exposure(
 def _painted(exposure: Exposure, planes: Sequence[str], alpha: float, largest: int) -> NDArray[np.uint8]:
     """Return the pixels as grey with the mask planes in their colours, (ny, nx, 3)."""
     pixels, block = binned(exposure.image, largest)
-    low, high = display_range(exposure.image, ~exposure.mask.any("NO_DATA", "SAT", "BAD"))
+    step = _step(exposure.image)
+    sampled = exposure.mask.array[::step, ::step]
+    good = sampled & exposure.mask.planes.bits_present("NO_DATA", "SAT", "BAD") == 0
+    low, high = display_range(exposure.image[::step, ::step], good)
+    flags = _blocks(exposure.mask.array, block, np.bitwise_or)
     grey = 255 - 255 * np.clip((pixels - low) / (high - low), 0, 1)
     painted = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     for name in planes:
         if name not in exposure.mask.planes:
             continue
-        where = exposure.mask.any(name)
-        if block > 1:
-            ny, nx = (n // block * block for n in where.shape)
-            where = where[:ny, :nx].reshape(ny // block, block, nx // block, block).any((1, 3))
+        where = flags & exposure.mask.bits(name) != 0
         color = 255 * np.array(to_rgba(MASK_COLORS.get(name, "#ffdd00"))[:3])
         painted[where] = ((1 - alpha) * painted[where] + alpha * color).astype(np.uint8)
     return painted

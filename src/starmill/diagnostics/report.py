@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from starmill import __version__
 from starmill.datamodel.catalog import Catalog
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import Field, FieldSum
-from starmill.diagnostics.figures import binned, draw_whiskers, png_bytes, show_exposure
+from starmill.diagnostics.figures import draw_whiskers, png_bytes, show_exposure
 from starmill.diagnostics.metrics import exposure_metrics, source_shapes
 from starmill.diagnostics.thumbnails import figure_html, png_html
 from starmill.io.atomic import atomic_write_text
@@ -129,12 +130,15 @@ def _facts(exposure: Exposure) -> dict[str, Any]:
     }
 
 
-def _background_figure(background: Sequence[Field]) -> Figure:
+def _background_figure(background: Sequence[Field], points: int = 300) -> Figure:
     total = FieldSum(list(background))
     figure = Figure(figsize=(5.5, 4.2))
     axes = figure.add_axes((0.12, 0.11, 0.82, 0.85))
-    pixels, _ = binned(total.image(dtype=np.float32), 300)
-    picture = axes.imshow(pixels, origin="lower", extent=total.box.extent)
+    left, right, bottom, top = total.box.extent
+    x = np.linspace(left, right, min(points, total.box.width) + 1)
+    y = np.linspace(bottom, top, min(points, total.box.height) + 1)
+    values = total((x[None, 1:] + x[None, :-1]) / 2, (y[1:, None] + y[:-1, None]) / 2)
+    picture = axes.imshow(values, origin="lower", extent=total.box.extent)
     figure.colorbar(picture, label="electron", ax=axes)
     axes.set(xlabel="x (pixel)", ylabel="y (pixel)")
     return figure
@@ -143,40 +147,38 @@ def _background_figure(background: Sequence[Field]) -> Figure:
 def _psf_figure(exposure: Exposure, psf_stars: Any) -> Figure:
     """Draw the kernel at the centre and, for the brightest stars, data, model and residual."""
     n = 0 if psf_stars is None else min(6, len(psf_stars.images))
-    figure = Figure(figsize=(9, 5.2 if n else 2.4))
+    figure = Figure(figsize=(9, 4.2 if n else 2.4))
     grid = figure.add_gridspec(
-        3 if n else 1,
-        1 + max(n, 1),
-        width_ratios=[2, *[1] * max(n, 1)],
-        left=0.04,
-        right=0.99,
-        bottom=0.04,
-        top=0.93,
-        wspace=0.12,
-        hspace=0.06,
+        1, 2, width_ratios=[1, 2], left=0.04, right=0.99, bottom=0.04, top=0.93, wspace=0.2
     )
-    axes = figure.add_subplot(grid[:, 0])
+    axes = figure.add_subplot(grid[0])
     kernel = exposure.psf.kernel_at(*exposure.box.center)  # type: ignore[union-attr]
     axes.imshow(np.log10(np.maximum(kernel / kernel.max(), 1e-4)), origin="lower", cmap="magma")
     axes.set_title(f"model, log, FWHM {exposure.psf.fwhm_at(*exposure.box.center):.2f} px", fontsize=9)  # type: ignore[union-attr]
     if n:
-        order = np.argsort(-np.nansum(psf_stars.models, axis=(1, 2)), kind="stable")[:n]
-        for column, star in enumerate(order):
-            peak = max(float(np.nanmax(psf_stars.models[star])), 1e-30)
-            rows = (
-                ("star", psf_stars.images, 1.0),
-                ("model", psf_stars.models, 1.0),
-                ("residual", psf_stars.residuals, 0.1),
-            )
-            for row, (name, stack, scale) in enumerate(rows):
-                panel = figure.add_subplot(grid[row, column + 1])
-                low = -scale * peak if name == "residual" else -0.02 * peak
-                panel.imshow(stack[star], origin="lower", vmin=low, vmax=scale * peak, cmap="gray_r")
-                panel.set_xticks([])
-                panel.set_yticks([])
-                if column == 0:
-                    panel.set_ylabel(name + (" ±10 %" if name == "residual" else ""), fontsize=8)
+        panel = figure.add_subplot(grid[1])
+        radius = int(np.ceil(2.5 * exposure.psf.fwhm_at(*exposure.box.center)))  # type: ignore[union-attr]
+        mosaic = _star_mosaic(psf_stars, n, radius)
+        panel.imshow(mosaic, vmin=-0.02, vmax=1, cmap="gray_r", interpolation="nearest")
+        panel.set_title("the brightest stars, one a column; black is their peak", fontsize=9)
+        panel.set_xticks([])
+        rows = (np.arange(3) + 0.5) * len(mosaic) / 3
+        panel.set_yticks(rows, ["star", "model", "residual\n±10 %"], fontsize=8)
     return figure
+
+
+def _star_mosaic(psf_stars: Any, n: int, radius: int) -> NDArray[np.float64]:
+    """Return stars, models and residuals (-10 to 10 % of the peak as white to black) of the n brightest stars."""
+    order = np.argsort(-np.nansum(psf_stars.models, axis=(1, 2)), kind="stable")[:n]
+    middle = psf_stars.models.shape[1] // 2
+    core = slice(max(middle - radius, 0), middle + radius + 1)
+    images, models, residuals = (
+        stack[order, core, core] for stack in (psf_stars.images, psf_stars.models, psf_stars.residuals)
+    )
+    peaks = np.maximum(np.nanmax(models, axis=(1, 2)), 1e-30)[:, None, None]
+    rows = [images / peaks, models / peaks, 0.49 + 5.1 * residuals / peaks]
+    framed = [np.pad(stack[:, ::-1], ((0, 0), (1, 1), (1, 1)), constant_values=np.nan) for stack in rows]
+    return np.concatenate([np.concatenate(list(stack), axis=1) for stack in framed])
 
 
 def _shape_figure(exposure: Exposure, catalog: Catalog) -> Figure:

@@ -110,7 +110,7 @@ def annulus_statistics(pixels, x, y, inner, outer, bad_bits, n_sigma, n_iteratio
     size = int((2.0 * widest + 3.0) ** 2)
     values = np.empty(size + 1, np.float32)
     work = np.empty(size + 1, np.float32)
-    for i in range(n):
+    for i in pixels.order:
         if not (np.isfinite(x[i] + y[i] + inner[i] + outer[i]) and abs(x[i]) < 1e9 and abs(y[i]) < 1e9):
             continue
         show_source(pixels, i, saved)
@@ -150,7 +150,7 @@ def ellipse_median_variance(pixels, x, y, inverse, limit, bad_bits, max_radius):
     values = np.empty(size + 1, np.float32)
     work = np.empty(size + 1, np.float32)
     summary = np.empty(N_SUMMARY)
-    for i in range(n):
+    for i in pixels.order:
         qxx, qyy, qxy = inverse[i, 0], inverse[i, 1], inverse[i, 2]
         if not (np.isfinite(x[i] + y[i]) and qxx > 0.0 and qxx * qyy > qxy * qxy):
             continue
@@ -193,7 +193,7 @@ def blended_sums(pixels, original, x, y, inverse, limit):
     nx = pixels.mask.shape[1]
     out = np.full((n, 4), np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
-    for i in range(n):
+    for i in pixels.order:
         qxx, qyy, qxy = inverse[i, 0], inverse[i, 1], inverse[i, 2]
         if not (np.isfinite(x[i] + y[i]) and qxx > 0.0 and qxx * qyy > qxy * qxy):
             continue

@@ -364,7 +364,7 @@ def adaptive_moments(pixels, x, y, max_shift, max_iterations):
     sums = np.empty(6)
     rows = np.empty((4, SCRATCH_ROWS))
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
-    for i in range(n):
+    for i in pixels.order:
         inside = (
             np.isfinite(x[i]) and np.isfinite(y[i]) and -0.5 <= x[i] < nx - 0.5 and -0.5 <= y[i] < ny - 0.5
         )
@@ -442,7 +442,7 @@ def gaussian_sums(pixels, x, y, shape):
     sums = np.empty(6)
     rows = np.empty((4, SCRATCH_ROWS))
     ny, nx = pixels.mask.shape
-    for i in range(n):
+    for i in pixels.order:
         wxx = shape[i, 0]
         wyy = shape[i, 1]
         wxy = shape[i, 2]

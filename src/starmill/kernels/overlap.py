@@ -171,7 +171,7 @@ def circular_apertures(pixels, x, y, radii):
     limits = np.empty((4, n_rows), np.int64)
     chords = np.empty((2, n_rows))
     edge = np.empty((6, 8 * n_rows + 64))
-    for i in range(n):
+    for i in pixels.order:
         cx = x[i]
         cy = y[i]
         if not (np.isfinite(cx) and np.isfinite(cy)):
@@ -369,7 +369,7 @@ def ellipse_sums(pixels, x, y, a, b, theta):
     area = np.full(n, np.nan)
     truncated = np.zeros(n, np.bool_)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
-    for i in range(n):
+    for i in pixels.order:
         if not (
             np.isfinite(x[i] + y[i] + theta[i]) and a[i] > 0.0 and b[i] > 0.0 and np.isfinite(a[i] + b[i])
         ):

@@ -253,7 +253,7 @@ def compensated_gaussians(pixels, x, y, width, outer_scale, half):
     outer = np.empty((2, size))
     t2 = outer_scale * outer_scale
     norm = 4.0 * np.pi * width * width * (t2 + 1.0) / (t2 - 1.0)
-    for i in range(n):
+    for i in pixels.order:
         if not (-0.5 <= x[i] < nx - 0.5 and -0.5 <= y[i] < ny - 0.5):
             continue
         x0 = int(np.floor(x[i] + 0.5)) - half

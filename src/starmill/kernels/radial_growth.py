@@ -86,7 +86,7 @@ def radii_of_light(pixels, x, y, target, reach):
         if math.isfinite(reach[i]):
             largest = max(largest, reach[i])
     histogram = np.zeros(int((largest + 2.0) * BINS_PER_PIXEL) + 2)
-    for i in range(n):
+    for i in pixels.order:
         if not (math.isfinite(x[i] + y[i] + reach[i]) and target[i] > 0.0 and reach[i] > 1.0):
             continue
         last = int((reach[i] - 1.0) * BINS_PER_PIXEL)

@@ -7,7 +7,7 @@ stamp is copied.
 
 Every measuring kernel takes one :class:`SourcePixels` and loops over its sources::
 
-    for i in range(n):
+    for i in pixels.order:
         show_source(pixels, i, saved)
         ...                            # read pixels.image, pixels.variance
         hide_source(pixels, i, saved)
@@ -40,6 +40,9 @@ class SourcePixels(NamedTuple):
         The same for ``values`` and ``variances``.
     values, variances : (n_pixels,) float32 array
         Own pixels of each source in span order (the apportioned ones of a child).
+    order : (n,) int64 array
+        The sources so that one follows another in its neighbourhood, whose pixels are then still in the
+        cache: from left to right in bands of rows. What is measured does not depend on it.
     """
 
     image: np.ndarray
@@ -50,6 +53,7 @@ class SourcePixels(NamedTuple):
     pixel_offsets: np.ndarray
     values: np.ndarray
     variances: np.ndarray
+    order: np.ndarray
 
 
 @njit

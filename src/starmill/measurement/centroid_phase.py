@@ -107,7 +107,7 @@ def measure_phase_pull(psf: Psf, box: Box, measure: Measure) -> PhasePull:
     none = np.zeros(n + 1, np.int64)
     pixels = SourcePixels(
         canvas, np.ones_like(canvas), np.zeros(canvas.shape, np.int32), np.zeros((0, 3), np.int32), none, none,
-        np.zeros(0, np.float32), np.zeros(0, np.float32),
+        np.zeros(0, np.float32), np.zeros(0, np.float32), np.arange(n),
     )  # fmt: skip
     peak_x = (x[column] - x0).astype(np.int64) + MARGIN
     peak_y = (y[row] - y0).astype(np.int64) + MARGIN + tile * np.arange(n)

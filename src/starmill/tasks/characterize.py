@@ -49,7 +49,11 @@ class CharacterizeImageConfig(Config):
     background: SubtaskConfig = subtask(SubtractBackgroundConfig, "Background of the whole image.")
     repair: SubtaskConfig = subtask(RepairConfig, "Cosmic rays and defects.")
     detect: SubtaskConfig = subtask(
-        SourceDetectionConfig, "Bright sources for the PSF.", threshold=5.0, include_multiplier=10.0
+        SourceDetectionConfig,
+        "Bright sources for the PSF.",
+        threshold=5.0,
+        include_multiplier=10.0,
+        use_local_background=False,
     )
     deblend: SubtaskConfig = subtask(SourceDeblendConfig, "Splits blends into children.")
     measure: SubtaskConfig = subtask(
@@ -101,23 +105,35 @@ class CharacterizeImageTask(Task):
         schema = self.subtasks["measure_deep"].output_schema(Schema([*before.values(), *PSF_COLUMNS]))
         return self._corrected_schema(schema) if self.config.correct_apertures else schema
 
+    @property
+    def owns_pixels(self) -> bool:
+        """Whether the steps may change the exposure they hand on: only when no debug hook keeps those before."""
+        return self._debug is None
+
     def empty_catalog(self) -> Catalog:
         """Return a catalogue without sources that has the columns of the result."""
         return Catalog(self.schema)
 
     def run(
-        self, *, exposure: Exposure, background: list[Field] | None = None, exposure_id: int | None = None
+        self,
+        *,
+        exposure: Exposure,
+        background: list[Field] | None = None,
+        exposure_id: int | None = None,
+        in_place: bool = False,
     ) -> Result:
         """Characterise an exposure.
 
         Parameters
         ----------
         exposure : Exposure
-            Without instrument signature, in electrons, with variance. Not changed.
+            Without instrument signature, in electrons, with variance. Not changed unless ``in_place``.
         background : list of Field, optional
             Backgrounds that were subtracted before; the result's list starts with them.
         exposure_id : int, optional
             Upper bits of the source ids and seed of what is random; of ``exposure.info`` when not given.
+        in_place : bool
+            Use the pixels of the exposure itself, which needs less memory.
 
         Returns
         -------
@@ -137,14 +153,14 @@ class CharacterizeImageTask(Task):
         work = exposure
         if self.config.measure_psf_model or exposure.psf is None:
             work = self.subtasks["install_psf"].run(exposure=work).exposure
-        found = self.subtasks["background"].run(exposure=work)
+        found = self.subtasks["background"].run(exposure=work, in_place=in_place)
         work, backgrounds = found.exposure, backgrounds + list(found.background)
         rounds = self.config.psf_iterations if self.config.measure_psf_model else 1
         bright = Result(exposure=work, background=backgrounds)
         for iteration in range(rounds):
             bright = self.detect_measure_and_estimate_psf(bright, iteration, exposure_id)
         check_sigma(bright.exposure)
-        work = self.subtasks["repair"].run(exposure=bright.exposure).exposure
+        work = self.subtasks["repair"].run(exposure=bright.exposure, in_place=self.owns_pixels).exposure
         self.debug_hook("repair", exposure=work)
         if self.config.deep:
             final = self.find_and_measure_deep(work, bright, exposure_id)
@@ -181,10 +197,14 @@ class CharacterizeImageTask(Task):
         work = before.exposure
         if self.config.measure_psf_model and self.config.use_simple_psf and iteration > 0:
             work = self.subtasks["install_psf"].run(exposure=work).exposure
-        work = self.subtasks["repair"].run(exposure=work, keep_cosmic_rays=True).exposure
+        work = (
+            self.subtasks["repair"]
+            .run(exposure=work, keep_cosmic_rays=True, in_place=self.owns_pixels)
+            .exposure
+        )
         self.debug_hook("repair_iter", exposure=work, iteration=iteration)
         found = self.subtasks["detect"].run(
-            exposure=work, background=before.background, exposure_id=exposure_id
+            exposure=work, background=before.background, exposure_id=exposure_id, in_place=self.owns_pixels
         )
         work = found.exposure
         self.debug_hook("background_iter", exposure=work, background=found.background, iteration=iteration)
@@ -223,7 +243,10 @@ class CharacterizeImageTask(Task):
             ``exposure``, ``background``, ``catalog``.
         """
         found = self.subtasks["detect_deep"].run(
-            exposure=exposure, background=bright.background, exposure_id=exposure_id
+            exposure=exposure,
+            background=bright.background,
+            exposure_id=exposure_id,
+            in_place=self.owns_pixels,
         )
         work, sources = found.exposure, found.catalog
         if self.config.deblend_deep:

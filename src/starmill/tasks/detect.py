@@ -156,13 +156,14 @@ class SourceDetectionTask(Task):
         exposure_id: int | None = None,
         background: list[Any] | None = None,
         factor: float = 1.0,
+        in_place: bool = False,
     ) -> Result:
         """Find sources.
 
         Parameters
         ----------
         exposure : Exposure
-            Background subtracted, with a PSF unless ``sigma`` is given. Not changed.
+            Background subtracted, with a PSF unless ``sigma`` is given. Not changed unless ``in_place``.
         sigma : float, optional, pixel
             Size of the smoothing Gaussian; the determinant radius of the PSF when not given.
         exposure_id : int, optional
@@ -171,6 +172,8 @@ class SourceDetectionTask(Task):
             Backgrounds subtracted before; the result's list starts with them.
         factor : float
             Multiplies the threshold.
+        in_place : bool
+            Mark the detections on the exposure itself, and subtract the re-estimated background from it.
 
         Returns
         -------
@@ -185,13 +188,14 @@ class SourceDetectionTask(Task):
             When there is no usable PSF, no usable pixel or no positive variance.
         """
         sigma = self.psf_sigma(exposure) if sigma is None else sigma
-        work = self.clear_planes(exposure)
+        work = self.clear_planes(exposure, in_place)
         found = self.find(work, sigma, factor)
         self.mark(work.mask, found)
         self.debug_hook("detections", exposure=work, found=found)
         backgrounds = list(background or [])
         if self.config.re_estimate_background:
-            measured = self.background.run(exposure=work)
+            # the mask is this task's own by now, the image is that of the caller
+            measured = self.background.run(exposure=work, in_place=in_place)
             work = measured.exposure
             backgrounds += measured.background
         if self.config.polarity == "positive":
@@ -209,11 +213,11 @@ class SourceDetectionTask(Task):
             raise AlgorithmError("the PSF has no valid size", numbers={"sigma": float(sigma)})
         return sigma
 
-    def clear_planes(self, exposure: Exposure) -> Exposure:
-        """Return an exposure that shares the pixels but has a mask of its own without detections."""
-        mask = exposure.mask.copy()
+    def clear_planes(self, exposure: Exposure, in_place: bool = False) -> Exposure:
+        """Return an exposure that shares the pixels, and without detections in a mask of its own unless in place."""
+        mask = exposure.mask if in_place else exposure.mask.copy()
         mask.clear("DETECTED", "DETECTED_NEGATIVE")
-        return with_pixels(exposure, exposure.image, mask)
+        return exposure if in_place else with_pixels(exposure, exposure.image, mask)
 
     def find(
         self, exposure: Exposure, sigma: float, factor: float = 1.0, grow: float | None = None

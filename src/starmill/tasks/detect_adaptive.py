@@ -59,6 +59,7 @@ class AdaptiveThresholdDetectionTask(SourceDetectionTask):
         exposure_id: int | None = None,
         background: list[Any] | None = None,
         factor: float = 1.0,
+        in_place: bool = False,
     ) -> Result:
         """Find sources; arguments and results as for :class:`SourceDetectionTask`.
 
@@ -70,10 +71,15 @@ class AdaptiveThresholdDetectionTask(SourceDetectionTask):
             When no threshold gives any source.
         """
         sigma = self.psf_sigma(exposure) if sigma is None else sigma
-        work = self.clear_planes(exposure)
+        work = self.clear_planes(exposure, in_place)
         factor, tried = self.choose_factor(work, sigma, factor)
         result = super().run(
-            exposure=exposure, sigma=sigma, exposure_id=exposure_id, background=background, factor=factor
+            exposure=exposure,
+            sigma=sigma,
+            exposure_id=exposure_id,
+            background=background,
+            factor=factor,
+            in_place=in_place,
         )
         result.thresholds = tried
         self.metadata.update(factor=factor, n_thresholds=len(tried))

@@ -82,6 +82,7 @@ class DynamicDetectionTask(SourceDetectionTask):
         exposure_id: int | None = None,
         background: list[Any] | None = None,
         factor: float = 1.0,
+        in_place: bool = False,
     ) -> Result:
         """Find sources; arguments and results as for :class:`SourceDetectionTask`.
 
@@ -96,7 +97,7 @@ class DynamicDetectionTask(SourceDetectionTask):
         config = self.config
         sigma = self.psf_sigma(exposure) if sigma is None else sigma
         exposure_id = exposure.info.exposure_id if exposure_id is None else exposure_id
-        work = self.clear_planes(exposure)
+        work = self.clear_planes(exposure, in_place)
         smoothed = self.smooth(work, sigma)
         scale = self.noise_scale(work, smoothed, exposure_id)
         if config.scale_threshold:
@@ -106,7 +107,7 @@ class DynamicDetectionTask(SourceDetectionTask):
         backgrounds = list(background or [])
         level = 0.0
         if config.re_estimate_background:
-            measured = self.subtasks["background"].run(exposure=work)
+            measured = self.subtasks["background"].run(exposure=work, in_place=in_place)
             work, backgrounds = measured.exposure, backgrounds + measured.background
         if config.tweak_background:
             _, level = self.measure_sky(work, self.smooth(work, sigma), exposure_id)

@@ -73,4 +73,4 @@ class ProcessFrameTask(Task):
             exposure = self.subtasks["isr"].run(raw=raw, bias=bias, dark=dark, flat=flat).exposure
         else:
             exposure = self.subtasks["prepare"].run(exposure=exposure).exposure
-        return self.subtasks["characterize"].run(exposure=exposure)
+        return self.subtasks["characterize"].run(exposure=exposure, in_place=self._debug is None)

@@ -90,18 +90,21 @@ class RepairTask(Task):
         exposure: Exposure,
         defects: Sequence[Box] | None = None,
         keep_cosmic_rays: bool | None = None,
+        in_place: bool = False,
     ) -> Result:
         """Repair an exposure.
 
         Parameters
         ----------
         exposure : Exposure
-            Not changed. Needs a variance, and for the method ``psf_contrast`` a point-spread function. CR bits of
-            pixels that were not replaced are cleared and found anew.
+            Not changed unless ``in_place``. Needs a variance, and for the method ``psf_contrast`` a point-spread function.
+            CR bits of pixels that were not replaced are cleared and found anew.
         defects : sequence of Box, optional
             Parent frame; they become BAD and are filled.
         keep_cosmic_rays : bool, optional
             Only mark cosmic rays; as configured when not given.
+        in_place : bool
+            Repair the exposure itself instead of a copy.
 
         Returns
         -------
@@ -119,7 +122,7 @@ class RepairTask(Task):
             There is no point-spread function for ``psf_contrast``.
         """
         keep = self.config.keep_cosmic_rays if keep_cosmic_rays is None else keep_cosmic_rays
-        result: Any = exposure.copy()
+        result: Any = exposure if in_place else exposure.copy()
         mark_defects(result, defects or ())
         forget_cosmic_rays(result)
         level = typical_level(result)

@@ -44,20 +44,25 @@ class SubtractBackgroundTask(Task):
     reads: ClassVar[dict[str, str]] = {"exposure": "post_isr"}
     writes: ClassVar[dict[str, str]] = {"exposure": "background_subtracted", "background": "background"}
 
-    def run(self, *, exposure: Exposure, background: list[Field] | None = None) -> Result:
+    def run(
+        self, *, exposure: Exposure, background: list[Field] | None = None, in_place: bool = False
+    ) -> Result:
         """Subtract the background.
 
         Parameters
         ----------
         exposure : Exposure
-            Not changed. Pixels with one of the ignored planes, and those that are not finite, do not count.
+            Not changed unless ``in_place``. Pixels with one of the ignored planes, and those that are not finite, do not
+            count.
         background : list of Field, optional
             Backgrounds that were subtracted before; the result's list starts with them.
+        in_place : bool
+            Subtract from the exposure itself instead of a copy.
 
         Returns
         -------
         result : Result
-            ``exposure``, new, without the background; ``background``, the list with the new field at its end; ``mesh``,
+            ``exposure``, without the background; ``background``, the list with the new field at its end; ``mesh``,
             the levels of the cells and their errors.
 
         Raises
@@ -84,7 +89,7 @@ class SubtractBackgroundTask(Task):
             filter_threshold=config.filter_threshold,
             origin=exposure.origin,
         )
-        result: Any = exposure.copy()
+        result: Any = exposure if in_place else exposure.copy()
         subtract_field(result.image, found.field, exposure.box)
         self.metadata.update(mean=found.field.mean(), order=found.order, cells=found.mesh.n_valid)
         self.debug_hook("background", exposure=result, background=found.field)
