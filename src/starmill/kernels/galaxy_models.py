@@ -2,7 +2,8 @@
 
 The images and their derivatives come from :mod:`starmill.kernels.gaussian_mixtures`. The fit is
 Levenberg-Marquardt on flux, position, ln Theta_xx, ln Theta_yy, atanh of the correlation, and
-(for a free index) ln n, with equal weights.
+(for a free index) ln n. The weights of a source are those of Poisson noise around a first, smooth model of it, so that
+the light in the wings counts for what it is worth, and stay the same for every profile that is fitted.
 
 References
 ----------
@@ -32,7 +33,7 @@ FLAG_BAD_START = 8
 
 @fast_njit
 def _to_parameters(block, width, p, use, value, residual):
-    """Turn a row of derivatives into those by the parameters, and fill the residual; unused pixels get zero."""
+    """Turn a row of derivatives into those by the parameters, weighted, and fill the weighted residual."""
     txx, tyy, t = np.exp(p[3]), np.exp(p[4]), np.tanh(p[5])
     root = np.sqrt(txx * tyy)
     flux = p[0]
@@ -41,7 +42,7 @@ def _to_parameters(block, width, p, use, value, residual):
     for k in range(width):
         u = use[k]
         m = block[k] * u
-        residual[k] = value[k] * u - flux * m
+        residual[k] = value[k] - flux * m
         f = flux * u
         xy = block[5 * WIDTH + k]
         block[k] = m
@@ -54,47 +55,93 @@ def _to_parameters(block, width, p, use, value, residual):
 
 
 @njit
-def _usable(row, bits, bad_bits, use, value):
-    """Fill the weight and the value of the pixels of a row; returns how many count."""
+def _fill_usable(image, variance, mask, bad_bits, box, weights, values):
+    """Fill weights (1 or 0) and values of the pixels of a box; returns how many count."""
+    x0, y0, x1, y1 = box
     count = 0
-    for k in range(row.size):
-        good = (bits[k] & bad_bits) == 0
-        use[k] = 1.0 if good else 0.0
-        value[k] = row[k] if good else 0.0
-        count += 1 if good else 0
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            v = variance[y, x]
+            good = (mask[y, x] & bad_bits) == 0 and v > 0.0 and np.isfinite(v) and np.isfinite(image[y, x])
+            weights[y - y0, x - x0] = 1.0 if good else 0.0
+            values[y - y0, x - x0] = image[y, x] if good else 0.0
+            count += 1 if good else 0
     return count
 
 
 @njit
-def _normal_equations(image, mask, bad_bits, p, box, gaussians, n, rows, free, matrix, vector):
-    """Fill J'J and J'r; returns chi2 (unit weights) and the number of pixels.
+def _sky_variance(variance, box, weights):
+    """Smallest mean variance of the four sides of a box; zero when none has a usable pixel."""
+    x0, y0, x1, y1 = box
+    lowest = 0.0
+    for side in range(4):
+        total, count = 0.0, 0
+        for k in range(x1 - x0 if side < 2 else y1 - y0):
+            y = (0 if side == 0 else y1 - y0 - 1) if side < 2 else k
+            x = k if side < 2 else (0 if side == 2 else x1 - x0 - 1)
+            if weights[y, x] > 0.0:
+                total += variance[y0 + y, x0 + x]
+                count += 1
+        if count > 0 and (lowest == 0.0 or total / count < lowest):
+            lowest = total / count
+    return lowest
 
-    ``box`` is x0, y0, x1, y1; ``rows`` is (12, WIDTH) scratch: seven rows of the model, profile, use, value, residual.
+
+@njit
+def _set_weights(variance, p, gaussians, n, box, rows, weights, values):
+    """Turn weights into square roots of sky variance over expected variance, and scale the values with them.
+
+    The expected variance is the sky's plus the light of the model ``p`` times a slope fitted to the variance image.
+    """
+    x0, y0, x1, y1 = box
+    width = x1 - x0
+    sky = _sky_variance(variance, box, weights)
+    if sky == 0.0 or not p[0] > 0.0:
+        return
+    block = rows[:N_ROWS].reshape(N_ROWS * WIDTH)
+    above = power = 0.0
+    for y in range(y0, y1):
+        model_row(gaussians, n, p[1], p[2], y, x0, width, rows[7], block)
+        for k in range(width):
+            m = block[k] * weights[y - y0, k]
+            above += m * (variance[y, x0 + k] - sky) if m > 0.0 else 0.0
+            power += m * m
+    slope = max(above / power, 0.0) / sky if power > 0.0 else 0.0
+    if slope == 0.0:
+        return
+    for y in range(y0, y1):
+        model_row(gaussians, n, p[1], p[2], y, x0, width, rows[7], block)
+        for k in range(width):
+            root = weights[y - y0, k] / np.sqrt(1.0 + slope * max(block[k], 0.0))
+            weights[y - y0, k] = root
+            values[y - y0, k] *= root
+
+
+@njit
+def _normal_equations(weights, values, p, box, gaussians, n, rows, free, matrix, vector):
+    """Fill J'J and J'r of the weighted residuals; returns chi2 in units of the sky variance.
+
+    ``box`` is x0, y0, x1, y1; ``rows`` is (9, WIDTH) scratch: seven rows of the model, profile, residual.
     """
     x0, y0, x1, y1 = box
     width = x1 - x0
     block = rows[:N_ROWS].reshape(N_ROWS * WIDTH)
-    use, value, residual = rows[8, :width], rows[9, :width], rows[10, :width]
+    residual = rows[8, :width]
     for a in range(free):
         vector[a] = 0.0
         for b in range(a + 1):
             matrix[a, b] = 0.0
     chi2 = 0.0
-    count = 0
     for y in range(y0, y1):
-        found = _usable(image[y, x0:x1], mask[y, x0:x1], bad_bits, use, value)
-        if found == 0:
-            continue
-        count += found
         model_row(gaussians, n, p[1], p[2], y, x0, width, rows[7], block)
-        _to_parameters(block, width, p, use, value, residual)
+        _to_parameters(block, width, p, weights[y - y0], values[y - y0], residual)
         chi2 += dot(residual, residual)
         for a in range(free):
             own = rows[a, :width]
             vector[a] += dot(own, residual)
             for b in range(a + 1):
                 matrix[a, b] += dot(own, rows[b, :width])
-    return chi2, count
+    return chi2
 
 
 @njit
@@ -171,15 +218,13 @@ def _bounded(p, step, free, log_indices, trial):
 
 
 @njit
-def _fit_one(image, mask, bad_bits, p, free, profiles, psf, box, limits, gaussians, rows, work, scratch):
-    """Fit one source from the start ``p``, in place; returns flags, chi2, pixels and iterations."""
+def _fit_one(weights, values, p, free, profiles, psf, box, limits, gaussians, rows, work, scratch):
+    """Fit one source from the start ``p``, in place; returns flags, chi2 and iterations."""
     matrix, factor, best = scratch[0], scratch[1], scratch[2]
     vector, step, trial, better = scratch[3, 0], scratch[3, 1], scratch[3, 2], scratch[3, 4]
     table, log_indices, variances, psf_scales = profiles
     n = mixture(p, table, log_indices, variances, psf, psf_scales, work, gaussians)
-    chi2, count = _normal_equations(image, mask, bad_bits, p, box, gaussians, n, rows, free, matrix, vector)
-    if count <= free:
-        return FLAG_NO_PIXELS, chi2, count, 0
+    chi2 = _normal_equations(weights, values, p, box, gaussians, n, rows, free, matrix, vector)
     damping = 1e-3
     n_small = 0
     for iteration in range(1, int(limits[0]) + 1):
@@ -187,17 +232,15 @@ def _fit_one(image, mask, bad_bits, p, free, profiles, psf, box, limits, gaussia
         if not _damped_step(matrix, vector, free, damping, factor, step):
             damping = max(damping * 10.0, 1e-3)
             if damping > MAX_DAMPING:
-                return FLAG_NOT_CONVERGED, chi2, count, iteration
+                return FLAG_NOT_CONVERGED, chi2, iteration
             continue
         _bounded(p, step, free, log_indices, trial)
         n = mixture(trial, table, log_indices, variances, psf, psf_scales, work, gaussians)
-        new_chi2, _ = _normal_equations(
-            image, mask, bad_bits, trial, box, gaussians, n, rows, free, best, better
-        )
+        new_chi2 = _normal_equations(weights, values, trial, box, gaussians, n, rows, free, best, better)
         if new_chi2 > chi2:
             damping *= 10.0
             if damping > MAX_DAMPING:  # no step makes it better: this is the minimum
-                return 0, chi2, count, iteration
+                return 0, chi2, iteration
             continue
         small = chi2 - new_chi2 < limits[1] * new_chi2
         steady = abs(trial[0] - p[0]) < 1e-3 * abs(trial[0])
@@ -210,12 +253,14 @@ def _fit_one(image, mask, bad_bits, p, free, profiles, psf, box, limits, gaussia
         damping = max(damping * 0.1, 1e-7)
         n_small = n_small + 1 if small else 0
         if (small and steady) or n_small >= 3:
-            return 0, chi2, count, iteration
-    return 0 if n_small > 0 else FLAG_NOT_CONVERGED, chi2, count, int(limits[0])
+            return 0, chi2, iteration
+    return 0 if n_small > 0 else FLAG_NOT_CONVERGED, chi2, int(limits[0])
 
 
 @njit
-def fit_profiles(pixels, start, half, free, table, log_indices, variances, psf, psf_scales, bad_bits, limits):
+def fit_profiles(
+    pixels, start, half, free, table, log_indices, variances, psf, psf_scales, bad_bits, limits, first
+):
     """Fit one profile to every source.
 
     Parameters
@@ -235,6 +280,9 @@ def fit_profiles(pixels, start, half, free, table, log_indices, variances, psf, 
         Pixels with any of these mask bits are left out.
     limits : (2,) float64 array
         Largest number of iterations; relative change of chi2 to stop at.
+    first : tuple
+        What the weights are made of: parameters as ``start`` (finite where ``start`` is), and ``table``, ``log_indices``,
+        ``variances`` of their profiles.
 
     Returns
     -------
@@ -242,7 +290,7 @@ def fit_profiles(pixels, start, half, free, table, log_indices, variances, psf, 
         Parameters; NaN where not fitted.
     numbers : (n, 4) float64 array
         Variance of the flux with all parameters free (propagated from the variance image),
-        sum of squared residuals, pixels, iterations.
+        weighted sum of squared residuals in units where sky pixels have weight one, pixels, iterations.
     flags : (n,) int32 array
         Sum of the ``FLAG_*`` values of this module.
     """
@@ -253,8 +301,12 @@ def fit_profiles(pixels, start, half, free, table, log_indices, variances, psf, 
     flags = np.zeros(n, np.int32)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     work, gaussians = np.empty((2, variances.size)), np.empty((variances.size * psf_scales.size, 8))
-    scratch, rows = np.zeros((4, N_PARAMETERS, N_PARAMETERS)), np.zeros((12, WIDTH))
+    scratch, rows = np.zeros((4, N_PARAMETERS, N_PARAMETERS)), np.zeros((9, WIDTH))
+    weights, values = np.empty((WIDTH, WIDTH)), np.empty((WIDTH, WIDTH))
     profiles = (table, log_indices, variances, psf_scales)
+    first_p, first_table, first_indices, first_variances = first
+    first_work = np.empty((2, first_variances.size))
+    first_gaussians = np.empty((first_variances.size * psf_scales.size, 8))
     p = np.empty(N_PARAMETERS)
     for i in range(n):
         good = True
@@ -266,27 +318,32 @@ def fit_profiles(pixels, start, half, free, table, log_indices, variances, psf, 
             continue
         box = _box(p[1], p[2], half[i], ny, nx)
         show_source(pixels, i, saved)
-        found, chi2, count, iterations = _fit_one(
-            pixels.image,
-            pixels.mask,
-            bad_bits,
-            p,
-            free,
-            profiles,
-            psf[i],
-            box,
-            limits,
-            gaussians,
-            rows,
-            work,
-            scratch,
-        )
-        if found & FLAG_NO_PIXELS == 0:
+        count = _fill_usable(pixels.image, pixels.variance, pixels.mask, bad_bits, box, weights, values)
+        found, chi2, iterations = FLAG_NO_PIXELS, np.nan, 0
+        if count > free:
+            n_first = mixture(
+                first_p[i], first_table, first_indices, first_variances, psf[i], psf_scales, first_work,
+                first_gaussians,
+            )  # fmt: skip
+            _set_weights(pixels.variance, first_p[i], first_gaussians, n_first, box, rows, weights, values)
+            found, chi2, iterations = _fit_one(
+                weights, values, p, free, profiles, psf[i], box, limits, gaussians, rows, work, scratch
+            )
             best[i] = p
             numbers[i, 0] = _flux_variance(
-                pixels.image, pixels.variance, pixels.mask, bad_bits, p, free, profiles, psf[i], box, gaussians, rows, work,
+                weights,
+                values,
+                pixels.variance,
+                p,
+                free,
+                profiles,
+                psf[i],
+                box,
+                gaussians,
+                rows,
+                work,
                 scratch,
-            )  # fmt: skip
+            )
         hide_source(pixels, i, saved)
         numbers[i, 1] = chi2
         numbers[i, 2] = count
@@ -306,15 +363,13 @@ def _box(x, y, half, ny, nx):
 
 
 @njit
-def _flux_variance(
-    image, variance, mask, bad_bits, p, free, profiles, psf, box, gaussians, rows, work, scratch
-):
+def _flux_variance(weights, values, variance, p, free, profiles, psf, box, gaussians, rows, work, scratch):
     """Variance of the flux: g' V g with g the response of the flux to each pixel."""
     matrix, factor, vector = scratch[0], scratch[1], scratch[3, 4]
     unit, response = scratch[3, 0], scratch[3, 1]
     table, log_indices, variances, psf_scales = profiles
     n = mixture(p, table, log_indices, variances, psf, psf_scales, work, gaussians)
-    _normal_equations(image, mask, bad_bits, p, box, gaussians, n, rows, free, matrix, vector)
+    _normal_equations(weights, values, p, box, gaussians, n, rows, free, matrix, vector)
     _freeze_bounded(p, free, log_indices, matrix, vector)
     for a in range(free):
         unit[a] = 0.0
@@ -324,15 +379,16 @@ def _flux_variance(
     x0, y0, x1, y1 = box
     width = x1 - x0
     block = rows[:N_ROWS].reshape(N_ROWS * WIDTH)
-    use, value, residual = rows[8, :width], rows[9, :width], rows[10, :width]
+    residual = rows[8, :width]
     total = 0.0
     for y in range(y0, y1):
-        _usable(image[y, x0:x1], mask[y, x0:x1], bad_bits, use, value)
         model_row(gaussians, n, p[1], p[2], y, x0, width, rows[7], block)
-        _to_parameters(block, width, p, use, value, residual)
+        _to_parameters(block, width, p, weights[y - y0], values[y - y0], residual)
         for k in range(width):
             g = 0.0
             for a in range(free):
                 g += response[a] * rows[a, k]
-            total += g * g * variance[y, x0 + k]
+            g *= weights[y - y0, k]
+            if g != 0.0:
+                total += g * g * variance[y, x0 + k]
     return total

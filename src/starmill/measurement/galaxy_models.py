@@ -112,10 +112,12 @@ def fit_family(
     max_iterations: int,
 ) -> FittedProfiles:
     """Fit a profile of a family to every source from given starting values."""
+    first, exponential = start_values(context)[0], profile_mixtures()
     best, numbers, flags = kernel.fit_profiles(
         context.pixels, np.ascontiguousarray(start), half, 7 if free_index else 6, mixtures.table,
         mixtures.log_indices, mixtures.variances, psf_mixtures(context), PSF_SCALES,
         context.mask_bits("NO_DATA", "SAT", "BAD"), np.array([float(max_iterations), 1e-4]),
+        (first, exponential.table, exponential.log_indices, exponential.variances),
     )  # fmt: skip
     return FittedProfiles(best, numbers, flags)
 
@@ -161,7 +163,9 @@ class SersicFlux(Plugin):
             Column("sersic_radius", "f4", "pixel", "half-light radius, geometric mean of the axes"),
             Column("sersic_x", "f8", "pixel", "centre of the profile, parent frame"),
             Column("sersic_y", "f8", "pixel", "centre of the profile, parent frame"),
-            Column("sersic_chi2", "f4", "", "sum of squared residuals over the number of pixels"),
+            Column(
+                "sersic_chi2", "f4", "electron2", "mean squared residual, pixels weighted as sky / variance"
+            ),
             *moments,
             *_flag_columns("sersic_flux"),
         ]

@@ -15,8 +15,9 @@ Float = NDArray[np.float64]
 INDICES = np.array([0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6])
 # of the Gaussians of a Sersic profile, in units of its squared half-light radius
 VARIANCES = np.geomspace(1e-3, 60, 12)
+COMPOSITE_VARIANCES = np.geomspace(1e-3, 60, 10)  # the same for the parts of a composite profile
 # half-light radius of the de Vaucouleurs part of a composite profile over that of the exponential part
-BULGE = float(np.sqrt(VARIANCES[0] / VARIANCES[1]))
+BULGE = float(np.sqrt(COMPOSITE_VARIANCES[0] / COMPOSITE_VARIANCES[1]))
 PSF_SCALES = np.array([0.6, 1.2, 2.8, 8.0])  # variances of the PSF's Gaussians over its second moments
 
 
@@ -60,12 +61,12 @@ class ProfileMixtures:
         )
 
 
-def _sersic_amplitudes(n: float) -> Float:
-    """Fit a Sersic profile by Gaussians of VARIANCES: non-negative least squares of the light per ln r."""
+def _sersic_amplitudes(n: float, variances: Float = VARIANCES) -> Float:
+    """Fit a Sersic profile by Gaussians: non-negative least squares of the light per ln r."""
     r = np.geomspace(2e-3, 60, 400)
     weight = r**2  # light in a ring of constant logarithmic width
-    design = np.exp(-(r[:, None] ** 2) / (2 * VARIANCES)) / (2 * np.pi * VARIANCES) * weight[:, None]
-    everything = np.vstack([design, np.full((1, len(VARIANCES)), 1.0)])
+    design = np.exp(-(r[:, None] ** 2) / (2 * variances)) / (2 * np.pi * variances) * weight[:, None]
+    everything = np.vstack([design, np.full((1, len(variances)), 1.0)])
     amplitudes, _ = nnls(everything, np.append(sersic_profile(r, n) * weight, 1.0))
     amplitudes[amplitudes < 1e-4 * amplitudes.sum()] = 0
     return np.asarray(amplitudes / amplitudes.sum())
@@ -100,11 +101,13 @@ def composite_mixtures() -> ProfileMixtures:
     Profiles between two of them are their sums, the mix is the share of the light. Radii are in units of the
     half-light radius of the exponential and of the Gaussian; that of the de Vaucouleurs part is :data:`BULGE`.
     """
-    table = np.zeros((3, len(VARIANCES) + 2))
+    table = np.zeros((3, len(COMPOSITE_VARIANCES) + 2))
     table[0, -1] = 1.0
-    table[1, 1:-1] = _sersic_amplitudes(1.0)
-    table[2, :-2] = _sersic_amplitudes(4.0)  # one place lower in a geometric series: a smaller radius
-    variances = np.concatenate([[VARIANCES[0] * BULGE**2], VARIANCES, [GAUSSIAN]])
+    table[1, 1:-1] = _sersic_amplitudes(1.0, COMPOSITE_VARIANCES)
+    table[2, :-2] = _sersic_amplitudes(
+        4.0, COMPOSITE_VARIANCES
+    )  # one place lower in a geometric series: a smaller radius
+    variances = np.concatenate([[COMPOSITE_VARIANCES[0] * BULGE**2], COMPOSITE_VARIANCES, [GAUSSIAN]])
     return _sorted_mixtures(np.array([-1.0, 0.0, 1.0]), variances, table)
 
 
