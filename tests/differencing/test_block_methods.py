@@ -10,7 +10,8 @@ from starmill.coaddition.stack import mean_exposure
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.mask import Mask
 from starmill.differencing.block_subtract import subtract_in_blocks
-from starmill.differencing.cell_stamps import cell_grid, clipped_moments, find_cell_stamps, sky_level
+from starmill.differencing.cell_stamps import CellSearch, cell_grid, clipped_moments, find_cell_stamps
+from starmill.differencing.histogram_sky import histogram_sky
 from starmill.differencing.kernel_basis import gaussian_basis
 from starmill.differencing.unweighted_fit import UnweightedProblem, direction_merit, fit_unweighted_kernel
 from starmill.errors import AlgorithmError, InputError
@@ -67,10 +68,18 @@ def test_grid_of_cells():
 
 def test_sky_and_clipped_moments():
     rng = np.random.default_rng(4)
-    values = np.append(np.round(rng.normal(200, 4, 5000)), rng.uniform(220, 2000, 150))
-    mode, width = sky_level(values)
+    values = rng.normal(200, 4, (70, 80))
+    values[:3] = rng.uniform(220, 2000, (3, 80))
+    usable = np.ones(values.shape, bool)
+    mode, width = histogram_sky(values, usable)
     assert mode == pytest.approx(200, abs=1.5)
-    assert width == pytest.approx(4, abs=0.15)
+    assert width == pytest.approx(4, abs=0.3)
+    assert histogram_sky(values, usable) == (mode, width)  # the same random pixels every time
+    usable[10:20] = False
+    values[10:20] = np.nan
+    assert histogram_sky(values, usable)[0] == pytest.approx(200, abs=1.5)
+    assert histogram_sky(np.full((20, 20), 7.0), np.ones((20, 20), bool)) == (0.0, 0.0)
+    assert histogram_sky(np.ones((5, 5)), np.ones((5, 5), bool)) == (0.0, 0.0)
     mean, scatter = clipped_moments(np.append(rng.normal(1, 0.1, 100), [5, 9]), 3.0)
     assert mean == pytest.approx(1, abs=0.04)
     assert scatter == pytest.approx(0.1, abs=0.03)
@@ -138,13 +147,14 @@ def test_listed_stamps_come_first():
     image[60, 60] += 500
     image[39:42, 79:82] += 900
     mask = np.zeros(image.shape, np.int32)
-    keywords = {"limit": 1e4, "threshold": 20.0, "half_width": 8, "kernel_half_width": 5, "per_cell": 3}
-    found = find_cell_stamps(image, mask, (119, 1, 1), 0x300, listed=np.array([[80, 40], [3, 3]]), **keywords)
+    keywords = {"threshold": 20.0, "half_width": 8, "kernel_half_width": 5, "per_cell": 3}
+    searches = [CellSearch(image, 0x300, 1e4)]
+    found = find_cell_stamps(searches, mask, (119, 1, 1), listed=np.array([[80, 40], [3, 3]]), **keywords)[0]
     assert found[0][1] == [(80, 40), (60, 60)]
     mask = np.zeros(image.shape, np.int32)
     found = find_cell_stamps(
-        image, mask, (119, 1, 1), 0x300, listed=np.array([[80, 40]]), fill=False, **keywords
-    )
+        searches, mask, (119, 1, 1), listed=np.array([[80, 40]]), fill=False, **keywords
+    )[0]
     assert found[0][1] == [(80, 40)]
 
 

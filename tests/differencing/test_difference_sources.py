@@ -43,3 +43,37 @@ def test_single_pixels_are_told_from_point_sources(sigma, smeared):
     assert spikes.sum() > 0.6 * n
     assert sharp[points].mean() < 0.05
     assert sharp[spikes].mean() > 0.95
+
+
+@pytest.mark.parametrize("sigma", [0.9, 1.6])
+def test_arcs_of_light_are_told_from_point_sources(sigma):
+    rng = np.random.default_rng(12)
+    side, n = 700, 100
+    place = rng.permutation(17 * 16)[:n]
+    x, y = 30.0 + 40 * (place % 17), 30.0 + 20 * (place // 17)  # the upper half
+    x, y = x + rng.uniform(-0.5, 0.5, n), y + rng.uniform(-0.5, 0.5, n)
+    image = rng.normal(size=(side, side))
+    add_gaussians(
+        image, x, y, rng.choice([-1, 1], n) * rng.uniform(7, 30, n) * np.sqrt(4 * np.pi) * sigma, sigma
+    )
+    yy, xx = np.mgrid[:side, :side]
+    for radius, sign in ((40, 1), (80, -1), (120, 1)):  # rings as reflections of bright stars make them
+        image += (
+            sign
+            * 6
+            / sigma**0.5
+            * np.exp(-((np.hypot(xx - 350, yy - 525) - radius) ** 2) / (2 * sigma**2))
+            / 2
+        )
+    yy, xx = np.mgrid[-8:9, -8:9]
+    psf = np.exp(-(xx**2 + yy**2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+    bad, variance = np.zeros(image.shape, bool), np.ones(image.shape)
+    _, score = matched_filter(image, variance, bad, psf)
+    catalog = find_difference_sources(image, variance, bad, score, psf)
+    points = np.hypot(catalog["x"][:, None] - x, catalog["y"][:, None] - y).min(axis=1) < 2
+    rings = np.hypot(catalog["x"] - 350, catalog["y"] - 525)
+    rings = np.min(np.abs(rings[:, None] - [40, 80, 120]), axis=1) < 3
+    assert points.sum() > 0.9 * n
+    assert rings.sum() > 50
+    assert catalog["extended_flag"][points].mean() < 0.03
+    assert catalog["extended_flag"][rings & ~points].mean() > 0.9

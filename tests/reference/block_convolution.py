@@ -63,5 +63,5 @@ def search_cell(image, mask, cell, refuse, own, sky, width, limit, threshold, ha
                 if (mask[box] & refuse).any() or (image[box] >= limit).any():
                     continue
                 found.append((px, py, image[box][image[box] > floor].sum()))
-                mask[box] |= own
+                mask[max(py - half, y0 + 1) : box[0].stop, max(px - half, x0 + 1) : box[1].stop] |= own
     return np.array(found).reshape(-1, 3)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from starmill.differencing.histogram_sky import histogram_sky
 from starmill.kernels.block_convolution import score_box, search_cell
 
-__all__ = ["cell_grid", "clipped_moments", "find_cell_stamps", "sky_level"]
+__all__ = ["CellSearch", "cell_grid", "clipped_moments", "find_cell_stamps"]
 
 _SPOILED = 0xBF  # every input bit but 0x40, which only says that a bad pixel is near
+_BOXES = 0xA00  # boxes of accepted stamps
 
 
 def cell_grid(shape, regions, cells, *, kernel_half_width, half_width):
@@ -60,66 +64,38 @@ def clipped_moments(values, clip):
     return float(mean), float(scatter)
 
 
-def _quantile(ordered, share):
-    """Return a quantile of sorted, possibly digitised values: equal values are spread over their step."""
-    steps = np.diff(ordered)
-    step = steps[steps > 0].min() if (steps > 0).any() else 0.0
-    at = min(int(share * len(ordered)), len(ordered) - 1)
-    first, after = (
-        np.searchsorted(ordered, ordered[at], "left"),
-        np.searchsorted(ordered, ordered[at], "right"),
-    )
-    return ordered[at] + step * ((share * len(ordered) - first) / (after - first) - 0.5)
+@dataclass(frozen=True)
+class CellSearch:
+    """Where stamps of one direction are looked for.
 
-
-def sky_level(values, clip=3.0):
-    """Return the mode of the sky and its width.
-
-    Parameters
+    Attributes
     ----------
-    values : (n,) array
-        Usable pixels.
-    clip : float
-        Of the values from which the width comes, in standard deviations.
-
-    Returns
-    -------
-    mode : float
-        Middle of the narrowest interval that holds a tenth of the pixels.
-    width : float
-        Interquartile range over 1.35, the standard deviation for a Gaussian.
+    image : (ny, nx) array
+        The image that would be convolved.
+    own : int
+        Mask bits of this search: those of its border, and the one that marks boxes of accepted stamps.
+    limit : float
+        A pixel at or above it spoils a stamp.
     """
-    ordered = np.sort(np.asarray(values, np.float64))
-    for _ in range(3):  # so many clips give the widths of the original program in crowded cells
-        mean, scatter = ordered.mean(), ordered.std()
-        lower, upper = np.searchsorted(ordered, [mean - clip * scatter, mean + clip * scatter])
-        if upper - lower in (0, len(ordered)):
-            break
-        ordered = ordered[lower:upper]
-    tenth = max(len(ordered) // 10, 1)
-    spans = ordered[tenth:] - ordered[:-tenth] if len(ordered) > tenth else np.zeros(1)
-    narrowest = int(np.median(np.nonzero(spans <= spans.min())[0]))
-    mode = (ordered[narrowest] + ordered[min(narrowest + tenth, len(ordered) - 1)]) / 2
-    width = _quantile(ordered, 0.75) - _quantile(ordered, 0.25)
-    return float(mode), float(width) / 1.35  # the interquartile range of a Gaussian is 1.349 sigma
+
+    image: np.ndarray
+    own: int
+    limit: float
 
 
 def find_cell_stamps(
-    image, mask, grid, own, *, limit, threshold, half_width, kernel_half_width, per_cell, clip=3.0, listed=None, fill=True
+    searches, mask, grid, *, threshold, half_width, kernel_half_width, per_cell, clip=3.0, listed=None, fill=True
 ):  # fmt: skip
     """Return the stamps of every grid cell, best first.
 
     Parameters
     ----------
-    image : (ny, nx) array
+    searches : list of CellSearch
+        The sky of a cell is measured for all of them before the first one marks its boxes, as the program does it.
     mask : (ny, nx) int32 array
-        Bits of the command; boxes of accepted stamps are marked with ``own``.
+        Bits of the command; boxes of accepted stamps are marked.
     grid : (side, n_x, n_y)
         From `cell_grid`.
-    own : int
-        Bits of this search: pixels that have one are not used.
-    limit : float
-        A pixel at or above it spoils a stamp.
     threshold : float
         Of the peak, in widths of the sky.
     half_width, kernel_half_width : int
@@ -135,50 +111,53 @@ def find_cell_stamps(
 
     Returns
     -------
-    cells : list of (cell, list of (x, y))
-        Cells that hold a stamp; ``cell`` is ``(x0, y0, x1, y1)``, last pixels exclusive.
+    found : list of lists of (cell, list of (x, y))
+        For every search the cells that hold a stamp; ``cell`` is ``(x0, y0, x1, y1)``, last pixels exclusive.
     """
     side, n_x, n_y = grid
-    ny, nx = image.shape
-    refuse = _SPOILED | own
-    out = []
+    ny, nx = mask.shape
+    out = [[] for _ in searches]
     for row in range(n_y):
         for column in range(n_x):
             x0, y0 = column * nx // n_x, row * ny // n_y
             cell = np.array([x0, y0, min(x0 + side, nx), min(y0 + side, ny)], np.int64)
             part = np.s_[y0 : cell[3], x0 : cell[2]]
-            usable = image[part][mask[part] & 0xFF == 0]
-            if len(usable) < 20:  # no sky to speak of
+            usable = mask[part] & 0xFFFF == 0
+            if not usable.any():
                 continue
-            sky, width = sky_level(usable, clip)
-            stamps = []
-            if listed is not None:
-                stamps = _listed_stamps(image, mask, cell, own, listed, limit, sky + threshold * width,
-                                        half_width, kernel_half_width)[:per_cell]  # fmt: skip
-            if fill and len(stamps) < per_cell:
-                found = np.zeros((2 * per_cell, 3))
-                n = search_cell(
-                    image, mask, cell, refuse, own, sky, width, limit, threshold, half_width, 2 * per_cell, found
-                )  # fmt: skip
-                best = found[:n][np.argsort(-found[:n, 2], kind="stable")]
-                stamps += [(int(x), int(y)) for x, y, _ in best[: per_cell - len(stamps)]]
-            if stamps:
-                out.append((tuple(int(v) for v in cell), stamps))
+            skies = [histogram_sky(search.image[part], usable, clip) for search in searches]
+            for search, (sky, width), cells in zip(searches, skies, out, strict=True):
+                stamps = []
+                if listed is not None:
+                    stamps = _listed_stamps(search, mask, cell, listed, sky + threshold * width,
+                                            half_width, kernel_half_width)[:per_cell]  # fmt: skip
+                if fill and len(stamps) < per_cell:
+                    found = np.zeros((2 * per_cell, 3))
+                    n = search_cell(
+                        search.image, mask, cell, _SPOILED | search.own, search.own & _BOXES, sky, width, search.limit,
+                        threshold, half_width, 2 * per_cell, found,
+                    )  # fmt: skip
+                    best = found[:n][np.argsort(-found[:n, 2], kind="stable")]
+                    stamps += [(int(x), int(y)) for x, y, _ in best[: per_cell - len(stamps)]]
+                if stamps:
+                    cells.append((tuple(int(v) for v in cell), stamps))
     return out
 
 
-def _listed_stamps(image, mask, cell, own, listed, limit, floor, half_width, kernel_half_width):
+def _listed_stamps(search, mask, cell, listed, floor, half_width, kernel_half_width):
     """Return the listed positions of a cell whose boxes are clean, and mark them."""
     stamps, scratch = [], np.zeros(3)
     margin = kernel_half_width + 1
     for x, y in np.rint(np.asarray(listed)).astype(np.int64):
         inside = cell[0] + margin < x < cell[2] - 1 - margin and cell[1] + margin < y < cell[3] - 1 - margin
-        refuse = _SPOILED | own
-        if inside and score_box(image, mask, cell, refuse, x, y, half_width, limit, floor, scratch):
+        refuse = _SPOILED | search.own
+        if inside and score_box(
+            search.image, mask, cell, refuse, x, y, half_width, search.limit, floor, scratch
+        ):
             stamps.append((int(x), int(y)))
             box = np.s_[
                 max(y - half_width, cell[1]) : min(y + half_width + 1, cell[3]),
                 max(x - half_width, cell[0]) : min(x + half_width + 1, cell[2]),
             ]
-            mask[box] |= own
+            mask[box] |= search.own & _BOXES
     return stamps

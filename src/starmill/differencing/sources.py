@@ -8,11 +8,12 @@ from scipy.spatial import cKDTree
 
 from starmill.datamodel.catalog import MINIMAL_COLUMNS, Catalog, Column, Schema, source_ids
 from starmill.differencing.dipoles import fit_dipole
+from starmill.differencing.source_shapes import extended_shapes, shape_score, spike_shapes
 
 __all__ = ["DIFFERENCE_SCHEMA", "find_difference_sources", "forced_fluxes"]
 
-SHARP_GAIN = 4.0
-"""By so much must the chi2 of one pixel with all the light be better than that of the PSF."""
+SHAPE_GAIN = 4.0
+"""By so much must the chi2 of another shape, of one pixel or of extended light, be better than that of the PSF."""
 
 DIFFERENCE_SCHEMA = Schema(
     [
@@ -49,6 +50,12 @@ DIFFERENCE_SCHEMA = Schema(
             "bool",
             "",
             "narrower than a point source, one or two pixels explain more than the PSF: a cosmic ray or hot pixel",
+        ),
+        Column(
+            "extended_flag",
+            "bool",
+            "",
+            "broader than a point source, a line or a blurred PSF explains more: a trail, scattered light, an edge",
         ),
     ]
 )
@@ -92,13 +99,13 @@ def find_difference_sources(
     catalog : Catalog
         With the columns of ``DIFFERENCE_SCHEMA``.
     """
-    spikes = _spikes(spike)
     strength = np.where(bad, 0, np.abs(score))
     peaks = (strength >= threshold) & (strength == maximum_filter(strength, 5))
     peaks[:2], peaks[-2:], peaks[:, :2], peaks[:, -2:] = False, False, False, False
     rows, columns = np.nonzero(peaks)
     fwhm = psf_fwhm(psf_image)
     reach = int(np.ceil(1.5 * fwhm))
+    spikes, lines = spike_shapes(spike), extended_shapes(psf_image, fwhm)
     values = {column.name: column.blank(len(rows)) for column in DIFFERENCE_SCHEMA.values()}
     values["id"] = source_ids(len(rows), exposure_id)
     for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
@@ -111,8 +118,9 @@ def find_difference_sources(
         values["x_err"][i] = values["y_err"][i] = position_error
         values["psf_flux"][i], values["psf_flux_err"][i], values["psf_chi2"][i] = flux, error, chi2
         values["signal_to_noise"][i], values["is_negative"][i] = score[row, column], sign < 0
-        narrow = _spike_score(difference, variance, bad, spikes, sign, row, column)
-        values["sharp_flag"][i] = narrow**2 - score[row, column] ** 2 > SHARP_GAIN
+        for name, shapes, around in (("sharp_flag", spikes, 1), ("extended_flag", lines, 0)):
+            other = shape_score(difference, variance, bad, shapes, sign, row, column, reach=around)
+            values[name][i] = other**2 - score[row, column] ** 2 > SHAPE_GAIN
         values["psf_flux_flag"][i] = (
             usable < 0.9
         )  # a tenth of the core lost moves the flux by about its error
@@ -141,28 +149,6 @@ def forced_fluxes(difference, variance, bad, psf_image, x, y):
         for a, b in zip(np.atleast_1d(x), np.atleast_1d(y), strict=True)
     ]
     return tuple(np.array(measured).reshape(-1, 2).T)
-
-
-def _spikes(spike):
-    """Return the shapes of one bright pixel and of two neighbours of equal light, each (k + 2, k + 2)."""
-    spike = np.pad(np.ones((1, 1)) if spike is None else spike, 1)
-    return [spike, *(spike + np.roll(spike, by, (0, 1)) for by in ((0, 1), (1, 0), (1, 1), (1, -1)))]
-
-
-def _spike_score(difference, variance, bad, spikes, sign, row, column):
-    """Return the signal-to-noise of the spike, on one of nine pixels, that is the strongest; 0 without any."""
-    half, best = spikes[0].shape[0] // 2, 0.0
-    for y in range(row - 1, row + 2):
-        for x in range(column - 1, column + 2):
-            part = np.s_[y - half : y + half + 1, x - half : x + half + 1]
-            if min(y, x) < half or difference[part].shape != spikes[0].shape:
-                continue
-            weight = np.where(bad[part] | (variance[part] <= 0), 0, 1 / np.maximum(variance[part], 1e-30))
-            for shape in spikes:
-                norm = np.sum(shape**2 * weight)
-                if norm > 0:
-                    best = max(best, sign * np.sum(shape * difference[part] * weight) / np.sqrt(norm))
-    return best
 
 
 def natural_reach(peaks, fwhm, area, *, chance=0.1, least=3.0, most=12.0):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from starmill.differencing.block_subtract import kernel_image, subtract_in_blocks
-from starmill.differencing.cell_stamps import cell_grid, find_cell_stamps
+from starmill.differencing.cell_stamps import CellSearch, cell_grid, find_cell_stamps
 from starmill.differencing.kernel_basis import image_basis
 from starmill.differencing.stamps import spread_mask
 from starmill.differencing.unweighted_fit import UnweightedProblem, direction_merit, fit_unweighted_kernel
@@ -145,17 +145,17 @@ class ClassicHotpants(Hotpants):
         border[margin:-margin, margin:-margin] = False
         mask[border] |= _BORDER
         listed = None if self.star_catalog is None else self.star_catalog - 1
-        found = {}
+        searches = []
         for direction in directions:
             image = self._template if direction == "t" else self._image
             upper, pedestal = self._kernel_limit(direction)
             limit = image["data"].max() + 1 if upper is None else upper - pedestal
-            found[direction] = find_cell_stamps(
-                image["data"], mask, grid, _OWN[direction], limit=float(limit), threshold=threshold, half_width=config.rss,
-                kernel_half_width=self._basis.half_width, per_cell=config.nss, clip=config.stat_sig, listed=listed,
-                fill=listed is None or bool(config.auto_fill),
-            )  # fmt: skip
-        return found
+            searches.append(CellSearch(image["data"], _OWN[direction], float(limit)))
+        found = find_cell_stamps(
+            searches, mask, grid, threshold=threshold, half_width=config.rss, kernel_half_width=self._basis.half_width,
+            per_cell=config.nss, clip=config.stat_sig, listed=listed, fill=listed is None or bool(config.auto_fill),
+        )  # fmt: skip
+        return dict(zip(directions, found, strict=True))
 
     def _kernel_limit(self, direction):
         """Return the upper count of kernel stars, that of valid pixels when not given, and the pedestal."""

@@ -387,13 +387,8 @@ class Hotpants:
         )
         needed = int(np.ceil(len(model.columns[0]) / 200)) + 1
         self.fit = fit_kernel(system, model, clip=max(config.ks, 1.0) * 1.5, minimum=needed)
-        survivors = []
-        for substamp, status, chi2 in zip(
-            (s for s, good in zip(substamps, passed, strict=True) if good),
-            self.fit.status,
-            self.fit.chi2,
-            strict=True,
-        ):
+        survivors, kept = [], (s for s, good in zip(substamps, passed, strict=True) if good)
+        for substamp, status, chi2 in zip(kept, self.fit.status, self.fit.chi2, strict=True):
             used = status == "used"
             substamp.status = (
                 SubstampStatus.USED_IN_FINAL_FIT if used else SubstampStatus.REJECTED_ITERATIVE_FIT
@@ -513,11 +508,11 @@ class Hotpants:
             difference.flat[where], noise.flat[where] = config.fillval, config.fillval_noise
         stats = difference_statistics(difference, noise, mask, config.stat_sig)
         used = self.fit.chi2[self.fit.used]
+        fit_stats = {"meansig": float(used.mean()), "scatter": float(used.std())}
         return {
             "diff_image": difference, "convolved_image": self.results["convolved_image"], "noise_image": noise,
             "output_mask": mask, "stats": stats, "conv_direction": self.conv_direction,
-            "kernel_solution": self.kernel_solution,
-            "fit_stats": {"meansig": float(used.mean()), "scatter": float(used.std())},
+            "kernel_solution": self.kernel_solution, "fit_stats": fit_stats,
         }  # fmt: skip
 
     def _unusable(self):

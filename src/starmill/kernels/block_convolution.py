@@ -143,7 +143,8 @@ def search_cell(image, mask, cell, refuse, own, sky, width, limit, threshold, ha
     ----------
     image : (ny, nx) array
     mask : (ny, nx) int32 array
-        Boxes of accepted objects are marked with ``own``.
+        Boxes of accepted objects are marked with ``own``, but for the first row and column of the cell, which the original
+        program leaves to the cell before.
     cell : (4,) int array
         ``x0, y0, x1, y1``, last pixels exclusive; an object is searched, judged and marked inside it.
     refuse : int
@@ -181,8 +182,8 @@ def search_cell(image, mask, cell, refuse, own, sky, width, limit, threshold, ha
                 px, py = climb(image, mask, cell, refuse, x, y, half)
                 if score_box(image, mask, cell, refuse, px, py, half, limit, floor, found[n]):
                     n += 1
-                    for v in range(max(py - half, y0), min(py + half + 1, y1)):
-                        for u in range(max(px - half, x0), min(px + half + 1, x1)):
+                    for v in range(max(py - half, y0 + 1), min(py + half + 1, y1)):
+                        for u in range(max(px - half, x0 + 1), min(px + half + 1, x1)):
                             mask[v, u] |= own
         share -= 0.2
     return n
