@@ -131,15 +131,16 @@ class ApertureCorrectionTask(Task):
         reference = catalog[self.config.reference]
         star = self.isolated(catalog, self.select(catalog, reference), reference)
         x, y = catalog["x"][star], catalog["y"][star]
-        reference_err = catalog[f"{self.config.reference}_err"]
+        relative_err = catalog[f"{self.config.reference}_err"][star] / reference[star]
         found: dict[str, ApertureCorrection] = {}
         for name in self.flux_names(catalog):
-            flux = self.uncorrected(catalog, name)[star]
+            flux, flux_err = (self.uncorrected(catalog, name, part)[star] for part in ("", "_err"))
             with np.errstate(all="ignore"):
                 ratio = np.where(
                     (flux > 0) & ~catalog_flag(catalog, name)[star], reference[star] / flux, np.nan
                 )
-                error = reference_err[star] / flux
+                # a large aperture has far more noise than the reference: bright stars must count more
+                error = reference[star] / flux * np.hypot(relative_err, flux_err / flux)
             try:
                 one = fit_aperture_correction(
                     x, y, ratio, box=exposure.box, order=self.config.order, n_sigma=self.config.n_sigma,
@@ -199,9 +200,9 @@ class ApertureCorrectionTask(Task):
         self.metadata.update(n_stars=int(star.sum()), n_isolated=int(alone.sum()))
         return alone if alone.sum() >= min(self.config.min_stars, int(star.sum())) else star
 
-    def uncorrected(self, catalog: Catalog, name: str) -> NDArray[np.float64]:
-        """Return a flux as it was measured."""
-        flux = np.asarray(catalog[name], np.float64)
+    def uncorrected(self, catalog: Catalog, name: str, part: str = "") -> NDArray[np.float64]:
+        """Return a flux, or its error (``part="_err"``), as it was measured."""
+        flux = np.asarray(catalog[f"{name}{part}"], np.float64)
         return flux / catalog[f"{name}_correction"] if f"{name}_correction" in catalog else flux
 
     def apply(

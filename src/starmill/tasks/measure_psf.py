@@ -29,7 +29,7 @@ PSF_COLUMNS: tuple[Column, ...] = (
     Column("psf_used", "bool", "", "used in the PSF model"),
     Column("psf_reserved", "bool", "", "star kept out of the PSF model to test it"),
 )
-_STARS_OF_START = 300  # the analytic start of a pixel model needs no more
+_STARS_OF_START = 150  # the analytic start of a pixel model, or a width, needs no more
 _BAD_PLANES = ("BAD", "SAT", "INTRP", "CR", "NO_DATA", "SUSPECT")
 
 
@@ -161,7 +161,8 @@ class MeasurePsfTask(Task):
         exposure_id : int, optional
             Seeds the choice of the reserved stars; of ``exposure.info`` when not given.
         analytic_only : bool
-            Stop at the analytic profile that every model starts from, when only the width of the PSF is wanted.
+            Stop at the analytic profile that every model starts from, of the brightest stars, when only the width of
+            the PSF is wanted.
 
         Returns
         -------
@@ -178,7 +179,8 @@ class MeasurePsfTask(Task):
         seed = exposure.info.exposure_id if exposure_id is None else exposure_id
         try:
             with self.timer("select"):
-                rows, stamps, width = self.choose_candidates(exposure, catalog)
+                most = min(self.config.max_candidates, _STARS_OF_START) if analytic_only else None
+                rows, stamps, width = self.choose_candidates(exposure, catalog, most)
             reserved = reserve_stars(len(rows), self.config.reserve_fraction, seed)
             colour = self.colours(catalog, rows)
             offered = None if colour is None else colour[~reserved]
@@ -205,17 +207,18 @@ class MeasurePsfTask(Task):
         )  # fmt: skip
 
     def choose_candidates(
-        self, exposure: Exposure, catalog: Catalog
+        self, exposure: Exposure, catalog: Catalog, most: int | None = None
     ) -> tuple[NDArray[np.int64], StarStamps, float]:
-        """Return the catalogue rows of the candidates, their stamps and their typical width in pixels."""
+        """Return the catalogue rows of the brightest candidates, their stamps and their typical width in pixels."""
         config = self.config
+        most = config.max_candidates if most is None else most
         selection = self.select(catalog)
         self.metadata.update({f"n_{name}": number for name, number in selection.numbers.items()})
         width = float(np.median(selection.width[selection.selected]))
         rows = np.flatnonzero(selection.selected)
-        if len(rows) > config.max_candidates:
+        if len(rows) > most:
             flux = np.nan_to_num(_flux(catalog)[0][rows])
-            rows = np.sort(rows[np.argsort(-flux, kind="stable")[: config.max_candidates]])
+            rows = np.sort(rows[np.argsort(-flux, kind="stable")[:most]])
         planes = exposure.mask.planes
         neighbour_x, neighbour_y = _peaks(catalog)
         stamps = extract_star_stamps(
