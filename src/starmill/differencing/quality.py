@@ -90,7 +90,9 @@ def judge_difference(difference, variance, bad, fit, stamps, score, wings=None, 
     sky_width = _spread(values) if len(values) else np.nan
     score_width = _spread(score[thin][good[thin]]) if len(values) else np.nan
     flatness = _flatness(difference, variance, good)
-    residual = float(np.sqrt(np.median(fit.chi2[fit.used])))
+    residual = float(
+        np.sqrt(max(np.median(fit.chi2[fit.used]), 0.0))
+    )  # of one stamp it may be less than its noise
     limits = (
         (residual > 2, f"residuals of the stamps are {residual:.2f} times the noise"),
         (not 0.7 < sky_width < 1.4, f"difference over error has a width of {sky_width:.2f}"),
