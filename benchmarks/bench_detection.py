@@ -66,6 +66,7 @@ def starmill_steps(exposure):
         ("starmill", {}),
         ("starmill, no local background", {"use_local_background": False}),
         ("starmill, min_peak_drop=1", {"min_peak_drop": 1.0}),
+        ("starmill, the same at 5.3 sigma", {"min_peak_drop": 1.0, "threshold": 5.3}),
         ("starmill, sharpen_peaks", {"use_local_background": False, "sharpen_peaks": True}),
     ):
         config = SourceDetectionConfig(re_estimate_background=False, **options)
