@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starmill.background.border_noise import zone_factors
 from starmill.background.gaussian_mean import blanked, smooth_map
 from starmill.errors import AlgorithmError
 from starmill.numerics.statistics import mesh_statistics
@@ -115,10 +116,29 @@ class CellNoise:
         Standard deviation of a pixel.
     shape : (ny, nx)
         Of the map.
+    zones : (ny, nx) uint8 array, optional
+        Zones along the edge of the data, see :func:`starmill.background.border_noise.border_zones`.
+    factors : (zones + 1,) array, optional
+        What the level is multiplied by in each zone.
     """
 
     level: NDArray[np.float64]
     shape: tuple[int, ...]
+    zones: NDArray[np.uint8] | None = None
+    factors: NDArray[np.float32] | None = None
+
+    def beside_border(self, image: NDArray[Any], zones: NDArray[np.uint8]) -> CellNoise:
+        """Return the noise with the zones along the edge of the data measured by themselves.
+
+        Parameters
+        ----------
+        image : (ny, nx) array
+            The map whose noise this is.
+        zones : (ny, nx) uint8 array
+        """
+        y, x = np.nonzero(zones)
+        factors = zone_factors(image[y, x] / self.at(x, y), zones[y, x])
+        return CellNoise(self.level, self.shape, zones, factors)
 
     def at(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
         """Return the noise at pixel positions."""
@@ -132,7 +152,13 @@ class CellNoise:
         below, right = np.minimum(j + 1, self.level.shape[0] - 1), np.minimum(i + 1, self.level.shape[1] - 1)
         upper = (1.0 - dx) * self.level[j, i] + dx * self.level[j, right]
         lower = (1.0 - dx) * self.level[below, i] + dx * self.level[below, right]
-        return np.asarray((1.0 - dy) * upper + dy * lower)
+        noise = np.asarray((1.0 - dy) * upper + dy * lower)
+        if self.zones is None or self.factors is None:
+            return noise
+        near = tuple(
+            np.clip(np.rint(v).astype(np.int64), 0, n - 1) for v, n in zip((y, x), self.shape, strict=True)
+        )
+        return noise * self.factors[self.zones[near]]
 
 
 def cell_rms(image: NDArray[Any], valid: NDArray[np.bool_], cell: int) -> CellNoise:
@@ -236,6 +262,7 @@ def noise_model(
     half: int,
     uniform: bool = False,
     given_rms: NDArray[Any] | None = None,
+    zones: NDArray[np.uint8] | None = None,
     overwrite: bool = False,
 ) -> tuple[NDArray[np.float32], MapNoise]:
     """Smooth level, local rms and correlation of a map without its sources.
@@ -255,6 +282,8 @@ def noise_model(
         One rms for the whole map.
     given_rms : (ny, nx) array, optional
         Noise of every pixel as somebody else knows it: its pattern is kept, its scale is measured.
+    zones : (ny, nx) uint8 array, optional
+        Zones along the edge of the data, in which the local rms is scaled to what is measured there.
     overwrite : bool
         Whether ``residual`` is no longer needed and may serve as working space.
 
@@ -276,5 +305,9 @@ def noise_model(
         rms = np.full(residual.shape, number)
     else:
         rms = local_rms(scaled, use, rms_sigma, wanted=valid)
+        if zones is not None and pattern is None:
+            edge = np.nonzero(zones)
+            ratio = np.where(use[edge], scaled[edge] / rms[edge], np.nan)
+            rms[edge] *= zone_factors(ratio, zones[edge])[zones[edge]]
     correlation = noise_correlation(scaled, use, half, rms)
     return level, MapNoise(rms if pattern is None else rms * pattern, correlation)

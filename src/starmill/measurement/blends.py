@@ -303,6 +303,8 @@ def loss_without(
 ) -> NDArray[np.float64]:  # fmt: skip
     """Return by how much chi2 rises, on the same pixels, when one member of each group has no peak.
 
+    Where the group does not fit with it either, the rise is divided by the misfit over the typical one.
+
     Parameters
     ----------
     fit : GaussianFit
@@ -317,7 +319,8 @@ def loss_without(
     whole = fit_groups(fit.sources, groups, limits)
     sources = fit.sources.copy()
     sources[rows, 0] = limits[rows, 0] = limits[rows, 1] = 0.0
-    loss = fit_groups(sources, groups, limits).chi2[rows] - whole.chi2[rows]
+    left = np.maximum(whole.chi2[rows] / np.maximum(whole.n_dof[rows], 1) / _typical(fit), 1.0)
+    loss = (fit_groups(sources, groups, limits).chi2[rows] - whole.chi2[rows]) / left
     return np.where(np.isfinite(loss), loss, 0.0)
 
 
