@@ -23,18 +23,19 @@ from astropy.table import Table
 from scipy.spatial import cKDTree
 
 from starmill.background.mesh import estimate_background
+from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.geometry import Box
+from starmill.datamodel.mask import Mask
 from starmill.datamodel.psf import adaptive_moments
 from starmill.io.psfex import read_psfex
 from starmill.psf_modelling.candidates import extract_star_stamps, require_usable
-from starmill.psf_modelling.moffat import fit_moffat_psf
-from starmill.psf_modelling.pixel_grid import fit_pixel_grid_psf
-from starmill.psf_modelling.principal_components import fit_principal_component_psf
 from starmill.psf_modelling.psf_stars import compare_stars_to_psf
 from starmill.psf_modelling.residual_statistics import residual_statistics
 from starmill.psf_modelling.star_selection import reserve_stars
+from starmill.tasks.measure_psf import MeasurePsfConfig, MeasurePsfTask
 
 FWHM, GRADIENT, BETA, E1, E2 = 3.6, 0.06, 3.5, 0.03, -0.01  # of frame_sim.py
+MODELS = {"moffat": "moffat", "pixel grid": "pixel_grid", "principal components": "pca"}
 SEX = """DETECT_MINAREA 5
 DETECT_THRESH 5
 ANALYSIS_THRESH 5
@@ -107,27 +108,16 @@ def ours(image, variance, mask, box, chosen, x, y, snr, fraction):
     extraction = time.process_time() - start
     reserved = reserve_stars(len(stamps), 0.2)
     offered = stamps.take(~reserved)
-    start = time.process_time()
-    analytic, _, kept = fit_moffat_psf(offered, box, 1.5)
-    profile = time.process_time() - start
-    models = {
-        "moffat": lambda: (analytic, kept),
-        "pixel grid": lambda: _fit(fit_pixel_grid_psf, offered, box, analytic),
-        "principal components": lambda: _fit(fit_principal_component_psf, offered, box, analytic),
-    }
-    for name, function in models.items():
+    exposure = Exposure(image, Mask(mask), variance)
+    for name, determiner in MODELS.items():
+        task = MeasurePsfTask(MeasurePsfConfig(determiner=determiner))
         start = time.process_time()
-        psf, kept = function()
-        seconds = extraction + profile + time.process_time() - start
+        psf, kept = task.fit(offered, exposure, 1.5)
+        seconds = extraction + time.process_time() - start
         used = np.zeros(len(stamps), bool)
         used[np.flatnonzero(~reserved)[kept]] = True
         stars = compare_stars_to_psf(stamps, psf, np.arange(len(stamps)), used, reserved)
         report(f"starmill {name}", seconds, psf, int(used.sum()), stars, box.width)
-
-
-def _fit(function, stamps, box, analytic):
-    result = function(stamps, box, analytic)
-    return result.psf, result.used
 
 
 def psfex(frame, width):

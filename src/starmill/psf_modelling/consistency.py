@@ -46,10 +46,12 @@ def choose_consistent(stamps, scales, n_sigma, *, max_chi2=3.0, min_good=0.5):
     """Return the stars whose size, ellipticity and chi squared agree with the others, (n,) bool.
 
     Differences are counted in the scatter of the others and the error of each star, so that a faint star is
-    not kept for its noise nor a bright one rejected for the last per mille.
+    not kept for its noise nor a bright one rejected for the last per mille. Where fewer than three stars have the
+    share ``min_good`` of usable pixels, half of it will do: a crowded star is better than none.
     """
-    usable = np.isfinite(scales.flux) & (scales.flux > 0) & (stamps.good.mean(axis=(1, 2)) >= min_good)
-    usable &= np.isfinite(scales.shape_err)
+    usable = np.isfinite(scales.flux) & (scales.flux > 0) & np.isfinite(scales.shape_err)
+    share = stamps.good.mean(axis=(1, 2))
+    usable &= share >= (min_good if (usable & (share >= min_good)).sum() >= 3 else 0.5 * min_good)
     used = usable.copy()
     floor = 0.003  # relative size below which differences are not worth losing a star
     for _ in range(5):
