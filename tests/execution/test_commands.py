@@ -133,3 +133,7 @@ def test_pictures_of_pipelines(tmp_path, night, call):
     for name in ("plan.svg", "plan.mmd"):
         call("run", "calibs", "-r", data, "--dry-run", "--picture", tmp_path / name)
         assert "flat" in (tmp_path / name).read_text()
+    code, _, err = call("run", "calibs", "-r", data, "--dry-run", "--picture", tmp_path / "plan.png")
+    assert code == 2
+    assert "neither in .svg nor in .mmd" in err
+    assert not (tmp_path / "plan.png").exists()

@@ -113,6 +113,27 @@ def _write_raw(path, **cards):
     fits.PrimaryHDU(np.zeros((1370, 1432), np.uint16), header).writeto(path)
 
 
+@pytest.mark.parametrize(
+    ("cards", "message"),
+    [
+        (
+            {"INSTRUME": "simcam"},
+            "frame of another camera: INSTRUME is 'simcam', those of camera lowell42 have none",
+        ),
+        ({"TELESCOP": "other"}, "TELESCOP is 'other', those of camera lowell42 have 'hall'"),
+        ({"MJD-OBS": 60000.0}, "contradictory times: the date is 2026-01-02T03:04:05, the MJD 60000"),
+    ],
+)
+def test_a_frame_of_another_camera_or_of_two_times_is_refused(tmp_path, small_repository, cards, message):
+    path = tmp_path / "a.fits"
+    _write_raw(path, **cards)
+    with pytest.raises(InputError, match=message):
+        ingest(small_repository, [path], "lowell42", keep_going=False)
+    assert small_repository.query("raw") == []
+    _write_raw(tmp_path / "b.fits", TELESCOP="HALL")
+    assert ingest(small_repository, [tmp_path / "b.fits"], "lowell42").ingested == 1
+
+
 def test_quick_headers_equal_astropy(tmp_path):
     header = fits.Header()
     header["TEXT"] = "it's a 'quote' / no comment"

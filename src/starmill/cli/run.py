@@ -55,6 +55,7 @@ def command(settings: Settings, pipeline: str, **options: Any) -> int:
     from starmill.pipelines import load_pipeline
     from starmill.pipelines.task_names import import_task_modules
 
+    _check_picture(options["picture"])
     import_task_modules(options["modules"])
     definition = _configured(load_pipeline(pipeline), settings, options["only"])
     if settings.config_dump:
@@ -120,6 +121,13 @@ def _sinks(settings: Settings, *, jsonl: bool) -> list[Any]:
     if jsonl:
         sinks.append(EventWriter(sys.stdout))
     return sinks
+
+
+def _check_picture(path: str | None) -> None:
+    if path and Path(path).suffix not in (".svg", ".mmd"):
+        raise click.BadParameter(
+            f"{path!r} ends neither in .svg nor in .mmd (Mermaid)", param_hint="--picture"
+        )
 
 
 def _draw(path: Path, prepared: Any) -> None:

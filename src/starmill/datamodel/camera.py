@@ -317,6 +317,9 @@ class Camera:
         which hold where the header says nothing.
     config : mapping of str to mapping
         Default configuration of tasks for this camera, by task: ``{"isr": {"dark": False}}``.
+    identity : mapping of str to str or list of str
+        Header card to the value, or values, that frames of this camera hold there; an empty list for a card that they
+        do not have. A frame without these cards may be of any camera.
     """
 
     name: str
@@ -330,6 +333,7 @@ class Camera:
     header: Mapping[str, Any] = field(default_factory=dict)
     amplifiers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.geometry not in ("fixed", "header"):
@@ -368,6 +372,7 @@ class Camera:
             "amplifiers": {name: dict(values) for name, values in self.amplifiers.items()},
             "detectors": [detector.to_dict() for detector in self.detectors],
             "config": {task: dict(values) for task, values in self.config.items()},
+            "identity": dict(self.identity),
         }
 
     @classmethod
@@ -389,6 +394,10 @@ class Camera:
             header=dict(values.get("header", {})),
             amplifiers={str(name): dict(given) for name, given in values.get("amplifiers", {}).items()},
             config={str(task): dict(options) for task, options in values.get("config", {}).items()},
+            identity={
+                str(card): value if isinstance(value, str) else [str(item) for item in value]
+                for card, value in values.get("identity", {}).items()
+            },
         )
 
 

@@ -58,7 +58,9 @@ def run_quantum(message: Mapping[str, Any]) -> dict[str, Any]:
     except NoDataError as error:
         answer |= {"status": NO_WORK, "outputs": {}, "error": describe_error(error)}
     except MemoryError as error:
-        answer |= {"status": FAILED, "outputs": {}, "error": describe_error(error) | {"type": "MemoryError"}}
+        said = describe_error(error)
+        text = said["message"] or "more memory was needed than a worker may use (--mem-limit, divided by -j)"
+        answer |= {"status": FAILED, "outputs": {}, "error": said | {"type": "MemoryError", "message": text}}
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # compiled code wraps an interrupt
             raise KeyboardInterrupt from error

@@ -54,6 +54,8 @@ KINDS = {
 }
 """Kind of frame to words that begin or end its name in headers (flats first, as in 'sky flat')."""
 
+_CONTRADICTION = 2.0  # days: a date may be that of the evening, in local time
+
 _WCS_CARD = re.compile(
     r"^(CTYPE[12]|CRVAL[12]|CRPIX[12]|CDELT[12]|CROTA[12]|CUNIT[12]|CD[12]_[12]|PC[12]_[12]|PV[12]_\d+"
     r"|LONPOLE|LATPOLE|EQUINOX|RADESYS|(A|B|AP|BP)_(ORDER|\d_\d))$"
@@ -153,6 +155,27 @@ class Translator:
             read_noise=_mean(noises),
             pixel_scale=self.camera.pixel_scale or float("nan"),
         )
+
+    def check(self, header: Mapping[str, Any]) -> None:
+        """Refuse a header of another camera, and one whose times contradict each other.
+
+        Raises
+        ------
+        InputError
+            With the cards.
+        """
+        for card, wanted in self.camera.identity.items():
+            value = str(header.get(card) or "").strip()
+            known = [wanted] if isinstance(wanted, str) else list(wanted)
+            if value and value.lower() not in [str(name).strip().lower() for name in known]:
+                has = f"those of camera {self.camera.name} have " + (" or ".join(map(repr, known)) or "none")
+                raise InputError(f"a frame of another camera: {card} is {value!r}, {has}")
+        date, start = self.date(header), self.number(header, "mjd_start")
+        days = abs(mjd_of(date) - start)
+        if days > _CONTRADICTION:
+            raise InputError(
+                f"contradictory times: the date is {date}, the MJD {start:g}, {days:.0f} days away"
+            )
 
     def night(self, header: Mapping[str, Any], mjd_start: float) -> str:
         """Return the evening date of the night, from local mean time; empty when the date is unknown."""

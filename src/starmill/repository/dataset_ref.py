@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from starmill.repository.data_id import DIMENSIONS, DataId, Value
@@ -91,28 +91,41 @@ class StoredDataset:
         refs : list of StoredDataset
             In the same order.
         """
-        at = {name: place for place, name in enumerate(fields)}
-        own = [(name, at[name]) for name in kind.dimensions]
-        others = [(name, at[name]) for name in DIMENSIONS if name not in kind.dimensions]
-        plain = itemgetter(
-            *[
-                at[name]
-                for name in ("id", "run_name", "path", "checksum", "size", "link", "quantum_id", "corners")
-            ]
+        columns = dict(zip(fields, zip(*rows, strict=True), strict=False))
+        if not columns:
+            return []
+        own = [_pairs(name, columns[name]) for name in kind.dimensions]
+        others = [
+            _pairs(name, columns[name])
+            for name in DIMENSIONS
+            if name not in kind.dimensions and columns[name].count(None) < len(rows)
+        ]
+        identities = zip(*own, strict=True) if own else repeat(())
+        implied = _known_only(list(zip(*others, strict=True)) if others else [()] * len(rows))
+        return list(
+            map(
+                cls,
+                columns["id"],
+                repeat(kind.name),
+                repeat(kind.storage),
+                columns["run_name"],
+                map(DataId.trusted, identities),
+                *(columns[name] for name in ("path", "checksum", "size", "link")),
+                implied,
+                *(columns[name] for name in ("quantum_id", "corners")),
+            )
         )
-        trusted = DataId.trusted
-        type_name, storage = kind.name, kind.storage
-        refs = []
-        for row in rows:
-            identifier, run, path, checksum, size, link, quantum, corners = plain(row)
-            data_id = trusted(tuple([(name, row[place]) for name, place in own]))
-            implied = tuple([(name, row[place]) for name, place in others if row[place] is not None])
-            refs.append(
-                cls(
-                    identifier, type_name, storage, run, data_id, path, checksum, size, link, implied, quantum, corners
-                )
-            )  # fmt: skip
-        return refs
+
+
+def _pairs(name: str, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    return zip(repeat(name), values, strict=False)
+
+
+def _known_only(implied: list[tuple[tuple[str, Any], ...]]) -> list[tuple[tuple[str, Value], ...]]:
+    """Leave out what some data sets do not have."""
+    if all(value is not None for pairs in implied for _, value in pairs):
+        return implied
+    return [tuple([pair for pair in pairs if pair[1] is not None]) for pairs in implied]
 
 
 class DataRef:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,10 +187,23 @@ def _rows(
         statement = statement.distinct()
     if limit is not None:
         statement = statement.limit(limit)
-    rows = registry.fetch(statement)
-    if sky is not None:
-        rows = [row for row in rows if sky.matches(_region(row))]
-    return StoredDataset.from_rows(rows, [column.name for column in columns], dataset_type)
+    with _no_collection():
+        rows = registry.fetch(statement)
+        if sky is not None:
+            rows = [row for row in rows if sky.matches(_region(row))]
+        return StoredDataset.from_rows(rows, [column.name for column in columns], dataset_type)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from walking through all objects while thousands of small ones are made."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _query_columns() -> dict[str, Any]:

@@ -43,6 +43,7 @@ def camera_translator(name: str) -> Callable[[Path], list[ExposureRecord]]:
         primary, first = headers[0], headers[0] | images[0]
         index, detector = _find_detector(camera, first, path)
         try:
+            translator.check(first)
             info = translator.observation(first if len(images) == 1 else primary, detector)
             corners = _corners(translator, first, detector, _assembled_shape(images))
         except InputError as error:

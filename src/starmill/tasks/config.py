@@ -212,5 +212,7 @@ def _explain(cls: type[Config], error: ValidationError) -> str:
             hint = f"; did you mean {near!r}?" if near else ""
             lines.append(f"unknown configuration key {path!r}{hint}")
         else:
-            lines.append(f"{path}: {item['msg']} (got {item['input']!r})")
+            value = item["input"]  # of a group of values the message inside names the wrong one
+            got = "" if isinstance(value, dict) else f" (got {value!r})"
+            lines.append(f"{path}: {item['msg']}{got}")
     return f"{cls.__name__}: " + "; ".join(lines)
