@@ -55,7 +55,7 @@ def minus(image, pedestal, in_place=False):
     """Return an image without its pedestal."""
     if not pedestal:
         return image
-    return np.subtract(image, np.float32(pedestal), out=image if in_place else None)
+    return np.subtract(image, np.float32(pedestal), out=image if in_place and image.flags.writeable else None)
 
 
 def check_catalog(catalog):

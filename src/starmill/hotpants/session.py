@@ -420,7 +420,7 @@ class Hotpants:
         reference, target = self._pair(self.conv_direction)
         if config.overwrite_inputs:
             self._systems.clear()
-        over = target["data"] if config.overwrite_inputs and target["data"].flags.c_contiguous else None
+        over = target["data"] if config.overwrite_inputs and target["data"].flags.carray else None
         subtracted = subtract_matched(
             reference["data"], target["data"], kernel, variances=(reference["variance"], target["variance"]),
             bad=(reference["bad"], target["bad"]), lost_limit=1 - config.kfm, squared=not config.conv_var,
