@@ -23,7 +23,8 @@ from starmill.measurement.plugin import ORDER_FLUX, Plugin, error_from, register
 from starmill.measurement.shape import usable_shapes
 
 Float = NDArray[np.float64]
-SIGNIFICANT = 4.0  # a richer profile must lower chi squared by more: noise alone must not add light
+SIGNIFICANT = 4.0  # a richer profile must lower chi squared by more: noise alone must not add light ...
+BRIGHT = 30.0  # ... but above this S/N the limit falls as its square: a profile too simple would be the larger error
 PSF_GRID = 8  # the mixture of the PSF is fitted on a grid of this many positions a side
 MODEL_FLAGS = {
     "not_converged": (kernel.FLAG_NOT_CONVERGED, "the fit did not converge"),
@@ -204,7 +205,8 @@ class CModelFlux(Plugin):
     The sum is fitted as one model: centre, ellipse, flux and share are free, the half-light radius of the de Vaucouleurs
     part is :data:`~starmill.measurement.galaxy_profiles.BULGE` times that of the exponential. Profiles that are
     flatter than an exponential are sums of a Gaussian and an exponential. Where chi squared
-    falls by less than 4, the exponential alone is taken before the de Vaucouleurs profile, and this before the sum.
+    falls by less than 4 (above a S/N of 30 by less than 4 (30 / S/N)**2), the exponential alone is taken before the
+    de Vaucouleurs profile, and this before the sum.
 
     Parameters
     ----------
@@ -279,7 +281,8 @@ def _simplest(exp: FittedProfiles, dev: FittedProfiles, both: FittedProfiles) ->
     The last parameter is the mix everywhere; radii of a de Vaucouleurs profile alone are its own.
     """
     with np.errstate(all="ignore"):
-        least = SIGNIFICANT * both.numbers[:, 1] / both.numbers[:, 2]
+        faint = np.fmin(1.0, BRIGHT**2 * exp.numbers[:, 0] / exp.parameters[:, 0] ** 2)
+        least = SIGNIFICANT * faint * both.numbers[:, 1] / both.numbers[:, 2]
     use_dev = (exp.numbers[:, 1] - dev.numbers[:, 1] > least)[:, None]
     parameters = np.where(use_dev, dev.parameters, exp.parameters)
     parameters[:, 6] = use_dev[:, 0]
