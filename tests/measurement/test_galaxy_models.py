@@ -7,7 +7,7 @@ from scipy.signal import fftconvolve
 
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.psf import GaussianPsf
-from starmill.kernels import gaussian_mixtures
+from starmill.kernels import galaxy_models, gaussian_mixtures
 from starmill.measurement.galaxy_profiles import (
     BULGE,
     PSF_SCALES,
@@ -152,3 +152,32 @@ def test_regauss_recovers_the_ellipticity_before_the_psf():
     scatter = found["regauss_e1"].std()
     assert 0.4 < scatter / np.median(found["regauss_sigma"]) < 2.5
     assert (found["regauss_resolution"] > 0.5).all()
+
+
+def test_weights_are_those_of_poisson_noise_around_the_model():
+    mixtures = profile_mixtures()
+    p = np.array([3e4, 20.2, 19.7, np.log(6.0), np.log(4.0), 0.2, 0.0])
+    psf = np.array([2.5, 2.7, 0.1, 0.3, 0.5, 0.15, 0.05])
+    work, gaussians = np.empty((2, mixtures.variances.size)), np.empty((mixtures.variances.size * 4, 8))
+    family = mixtures.table, mixtures.log_indices, mixtures.variances
+    n = gaussian_mixtures.mixture(p, *family, psf, PSF_SCALES, work, gaussians)
+    amplitudes = [np.interp(0.0, mixtures.log_indices, column) for column in mixtures.table.T]
+    theta = (6.0, 4.0, np.tanh(0.2) * np.sqrt(24))
+    model = p[0] * slow.draw(
+        20.2, 19.7, theta, amplitudes, mixtures.variances, psf[:3], psf[3:], PSF_SCALES, (40, 40)
+    )
+    mask = np.zeros((40, 40), np.int32)
+    mask[18, 22] = 1
+    image, variance = (model + 7).astype(np.float32), (300 + model).astype(np.float32)
+    box, width = (0, 0, 40, 40), gaussian_mixtures.WIDTH
+    rows, weights, values = np.zeros((9, width)), np.zeros((width, width)), np.zeros((width, width))
+    assert galaxy_models._fill_usable(image, variance, mask, 1, box, weights, values) == 1599
+    galaxy_models._set_weights(variance, p, gaussians, n, box, rows, weights, values)
+    expected = np.where(mask == 0, np.sqrt(300 / variance), 0)
+    assert_allclose(weights[:40, :40], expected, rtol=2e-3)
+    assert_allclose(values[:40, :40], expected * image, rtol=2e-3)
+    # a variance image without the light of the source: all pixels count alike
+    flat = np.full_like(variance, 300)
+    galaxy_models._fill_usable(image, flat, mask, 1, box, weights, values)
+    galaxy_models._set_weights(flat, p, gaussians, n, box, rows, weights, values)
+    assert_allclose(weights[:40, :40], mask == 0)
