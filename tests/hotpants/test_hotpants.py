@@ -10,8 +10,9 @@ from tests.differencing.conftest import make_pair
 
 from starmill.cli.hotpants import main
 from starmill.cli.main import cli
-from starmill.errors import ConfigError
+from starmill.errors import ConfigError, InputError
 from starmill.hotpants import Hotpants, HotpantsConfig, HotpantsError, Substamp, SubstampStatus
+from starmill.hotpants.again import rerun_product
 from starmill.hotpants.command import run_hotpants
 from starmill.hotpants.options import parse_flags
 
@@ -232,6 +233,24 @@ def test_command_writes_every_plane(tmp_path, images):
     again = [w.replace("d.fits", "again.fits") for w in words[: words.index("-oni")]]
     run_hotpants([*again, "-ki", str(tmp_path / "d.fits")])
     np.testing.assert_allclose(fits.getdata(tmp_path / "again.fits"), difference, atol=0.05)  # noise is 15
+
+
+def test_products_are_made_again(tmp_path, images):
+    folder, moved = tmp_path / "here", tmp_path / "there"
+    folder.mkdir()
+    words = write_inputs(folder, images)
+    words += ["-oni", str(folder / "n.fits"), "-savexy", str(folder / "xy.reg"), "-hki", "-c", "t"]
+    assert run_hotpants(words) == 0
+    folder.rename(moved)
+    for name in ("d.fits", "n.fits"):
+        report = rerun_product(moved / name, keep=moved / "new")
+        assert report.identical == dict.fromkeys(
+            ["d.fits", "n.fits", "xy.reg", "xy.reg.all", "xy.reg.skipped"], True
+        )
+    with fits.open(moved / "s.fits", mode="update") as hdus:
+        hdus[0].data[3, 3] += 1
+    with pytest.raises(InputError, match=r"s\.fits \(-inim\) was not found; of this name but other content"):
+        rerun_product(moved / "d.fits")
 
 
 def test_command_with_sub_section_and_integers(tmp_path, images):

@@ -56,6 +56,13 @@ def _rerun(file: Path, keep: Path | None, inputs: list[Path]) -> Any:
     if not file.is_file():
         raise InputError("the file does not exist", path=file)
     root = find_root(file.absolute().parent)
+    if root is None and file.suffix == ".fits":
+        from starmill.io.hotpants_files import read_record
+
+        if read_record(file)["record"]:
+            from starmill.hotpants.again import rerun_product
+
+            return rerun_product(file, inputs, keep=keep)
     if root is None:
         return rerun_file(file, inputs, keep=keep)
     from starmill.execution.provenance import dataset_at

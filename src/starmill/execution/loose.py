@@ -21,8 +21,9 @@ from starmill.execution.executor import LOST, Executor
 from starmill.execution.local import InProcessExecutor
 from starmill.execution.master_cache import MASTERS
 from starmill.execution.pool import PoolExecutor
-from starmill.execution.provenance import canonical, text_checksum, versions
+from starmill.execution.provenance import canonical, text_checksum
 from starmill.execution.quantum_work import DONE
+from starmill.execution.versions import versions
 from starmill.repository.loose_files import LooseFile, LooseFiles
 
 _ATTEMPTS = 3  # a frame whose worker dies so often is a failure

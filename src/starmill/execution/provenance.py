@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,8 +15,6 @@ from starmill.repository import schema
 from starmill.repository.dataset_ref import StoredDataset
 from starmill.repository.repository import Repository
 
-_PACKAGES = ("numpy", "scipy", "astropy", "numba")
-
 
 def canonical(values: Any) -> str:
     """Return plain values as the one JSON text that stands for them."""
@@ -29,18 +24,6 @@ def canonical(values: Any) -> str:
 def text_checksum(text: str) -> str:
     """SHA-256 of a text, 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of the package and of the libraries that its numbers depend on."""
-    found = {"starmill": starmill.__version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def content_key(

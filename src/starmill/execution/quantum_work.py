@@ -20,10 +20,11 @@ from typing import Any
 from starmill.errors import NoDataError, StarmillError
 from starmill.execution.blas_threads import one_blas_thread
 from starmill.execution.master_cache import MASTERS
+from starmill.io.checksums import file_checksum
 from starmill.repository.data_id import DataId
 from starmill.repository.formatters import formatter, read_dataset
 from starmill.repository.sky_overlap import corners_of
-from starmill.repository.store import file_checksum, open_store
+from starmill.repository.store import open_store
 
 DONE, FAILED, NO_WORK = "done", "failed", "no_work"
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from starmill.errors import InputError, RepositoryError
 from starmill.execution.loose import read_provenance, run_on_files
-from starmill.execution.provenance import datasets_where, quantum_record, versions
+from starmill.execution.provenance import datasets_where, quantum_record
 from starmill.execution.quantum_work import DONE, run_quantum
+from starmill.execution.versions import versions
+from starmill.io.checksums import file_checksum
 from starmill.repository import schema
 from starmill.repository.dataset_ref import StoredDataset
 from starmill.repository.loose_files import LooseFiles
 from starmill.repository.repository import Repository
-from starmill.repository.store import file_checksum
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def rerun_dataset(repository: Repository, ref: StoredDataset, *, keep: Path | No
             with repository.store.reading(output["token"]) as path:
                 shutil.copyfile(path, keep / name)
         repository.store.discard(output["token"])
-    changed = _changed(json.loads(record["versions_text"] or "{}"))
+    changed = changed_versions(json.loads(record["versions_text"] or "{}"))
     return RerunReport(record["task"], record["data_key"], identical, changed, answer["cpu_seconds"])
 
 
@@ -119,7 +120,7 @@ def rerun_file(path: Path, folders: Sequence[Path] = (), *, keep: Path | None = 
     provenance = _provenance_of(path)
     inputs: dict[str, Any] = {}
     for item in provenance["inputs"]:
-        entry = (item["storage"], _find_input(item, folders, path.absolute()), item["details"])
+        entry = (item["storage"], find_input(item, folders, path.absolute()), item["details"])
         if item["keyword"] in provenance["many"]:
             inputs.setdefault(item["keyword"], []).append(entry)
         else:
@@ -141,7 +142,9 @@ def rerun_file(path: Path, folders: Sequence[Path] = (), *, keep: Path | None = 
                 keep.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(made, keep / made.name)
     then = {"starmill": provenance["starmill"], **provenance["versions"]}
-    return RerunReport(provenance["task"], path.name, identical, _changed(then), time.process_time() - begin)
+    return RerunReport(
+        provenance["task"], path.name, identical, changed_versions(then), time.process_time() - begin
+    )
 
 
 def _provenance_of(path: Path) -> dict[str, Any]:
@@ -158,7 +161,8 @@ def _provenance_of(path: Path) -> dict[str, Any]:
     raise InputError("neither the file nor a product beside it says how it was made", path=path)
 
 
-def _find_input(item: dict[str, Any], folders: Iterable[Path], product: Path) -> Path:
+def find_input(item: dict[str, Any], folders: Iterable[Path], product: Path) -> Path:
+    """Return the file with the name and checksum of an input, in the folders given or near the product."""
     name, above = item["file"], product.parent.parent
     candidates = [candidate for folder in folders for candidate in sorted(folder.rglob(name))]
     candidates += [product.with_name(name), above / name, *sorted(above.glob(f"*/{name}"))]
@@ -170,7 +174,7 @@ def _find_input(item: dict[str, Any], folders: Iterable[Path], product: Path) ->
     raise InputError(f"the input {name} ({item['keyword']}) was not found{found}", path=product)
 
 
-def _changed(then: dict[str, str]) -> dict[str, tuple[str, str]]:
+def changed_versions(then: dict[str, str]) -> dict[str, tuple[str, str]]:
     """Return the packages whose version is another than it was."""
     now = versions()
     return {name: (then.get(name, "absent"), now[name]) for name in now if then.get(name) != now[name]}

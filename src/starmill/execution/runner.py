@@ -20,10 +20,11 @@ import starmill
 from starmill.errors import RepositoryError
 from starmill.execution.events import EventSink, broadcast
 from starmill.execution.executor import LOST, Executor
-from starmill.execution.provenance import canonical, content_key, datasets_where, text_checksum, versions
+from starmill.execution.provenance import canonical, content_key, datasets_where, text_checksum
 from starmill.execution.quantum_work import DONE, FAILED, NO_WORK, describe_error
 from starmill.execution.source import RepositorySource, pipeline_dataset_types
 from starmill.execution.summary import RunSummary
+from starmill.execution.versions import versions
 from starmill.pipelines.graph import Quantum, QuantumGraph
 from starmill.repository import schema
 from starmill.repository.collections import RUN, collection_row

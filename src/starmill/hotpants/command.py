@@ -13,6 +13,7 @@ import numpy as np
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import DifferentialBackground
 from starmill.execution.blas_threads import one_blas_thread
+from starmill.hotpants.again import with_record
 from starmill.hotpants.kernel_table import kernel_from_solution
 from starmill.hotpants.many import expanded, is_made, own_options, run_many
 from starmill.hotpants.options import HELP_FLAGS, HotpantsError, parse_flags, usage
@@ -61,7 +62,7 @@ def work(values):
     Parameters
     ----------
     values : mapping
-        ``words`` and ``resume``.
+        ``words`` and ``resume``; ``recorded`` gives the cards that name files, when a command is repeated elsewhere.
 
     Returns
     -------
@@ -72,7 +73,7 @@ def work(values):
     if values["resume"] and is_made(words):
         return {"state": "kept", "regions": []}
     with one_blas_thread():
-        return {"state": "done", "regions": _run(words)}
+        return {"state": "done", "regions": _run(words, values.get("recorded"))}
 
 
 def _run_list(lines, options, progress):
@@ -104,12 +105,14 @@ def _value_of(words, flag):
     return words[place] if place < len(words) else ""
 
 
-def _run(words):
+def _run(words, recorded=None):
     """Run one command line; return what it tells."""
     config, extra = parse_flags(words)
     refuse_overwriting(config, extra)
-    extra["command"] = shlex.join(["hotpants", *words])
     inputs = _read_inputs(extra)
+    extra["command"] = shlex.join(["hotpants", *words])
+    extra["recorded"] = recorded or {}
+    extra["record"] = None if recorded else with_record(words)
     tables = _tables(extra["ki"]) if "ki" in extra else None
     if tables is not None:
         config = replace(config, ngauss=len(tables[1]["deg_fixe"]), **tables[1])

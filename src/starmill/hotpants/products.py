@@ -60,7 +60,7 @@ def write_run(runs, config, header, extra):
     header : header or None
         Copied to the files.
     extra : dict
-        Layers and scaling of the command: ``cim nim ndm allm hki sht obs obz nsht nbs nbz mous command``.
+        Layers and scaling of the command: ``cim nim ndm allm hki sht obs obz nsht nbs nbz mous command record recorded``.
     """
     if not any(_paths(config)) and not config.stamp_region_file:
         return
@@ -88,8 +88,8 @@ def _header_cards(runs, config, extra):
         cards |= {f"{name}{number:02d}": value for name, value in _region_cards(run, config).items()}
     names = {
         "DIFFCMD": extra.get("command"), "TARGET": extra.get("inim"), "TEMPLATE": extra.get("tmplim"),
-        "DIFFIM": config.output_file,
-    }  # fmt: skip
+        "DIFFIM": config.output_file, "DIFFINFO": extra.get("record"),
+    } | extra.get("recorded", {})  # fmt: skip
     cards |= {name: str(value) for name, value in names.items() if value}
     return cards | {
         "PHOTNORM": config.normalize, "NREGION": len(runs), "MASKVAL": config.fillval, "SOFTNAME": "starmill",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from starmill.io.fits import open_fits
 __all__ = [
     "read_command",
     "read_kernel_tables",
+    "read_record",
     "read_region_file",
     "read_stamp_list",
     "write_kernel_table",
     "write_layers",
 ]
 
+_NAMED = ("DIFFCMD", "TARGET", "TEMPLATE", "DIFFIM", "DIFFINFO")
 _TABLE = "Convolution Kernel Information"
 
 
@@ -119,6 +122,25 @@ def read_command(path: str | Path) -> str:
     """Return the command line that made a difference; empty when the file does not tell."""
     with open_fits(path) as hdus:
         return str(hdus[0].header.get("DIFFCMD", ""))
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Return what a file of a command line says of its making.
+
+    Returns
+    -------
+    cards : dict
+        ``words`` (the command line without its first word), ``record`` (JSON text; empty when the file is no
+        product of this package), ``recorded`` (header cards that name files).
+    """
+    with open_fits(path) as hdus:
+        header = hdus[0].header
+        named = {name: str(header[name]) for name in _NAMED if name in header}
+        return {
+            "words": shlex.split(named.get("DIFFCMD", ""))[1:],
+            "record": str(header.get("DIFFINFO", "")),
+            "recorded": named,
+        }
 
 
 def read_stamp_list(path: str | Path, *, skip_first_line: bool = False) -> Any:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from starmill.errors import InputError, StarmillError
+from starmill.io.checksums import file_checksum
 from starmill.repository import crash_points, schema
 from starmill.repository.collections import RUN, collection_row
 from starmill.repository.dataset_types import DatasetType
 from starmill.repository.exposures import ExposureRecord
 from starmill.repository.layout import dataset_identifier, validate_collection_name
 from starmill.repository.raw_headers import camera_translator
-from starmill.repository.store import copy_file, file_checksum
+from starmill.repository.store import copy_file
 from starmill.repository.transaction import DatasetConflictError, chunks
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 
 from starmill.errors import InputError, nearest_name
 from starmill.io.atomic import atomic_path
+from starmill.io.checksums import file_checksum
 from starmill.repository.formatters import formatter, read_dataset
-from starmill.repository.store import file_checksum
 
 Entry = tuple[str, str | Path] | tuple[str, str | Path, Mapping[str, Any]]
 

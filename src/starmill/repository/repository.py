@@ -13,6 +13,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from starmill.errors import InputError, RepositoryError, nearest_name
+from starmill.io.checksums import file_checksum
 from starmill.repository import crash_points, schema
 from starmill.repository.calibrations import CalibrationTable, load_calibrations
 from starmill.repository.collections import (
@@ -44,7 +45,7 @@ from starmill.repository.query import SkySearch, exposure_rows, search
 from starmill.repository.recovery import recover, undo_entry
 from starmill.repository.registry import Registry, can_write
 from starmill.repository.sky_overlap import corners_of
-from starmill.repository.store import file_checksum, open_store
+from starmill.repository.store import open_store
 from starmill.repository.transaction import apply_payload, rename_replacements
 
 _IMPLIED = ("night", "visit", "filter", "band")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from starmill.errors import InputError, RepositoryError
+from starmill.io.checksums import file_checksum
 from starmill.repository import crash_points
 from starmill.repository.layout import PRIVATE_FOLDER, RUNS_FOLDER, check_relative
 
@@ -80,12 +81,6 @@ class Store(Protocol):
 
     def fetch_journals(self) -> None:
         """Bring all kept journals to this machine, if they are elsewhere."""
-
-
-def file_checksum(path: Path | str) -> str:
-    """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from starmill.errors import RepositoryError
+from starmill.io.checksums import file_checksum
 from starmill.repository import schema
 from starmill.repository.journal import all_entries
 from starmill.repository.recovery import recover
 from starmill.repository.registry import Registry
-from starmill.repository.store import file_checksum
 from starmill.repository.transaction import DatasetConflictError, apply_payload, chunks
 
 if TYPE_CHECKING:
