@@ -11,14 +11,17 @@ def test_zones_count_pixels_from_the_edge_of_the_data():
     valid = np.ones((40, 60), bool)
     assert border_zones(valid, FWHM) is None
     valid[:, :5] = False
-    zones = border_zones(valid, 4.0)  # a quarter of a beam is a pixel
+    border = border_zones(valid, 4.0)  # a quarter of a beam is a pixel
+    zones = border.zones
+    np.testing.assert_array_equal(zones[border.y, border.x], border.number)
+    assert border.number.size == np.count_nonzero(zones)
     distance = np.arange(1, 56)
     expected = np.digitize(distance, [2, 3, 5, 9, 17])  # zone widths 1, 1, 2, 4 and 8 pixels
     np.testing.assert_array_equal(zones[20, 5:], np.where(expected < 5, expected + 1, 0))
     assert not zones[~valid].any()
     np.testing.assert_array_equal(zones[0], zones[20])  # the edge of the array is no edge of the data
-    np.testing.assert_array_equal(border_zones(valid.T, 4.0), zones.T)
-    wide = border_zones(valid, 8.0)
+    np.testing.assert_array_equal(border_zones(valid.T, 4.0).zones, zones.T)
+    wide = border_zones(valid, 8.0).zones
     assert (wide[:, 5:7] == 1).all()
     assert (wide[:, 7:9] == 2).all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,33 @@ from numpy.typing import NDArray
 
 from starmill.numerics.statistics import MAD_TO_SIGMA
 
-__all__ = ["border_zones", "zone_factors"]
+__all__ = ["BorderZones", "border_zones", "zone_factors"]
 
 ZONES = (1, 1, 2, 4, 8)  # widths of the zones in quarters of a beam, outermost first
 ENOUGH = 200  # pixels of a zone; a median absolute deviation of fewer is too uncertain to change anything
 
 
-def border_zones(valid: NDArray[np.bool_], fwhm: float) -> NDArray[np.uint8] | None:
+@dataclass(frozen=True, slots=True)
+class BorderZones:
+    """Zones along the edge of the data, and the list of their pixels.
+
+    Attributes
+    ----------
+    zones : (ny, nx) uint8 array
+        1 for the outermost zone, 0 far from all pixels without data and on these.
+    y, x : (n,) int arrays
+        Pixels of all zones.
+    number : (n,) uint8 array
+        Their zones.
+    """
+
+    zones: NDArray[np.uint8]
+    y: NDArray[np.int64]
+    x: NDArray[np.int64]
+    number: NDArray[np.uint8]
+
+
+def border_zones(valid: NDArray[np.bool_], fwhm: float) -> BorderZones | None:
     """Return numbered zones along the edge of the data by their distance from it.
 
     Parameters
@@ -27,8 +48,8 @@ def border_zones(valid: NDArray[np.bool_], fwhm: float) -> NDArray[np.uint8] | N
 
     Returns
     -------
-    zones : (ny, nx) uint8 array or None
-        1 for the outermost zone, 0 far from all pixels without data and on these; None when there are none.
+    border : BorderZones or None
+        None when every pixel has data.
     """
     if valid.all():
         return None
@@ -38,7 +59,8 @@ def border_zones(valid: NDArray[np.bool_], fwhm: float) -> NDArray[np.uint8] | N
         smaller = _eroded(inside, width * unit)
         zones[inside & ~smaller] = number
         inside = smaller
-    return zones
+    y, x = np.divmod(np.flatnonzero(zones), valid.shape[1])
+    return BorderZones(zones, y, x, zones[y, x])
 
 
 def _eroded(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:

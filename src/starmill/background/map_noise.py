@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starmill.background.border_noise import zone_factors
+from starmill.background.border_noise import BorderZones, zone_factors
 from starmill.background.gaussian_mean import blanked, smooth_map
 from starmill.errors import AlgorithmError
 from starmill.numerics.statistics import mesh_statistics
@@ -127,18 +127,18 @@ class CellNoise:
     zones: NDArray[np.uint8] | None = None
     factors: NDArray[np.float32] | None = None
 
-    def beside_border(self, image: NDArray[Any], zones: NDArray[np.uint8]) -> CellNoise:
+    def beside_border(self, image: NDArray[Any], border: BorderZones) -> CellNoise:
         """Return the noise with the zones along the edge of the data measured by themselves.
 
         Parameters
         ----------
         image : (ny, nx) array
             The map whose noise this is.
-        zones : (ny, nx) uint8 array
+        border : BorderZones
         """
-        y, x = np.nonzero(zones)
-        factors = zone_factors(image[y, x] / self.at(x, y), zones[y, x])
-        return CellNoise(self.level, self.shape, zones, factors)
+        x, y = border.x, border.y
+        factors = zone_factors(image[y, x] / self.at(x, y), border.number)
+        return CellNoise(self.level, self.shape, border.zones, factors)
 
     def at(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
         """Return the noise at pixel positions."""
@@ -262,7 +262,7 @@ def noise_model(
     half: int,
     uniform: bool = False,
     given_rms: NDArray[Any] | None = None,
-    zones: NDArray[np.uint8] | None = None,
+    border: BorderZones | None = None,
     overwrite: bool = False,
 ) -> tuple[NDArray[np.float32], MapNoise]:
     """Smooth level, local rms and correlation of a map without its sources.
@@ -282,7 +282,7 @@ def noise_model(
         One rms for the whole map.
     given_rms : (ny, nx) array, optional
         Noise of every pixel as somebody else knows it: its pattern is kept, its scale is measured.
-    zones : (ny, nx) uint8 array, optional
+    border : BorderZones, optional
         Zones along the edge of the data, in which the local rms is scaled to what is measured there.
     overwrite : bool
         Whether ``residual`` is no longer needed and may serve as working space.
@@ -305,9 +305,9 @@ def noise_model(
         rms = np.full(residual.shape, number)
     else:
         rms = local_rms(scaled, use, rms_sigma, wanted=valid)
-        if zones is not None and pattern is None:
-            edge = np.nonzero(zones)
+        if border is not None and pattern is None:
+            edge = border.y, border.x
             ratio = np.where(use[edge], scaled[edge] / rms[edge], np.nan)
-            rms[edge] *= zone_factors(ratio, zones[edge])[zones[edge]]
+            rms[edge] *= zone_factors(ratio, border.number)[border.number]
     correlation = noise_correlation(scaled, use, half, rms)
     return level, MapNoise(rms if pattern is None else rms * pattern, correlation)

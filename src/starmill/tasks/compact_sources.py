@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from starmill.background.border_noise import border_zones
+from starmill.background.border_noise import BorderZones, border_zones
 from starmill.background.gaussian_mean import mean_around, smooth_map
 from starmill.background.map_noise import CellNoise, MapNoise, cell_rms, noise_model, valid_sample
 from starmill.datamodel.cube import SkyMap
@@ -48,7 +48,7 @@ class _Prepared:
     image: NDArray[np.float32]
     valid: NDArray[np.bool_]
     rms: NDArray[np.float32] | None
-    zones: NDArray[np.uint8] | None
+    border: BorderZones | None
     zero: float
     scale: float
     axes: tuple[float, float]
@@ -197,8 +197,8 @@ class CompactSourcesTask(Task):
         if sky_map.rms is not None:
             rms = np.where(valid, sky_map.rms / scale, 1.0).astype(np.float32)
         fwhm = sigma * FWHM_PER_SIGMA
-        zones = border_zones(valid, fwhm) if rms is None and self.config.detection.noise == "local" else None
-        return _Prepared(image, valid, rms, zones, zero, scale, axes[:2], axes[2], sigma, fwhm)
+        border = border_zones(valid, fwhm) if rms is None and self.config.detection.noise == "local" else None
+        return _Prepared(image, valid, rms, border, zero, scale, axes[:2], axes[2], sigma, fwhm)
 
     def _filter_name(self, data: _Prepared) -> str:
         name = self.config.detection.filter
@@ -215,8 +215,8 @@ class CompactSourcesTask(Task):
         noise = cell_rms(
             filtered, data.valid, max(24, int(config.noise_cell * data.fwhm)) if local else max(image.shape)
         )
-        if data.zones is not None:
-            noise = noise.beside_border(filtered, data.zones)
+        if data.border is not None:
+            noise = noise.beside_border(filtered, data.border)
         if config.rms is not None:
             level = np.full((1, 1), config.rms / data.scale * filter_gain(filter_name, data.sigma))
             noise = CellNoise(level, image.shape)
@@ -328,7 +328,7 @@ class CompactSourcesTask(Task):
         return noise_model(
             residual, data.valid, clear, level_sigma=config.level_scale * data.sigma,
             rms_sigma=config.rms_scale * data.sigma, half=half, uniform=config.uniform, given_rms=data.rms,
-            zones=data.zones, overwrite=True,
+            border=data.border, overwrite=True,
         )  # fmt: skip
 
     def _final_fit(
