@@ -156,6 +156,19 @@ def test_a_product_is_made_again_to_the_same_bytes(make_numbers, request_for, tm
         assert verify(repository).is_clean
 
 
+def test_the_status_is_complete_before_the_first_quantum(make_numbers, request_for):
+    root, seen = make_numbers(3), []
+
+    def look(event):
+        if event["event"] == "run_started":
+            with Repository(root, writable=False) as repository:
+                seen.extend(sessions(repository))
+
+    run_pipeline(request_for(root), sinks=[look])
+    assert seen[0]["state"] == "running"
+    assert seen[0]["counts"]["add"]["total"] == 3
+
+
 def test_events_tell_the_story(make_numbers, request_for):
     root = make_numbers(2, {1: "fail"})
     events = []
@@ -184,6 +197,7 @@ def test_an_interrupted_run_goes_on(make_numbers, request_for):
     with Repository(root) as repository:
         assert verify(repository).is_clean
         assert sessions(repository)[0]["state"] == "interrupted"
+        assert "running" not in sessions(repository)[0]["counts"]["add"]
     summary = run_pipeline(request_for(root))
     assert summary.exit_code == 0
     assert summary.total("cached") > 0

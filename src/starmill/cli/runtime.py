@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
@@ -25,6 +26,8 @@ __all__ = [
     "print_json",
     "resolve_config",
 ]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # the machine's state, no fault of the program
 
 
 class Settings:
@@ -153,6 +156,11 @@ def exit_code_of(call: Callable[[], Any], arguments: Sequence[str] | None = None
             return _say("interrupted", 130)
         if detail:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            where = f"{error.filename}: " if error.filename else ""
+            return _say(
+                f"error: {where}{error.strerror}; nothing half written is kept, repeat when there is room", 3
+            )
         hint = "" if detail else " (-vv shows where)"
         return _say(f"internal error: {type(error).__name__}: {error}{hint}", 70)
     return result if isinstance(result, int) else 0

@@ -179,6 +179,10 @@ class Runner:
         return idle or len(self._finished) >= self.options.group_size or waited > self.options.group_seconds
 
     def _prepare(self) -> None:
+        for node in self.graph.pipeline.nodes:
+            self.summary.counts[node.label] = {"total": 0}
+        for quantum in self.graph.quanta:
+            self.summary.counts[quantum.node.label]["total"] += 1
         pipeline_text = canonical(self.graph.pipeline.to_dict())
         self._pipeline_checksum = text_checksum(pipeline_text)
         self._versions_checksum = text_checksum(canonical(versions()))
@@ -203,10 +207,6 @@ class Runner:
         self._retries: deque[dict[str, Any]] = deque()
         self._stopped = False
         self._first_finished = 0.0
-        for node in self.graph.pipeline.nodes:
-            self.summary.counts[node.label] = {"total": 0}
-        for quantum in self.graph.quanta:
-            self.summary.counts[quantum.node.label]["total"] += 1
         self.emit(
             "run_started", run=self.run_name, pipeline=self.graph.pipeline.name, counts=self.summary.counts
         )
@@ -508,7 +508,7 @@ class Runner:
 
     def _session_row(self, state: str) -> dict[str, Any]:
         counts = {label: dict(states) for label, states in self.summary.counts.items()}
-        for index in self._work:
+        for index in self._work if state == "running" else ():
             label = self.graph.quanta[index].node.label
             counts[label]["running"] = counts[label].get("running", 0) + 1
         return {
