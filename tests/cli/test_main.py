@@ -1,5 +1,6 @@
 """The command line: verbs, help, exit codes."""
 
+import errno
 import subprocess
 import sys
 
@@ -90,3 +91,14 @@ def test_later_layers_win(tmp_path):
     assert (config.threshold, config.bin) == (7, 20)
     with pytest.raises(ConfigError, match="did you mean 'threshold'"):
         resolve_config(ToyConfig, make_settings(tmp_path, [], ["treshold=1"]))
+
+
+def test_a_full_disk_is_no_internal_error(capsys):
+    def write():
+        raise OSError(errno.ENOSPC, "No space left on device", "catalog.fits")
+
+    assert exit_code_of(write, []) == 3
+    assert (
+        "error: catalog.fits: No space left on device; nothing half written is kept"
+        in capsys.readouterr().err
+    )
