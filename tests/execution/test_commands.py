@@ -44,6 +44,8 @@ def test_from_raw_frames_to_post_isr_in_five_commands(tmp_path, night, call):
     code, out, _ = call("run", "calibs", "-r", data, "-i", "raw/simcam", "-o", "masters", "--dry-run")
     assert code == 0
     assert "bias: 1 quanta (found 3 frames)" in out
+    assert "bias: about" in out
+    assert "typical of the task, which has not run here yet" in out
     assert call("run", "calibs", "-r", data, "-i", "raw/simcam", "-o", "masters", "-q")[0] == 0
     assert call("repo", "certify", data, "calib", "bias", "dark", "flat", "-i", "masters")[0] == 0
     command = (

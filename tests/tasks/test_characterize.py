@@ -8,9 +8,11 @@ from starmill.datamodel.exposure import Exposure, ObservationInfo
 from starmill.datamodel.psf import GaussianPsf, PixelBasisPsf
 from starmill.datamodel.psf_models import MoffatPsf
 from starmill.errors import AlgorithmError, ConfigError, NoDataError
+from starmill.tasks.base import Result, Task
 from starmill.tasks.characterize import CharacterizeImageConfig, CharacterizeImageTask, check_pixels
 from starmill.tasks.install_psf import InstallGaussianPsfConfig, InstallGaussianPsfTask
 from starmill.tasks.measure_psf import MeasurePsfConfig, MeasurePsfTask
+from starmill.tasks.subtract_background import SubtractBackgroundConfig
 from tests.psf_modelling.star_field import moffat, star_field
 
 
@@ -117,6 +119,38 @@ def test_pixels_used_in_place_or_kept_for_a_debug_hook_give_the_same_bits(exposu
     assert len(rounds) == (2 if keep else 0)
     if keep:  # what a hook has kept of a round is not changed by the rounds after it
         assert not np.array_equal(rounds[0].image, rounds[1].image)
+
+
+class KeepBackgroundConfig(SubtractBackgroundConfig):
+    """Nothing more."""
+
+
+class KeepBackgroundTask(Task):
+    """A user's part that knows nothing of pixels in place and hands on what it was given."""
+
+    Config = KeepBackgroundConfig
+
+    def run(self, *, exposure, background=None):
+        return Result(exposure=exposure, background=list(background or []), mesh=None)
+
+
+def test_parts_of_a_user_need_not_know_of_pixels_in_place(field):
+    config = CharacterizeImageConfig().override(
+        {
+            "background.task": "KeepBackgroundTask",
+            "detect.background.task": "KeepBackgroundTask",
+            "deep": False,
+        }
+    )
+    given = exposure_of(field, sky=0.0)
+    before = given.copy()
+    found = CharacterizeImageTask(config).run(exposure=given)
+    assert len(found.catalog) > 50
+    assert found.background == []
+    for plane in ("image", "variance"):
+        np.testing.assert_array_equal(getattr(given, plane), getattr(before, plane))
+    np.testing.assert_array_equal(given.mask.array, before.mask.array)
+    assert found.exposure.mask.any("DETECTED").any()
 
 
 def test_metadata_tells_the_cost_of_every_part(task, result):

@@ -148,7 +148,14 @@ def _show_plan(prepared: Any, settings: Settings) -> int:
     click.echo(prepared.graph.explain())
     for label, cost in costs.items():
         if cost["cpu_seconds"] is not None:
-            click.echo(f"{label}: about {cost['cpu_seconds']} CPU s, up to {cost['max_rss'] / 1e6:.0f} MB")
+            basis = (
+                ""
+                if cost["basis"] == "earlier runs"
+                else " (typical of the task, which has not run here yet)"
+            )
+            click.echo(
+                f"{label}: about {cost['cpu_seconds']} CPU s, up to {cost['max_rss'] / 1e6:.0f} MB{basis}"
+            )
         elif cost["quanta"]:
             click.echo(f"{label}: cost unknown, this task has not run here yet")
     return 0 if len(prepared.graph) else 4

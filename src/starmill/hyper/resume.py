@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from starmill import __version__
 from starmill.errors import InputError
 from starmill.hyper.options import HyperOptions
+from starmill.io.checksums import remembered_checksum
 from starmill.io.sky_tables import read_sky_table
 
 __all__ = ["earlier_table", "fingerprint"]
@@ -40,22 +40,11 @@ def fingerprint(path: Any, options: HyperOptions, changes: Mapping[str, Any] | N
         files += [p for p in (options.root / table, options.input_path(table)) if p.is_file()][:1]
     parts = {
         "version": __version__,
-        "files": [_file_checksum(p) for p in files if p.is_file()],
+        "files": [remembered_checksum(p) for p in files if p.is_file()],
         "options": {k: v for k, v in options.values.items() if not k.startswith(WITHOUT_INFLUENCE)},
         "changes": dict(changes or {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _file_checksum(path: Path) -> str:
-    state = path.stat()
-    return _checksum(path, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _checksum(path: Path, size: int, time: int) -> str:  # noqa: ARG001  the file as it is: a cube is asked for once a channel
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def earlier_table(

@@ -6,7 +6,6 @@ driven by a repository can be driven by it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from starmill.errors import InputError, nearest_name
 from starmill.io.atomic import atomic_path
-from starmill.io.checksums import file_checksum
+from starmill.io.checksums import remembered_checksum
 from starmill.repository.formatters import formatter, read_dataset
 
 Entry = tuple[str, str | Path] | tuple[str, str | Path, Mapping[str, Any]]
@@ -47,13 +46,7 @@ class LooseFile:
     @property
     def checksum(self) -> str:
         """SHA-256 of the file."""
-        status = self.path.stat()
-        return _checksum(str(self.path), status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _checksum(path: str, size: int, time: int) -> str:  # noqa: ARG001  size and time tell when to read again
-    return file_checksum(path)
+        return remembered_checksum(self.path)
 
 
 class LooseFiles:

@@ -66,12 +66,16 @@ class Task:
     metadata : dict
         CPU seconds, wall seconds and peak memory (MB) of every timed block of the last run, and numbers
         that the task recorded.
+    typical_cost : (float, float) or None
+        CPU seconds, and memory in MB above that of the libraries, for a million pixels of the first input; what a
+        dry run tells of a task that was never run.
     """
 
     Config: ClassVar[type[Config]] = Config
     default_name: ClassVar[str] = ""
     reads: ClassVar[dict[str, str]] = {}
     writes: ClassVar[dict[str, str]] = {}
+    typical_cost: ClassVar[tuple[float, float] | None] = None
 
     run: Callable[..., Result]
 
@@ -161,6 +165,10 @@ class Task:
     def full_metadata(self) -> dict[str, dict[str, Any]]:
         """Return the records of this task and of its parts by full name, with ``:`` for the dots."""
         return {name.replace(".", ":"): dict(task.metadata) for name, task in self.task_dict().items()}
+
+    def in_place(self, wanted: bool) -> dict[str, bool]:
+        """Return the argument that lets :meth:`run` change what it is given, when wanted and when this task knows it."""
+        return {"in_place": True} if wanted and "in_place" in inspect.signature(self.run).parameters else {}
 
     def debug_hook(self, name: str, **items: Any) -> None:
         """Show intermediate results to whoever asked for them when the task was built."""

@@ -93,6 +93,7 @@ class BuildCalibrationTask(Task):
 
     Config = BuildCalibrationConfig
     default_name = "build_calibration"
+    typical_cost: ClassVar[tuple[float, float] | None] = (0.02, 1.5)
     reads: ClassVar[dict[str, str]] = {"frames": "raw"}
     writes: ClassVar[dict[str, str]] = {"master": "master"}
 

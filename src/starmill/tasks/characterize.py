@@ -82,6 +82,7 @@ class CharacterizeImageTask(Task):
 
     Config = CharacterizeImageConfig
     default_name = "characterize"
+    typical_cost: ClassVar[tuple[float, float] | None] = (0.55, 60)
     reads: ClassVar[dict[str, str]] = {"exposure": "post_isr"}
     writes: ClassVar[dict[str, str]] = {
         "characterized": "characterized", "catalog": "catalog", "background": "background", "psf_stars": "psf_stars",
@@ -105,10 +106,10 @@ class CharacterizeImageTask(Task):
         schema = self.subtasks["measure_deep"].output_schema(Schema([*before.values(), *PSF_COLUMNS]))
         return self._corrected_schema(schema) if self.config.correct_apertures else schema
 
-    @property
-    def owns_pixels(self) -> bool:
-        """Whether the steps may change the exposure they hand on: only when no debug hook keeps those before."""
-        return self._debug is None
+    def run_in_place(self, name: str, **inputs: Any) -> Result:
+        """Run a step that may change the exposure it is given, unless a debug hook keeps the exposures it was shown."""
+        part = self.subtasks[name]
+        return part.run(**inputs, **part.in_place(self._debug is None))
 
     def empty_catalog(self) -> Catalog:
         """Return a catalogue without sources that has the columns of the result."""
@@ -153,14 +154,17 @@ class CharacterizeImageTask(Task):
         work = exposure
         if self.config.measure_psf_model or exposure.psf is None:
             work = self.subtasks["install_psf"].run(exposure=work).exposure
-        found = self.subtasks["background"].run(exposure=work, in_place=in_place)
+        subtract = self.subtasks["background"]
+        found = subtract.run(exposure=work, **subtract.in_place(in_place))
         work, backgrounds = found.exposure, backgrounds + list(found.background)
+        if not in_place and share_pixels(work, exposure):  # from here on the steps change what they are given
+            work = work.copy()
         rounds = self.config.psf_iterations if self.config.measure_psf_model else 1
         bright = Result(exposure=work, background=backgrounds)
         for iteration in range(rounds):
             bright = self.detect_measure_and_estimate_psf(bright, iteration, exposure_id)
         check_sigma(bright.exposure)
-        work = self.subtasks["repair"].run(exposure=bright.exposure, in_place=self.owns_pixels).exposure
+        work = self.run_in_place("repair", exposure=bright.exposure).exposure
         self.debug_hook("repair", exposure=work)
         if self.config.deep:
             final = self.find_and_measure_deep(work, bright, exposure_id)
@@ -185,7 +189,7 @@ class CharacterizeImageTask(Task):
         Parameters
         ----------
         before : Result
-            ``exposure`` with a PSF, and the ``background`` list.
+            ``exposure`` with a PSF, whose pixels are changed, and the ``background`` list.
         iteration : int
         exposure_id : int
 
@@ -197,14 +201,10 @@ class CharacterizeImageTask(Task):
         work = before.exposure
         if self.config.measure_psf_model and self.config.use_simple_psf and iteration > 0:
             work = self.subtasks["install_psf"].run(exposure=work).exposure
-        work = (
-            self.subtasks["repair"]
-            .run(exposure=work, keep_cosmic_rays=True, in_place=self.owns_pixels)
-            .exposure
-        )
+        work = self.run_in_place("repair", exposure=work, keep_cosmic_rays=True).exposure
         self.debug_hook("repair_iter", exposure=work, iteration=iteration)
-        found = self.subtasks["detect"].run(
-            exposure=work, background=before.background, exposure_id=exposure_id, in_place=self.owns_pixels
+        found = self.run_in_place(
+            "detect", exposure=work, background=before.background, exposure_id=exposure_id
         )
         work = found.exposure
         self.debug_hook("background_iter", exposure=work, background=found.background, iteration=iteration)
@@ -235,18 +235,15 @@ class CharacterizeImageTask(Task):
         return result
 
     def find_and_measure_deep(self, exposure: Exposure, bright: Result, exposure_id: int) -> Result:
-        """Detect and measure all sources with the final PSF; the flags of the PSF stars are carried over.
+        """Detect and measure all sources with the final PSF, on the exposure itself; flags of PSF stars are carried over.
 
         Returns
         -------
         result : Result
             ``exposure``, ``background``, ``catalog``.
         """
-        found = self.subtasks["detect_deep"].run(
-            exposure=exposure,
-            background=bright.background,
-            exposure_id=exposure_id,
-            in_place=self.owns_pixels,
+        found = self.run_in_place(
+            "detect_deep", exposure=exposure, background=bright.background, exposure_id=exposure_id
         )
         work, sources = found.exposure, found.catalog
         if self.config.deblend_deep:
@@ -276,6 +273,12 @@ class CharacterizeImageTask(Task):
         fields = dict.fromkeys(names, (unit.field, unit.error))
         corrected: Catalog = task.apply(empty, fields, stars=dict.fromkeys(names, unit))
         return corrected.schema
+
+
+def share_pixels(one: Exposure, other: Exposure) -> bool:
+    """Whether image, mask or variance of two exposures lie in the same memory."""
+    planes = ((one.image, other.image), (one.mask.array, other.mask.array), (one.variance, other.variance))
+    return any(np.may_share_memory(a, b) for a, b in planes)
 
 
 def carry_flags(source: Catalog, target: Catalog, radius: float = 2.0) -> Catalog:

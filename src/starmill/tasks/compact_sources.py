@@ -67,6 +67,7 @@ class CompactSourcesTask(Task):
 
     Config = CompactSourcesConfig
     default_name = "compact_sources"
+    typical_cost: ClassVar[tuple[float, float] | None] = (0.4, 30)
     reads: ClassVar[dict[str, str]] = {"sky_map": "sky_map"}
     writes: ClassVar[dict[str, str]] = {
         "catalog": "compact_sources",

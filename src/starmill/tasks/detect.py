@@ -195,7 +195,7 @@ class SourceDetectionTask(Task):
         backgrounds = list(background or [])
         if self.config.re_estimate_background:
             # the mask is this task's own by now, the image is that of the caller
-            measured = self.background.run(exposure=work, in_place=in_place)
+            measured = self.background.run(exposure=work, **self.background.in_place(in_place))
             work = measured.exposure
             backgrounds += measured.background
         if self.config.polarity == "positive":

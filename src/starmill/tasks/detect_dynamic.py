@@ -107,7 +107,7 @@ class DynamicDetectionTask(SourceDetectionTask):
         backgrounds = list(background or [])
         level = 0.0
         if config.re_estimate_background:
-            measured = self.subtasks["background"].run(exposure=work, in_place=in_place)
+            measured = self.background.run(exposure=work, **self.background.in_place(in_place))
             work, backgrounds = measured.exposure, backgrounds + measured.background
         if config.tweak_background:
             _, level = self.measure_sky(work, self.smooth(work, sigma), exposure_id)

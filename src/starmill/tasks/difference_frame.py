@@ -74,6 +74,7 @@ class DifferenceFrameTask(Task):
 
     Config = DifferenceFrameConfig
     default_name = "difference_frame"
+    typical_cost: ClassVar[tuple[float, float] | None] = (0.6, 60)
     reads: ClassVar[dict[str, str]] = {"template": "template", "science": "calibrated"}
     writes: ClassVar[dict[str, str]] = {
         "difference": "difference",

@@ -98,6 +98,7 @@ class IsrTask(Task):
 
     Config = IsrConfig
     default_name = "isr"
+    typical_cost: ClassVar[tuple[float, float] | None] = (0.05, 50)
     reads: ClassVar[dict[str, str]] = {"raw": "raw", "bias": "bias", "dark": "dark", "flat": "flat"}
     writes: ClassVar[dict[str, str]] = {"exposure": "post_isr"}
 

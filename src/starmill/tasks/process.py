@@ -30,6 +30,7 @@ class ProcessFrameTask(Task):
 
     Config = ProcessFrameConfig
     default_name = "process"
+    typical_cost: ClassVar[tuple[float, float] | None] = (0.7, 60)
     reads: ClassVar[dict[str, str]] = {"raw": "raw", "bias": "bias", "dark": "dark", "flat": "flat"}
     writes: ClassVar[dict[str, str]] = {"exposure": "characterized", "catalog": "catalog"}
 
@@ -73,4 +74,5 @@ class ProcessFrameTask(Task):
             exposure = self.subtasks["isr"].run(raw=raw, bias=bias, dark=dark, flat=flat).exposure
         else:
             exposure = self.subtasks["prepare"].run(exposure=exposure).exposure
-        return self.subtasks["characterize"].run(exposure=exposure, in_place=self._debug is None)
+        characterize = self.subtasks["characterize"]
+        return characterize.run(exposure=exposure, **characterize.in_place(self._debug is None))
