@@ -103,6 +103,7 @@ def write_frames(folder: Path, count: int, seed: int) -> list[Path]:
         with fits.open(template) as hdus:
             start = np.datetime64("2026-03-01T00:00:00") + np.timedelta64(number, "s")
             hdus[0].header["DATE-OBS"] = str(start)
+            hdus[0].header["MJD-OBS"] = (start - np.datetime64("1858-11-17")) / np.timedelta64(1, "D")
             hdus[0].header["EXPID"] = 1_000_000 + number
             hdus[1].data[5, 5] += number % 7
             hdus.writeto(path)
