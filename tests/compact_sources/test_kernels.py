@@ -10,6 +10,7 @@ from starmill.kernels.cholesky import (
     gram,
     padded_factor,
     padded_width,
+    solve_positive,
     solve_with_factor,
     substitute_rows,
 )
@@ -205,3 +206,14 @@ def test_covariance_of_an_ordinary_fit_with_correlated_noise():
     C = gaussian_groups.pixel_covariance(x, y, noise, correlation, 0.0) / np.outer(noise, noise)
     got = sandwich(V, J, x, y, noise, 1 / noise, correlation)
     np.testing.assert_allclose(got, V @ J @ C @ J.T @ V, rtol=1e-10)
+
+
+def test_solve_positive_is_the_solution_of_the_first_unknowns():
+    rng = np.random.default_rng(8)
+    root = rng.normal(size=(6, 6))
+    matrix, vector, out = root @ root.T, rng.normal(size=6), np.full(6, np.nan)
+    assert solve_positive(matrix.copy(), vector, 4, out)
+    np.testing.assert_allclose(out[:4], np.linalg.solve(matrix[:4, :4], vector[:4]), rtol=1e-10)
+    assert np.isnan(out[4:]).all()
+    matrix[2, 2] = -1.0
+    assert not solve_positive(matrix, vector, 4, out)

@@ -199,3 +199,33 @@ def gram(rows, width, n_rows, N):
     for p in range(n_rows):
         for q in range(p + 1):
             N[p, q] = _row_product(rows, p * width, q * width, width)
+
+
+@njit
+def solve_positive(matrix, vector, n, out):
+    """Solve ``matrix out = vector`` for the first ``n`` unknowns; False when the matrix is not positive definite.
+
+    The plain algorithm, for a few unknowns; the factor replaces the lower triangle of the matrix, all that is read.
+    """
+    for i in range(n):
+        for j in range(i + 1):
+            total = matrix[i, j]
+            for k in range(j):
+                total -= matrix[i, k] * matrix[j, k]
+            if i == j:
+                if not total > 0.0:
+                    return False
+                matrix[i, i] = np.sqrt(total)
+            else:
+                matrix[i, j] = total / matrix[j, j]
+    for i in range(n):
+        total = vector[i]
+        for k in range(i):
+            total -= matrix[i, k] * out[k]
+        out[i] = total / matrix[i, i]
+    for i in range(n - 1, -1, -1):
+        total = out[i]
+        for k in range(i + 1, n):
+            total -= matrix[k, i] * out[k]
+        out[i] = total / matrix[i, i]
+    return True

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from starmill.kernels._jit import fast_njit, njit
-from starmill.kernels.cholesky import dot
+from starmill.kernels.cholesky import dot, solve_positive
 from starmill.kernels.gaussian_mixtures import N_ROWS, WIDTH, mixture, model_row
 from starmill.kernels.source_pixels import hide_source, largest_footprint, show_source
 
@@ -175,30 +175,10 @@ def _freeze_bounded(p, free, log_indices, matrix, vector):
 def _damped_step(matrix, vector, free, damping, factor, step):
     """Solve (M + damping diag M) step = vector by Cholesky; False when it is not positive."""
     for a in range(free):
-        for b in range(a + 1):
-            total = matrix[a, b]
-            if a == b:
-                total *= 1.0 + damping
-                total += 1e-300
-            for c in range(b):
-                total -= factor[a, c] * factor[b, c]
-            if a == b:
-                if not total > 0.0:
-                    return False
-                factor[a, a] = np.sqrt(total)
-            else:
-                factor[a, b] = total / factor[b, b]
-    for a in range(free):
-        total = vector[a]
-        for c in range(a):
-            total -= factor[a, c] * step[c]
-        step[a] = total / factor[a, a]
-    for a in range(free - 1, -1, -1):
-        total = step[a]
-        for c in range(a + 1, free):
-            total -= factor[c, a] * step[c]
-        step[a] = total / factor[a, a]
-    return True
+        for b in range(a):
+            factor[a, b] = matrix[a, b]
+        factor[a, a] = matrix[a, a] * (1.0 + damping) + 1e-300
+    return solve_positive(factor, vector, free, step)
 
 
 @njit

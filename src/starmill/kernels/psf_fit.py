@@ -13,35 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from starmill.kernels._jit import fast_njit, njit
+from starmill.kernels.cholesky import solve_positive
 
 _N_MAX = 8
-
-
-@njit
-def _cholesky_solve(matrix, vector, n, out):
-    """Solve ``matrix out = vector`` in place for a positive definite matrix; False when it is not."""
-    for i in range(n):
-        for j in range(i + 1):
-            total = matrix[i, j]
-            for k in range(j):
-                total -= matrix[i, k] * matrix[j, k]
-            if i == j:
-                if not total > 0.0:
-                    return False
-                matrix[i, i] = np.sqrt(total)
-            else:
-                matrix[i, j] = total / matrix[j, j]
-    for i in range(n):
-        total = vector[i]
-        for k in range(i):
-            total -= matrix[i, k] * out[k]
-        out[i] = total / matrix[i, i]
-    for i in range(n - 1, -1, -1):
-        total = out[i]
-        for k in range(i + 1, n):
-            total -= matrix[k, i] * out[k]
-        out[i] = total / matrix[i, i]
-    return True
 
 
 @fast_njit
@@ -135,7 +109,7 @@ def fit_profiles(images, weights, parameters, gaussian, fit_beta, max_iterations
                 for j in range(i + 1):
                     damped[i, j] = normal[i, j]
                 damped[i, i] = normal[i, i] * (1.0 + damping) + 1e-30
-            usable = _cholesky_solve(damped, right, n_par, step)
+            usable = solve_positive(damped, right, n_par, step)
             for i in range(_N_MAX):
                 trial[i] = p[i] + (step[i] if i < n_par else 0.0)
             usable = usable and _allowed(trial, image.shape[0])
