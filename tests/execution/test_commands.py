@@ -139,3 +139,21 @@ def test_pictures_of_pipelines(tmp_path, night, call):
     assert code == 2
     assert "neither in .svg nor in .mmd" in err
     assert not (tmp_path / "plan.png").exists()
+
+
+def test_configuration_of_tasks_that_are_left_out_is_no_mistake(call, tmp_path):
+    assert call("repo", "init", tmp_path / "DATA")[0] == 0
+    words = ("run", "process", "-r", tmp_path / "DATA", "--only", "isr", "--config-dump")
+    status, text, _ = call(*words, "--set", "characterize.detect.threshold=8")
+    assert status == 0
+    assert "task: IsrTask" in text
+    assert "CharacterizeImageTask" not in text
+    assert call(*words, "--set", "characterize.detect.thresold=8")[0] == 2
+
+
+@pytest.mark.parametrize("verb", [["run"], ["repo"], ["repo", "put"]])
+def test_help_keeps_the_lines_of_examples(call, verb):
+    status, text, _ = call(*verb, "--help")
+    assert status == 0
+    assert "\\b" not in text
+    assert f"\n    starmill {verb[0]} " in text

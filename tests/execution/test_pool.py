@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
+import pytest
+
+from starmill.execution import quantum_work
 from starmill.execution.messages import MessageBuffer, encode
 from starmill.execution.runner import Runner, RunOptions
 from starmill.execution.session import plan, run_pipeline
@@ -83,6 +87,27 @@ def test_a_quantum_that_wants_too_much_memory_fails(make_numbers, request_for, p
     summary = _run(request_for(root), pool(2, memory=1_500_000_000))
     assert summary.counts["add"]["done"] == 3
     assert summary.errors[0]["type"] == "MemoryError"
+    assert "the 1500 MB that a worker may use" in summary.errors[0]["message"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory", "library.so"),
+        ImportError("library.so: failed to map segment from shared object"),
+        ImportError("library.so: cannot map zero-fill pages"),
+    ],
+)
+def test_every_want_of_memory_is_called_so(monkeypatch, error):
+    def work(message):
+        raise error
+
+    monkeypatch.setattr(quantum_work, "_work", work)
+    said = quantum_work.run_quantum({"id": 1, "attempt": 1})["error"]
+    assert said["type"] == "MemoryError"
+    assert "--mem-limit" in said["message"]
+    assert str(error) in said["message"]
 
 
 def test_the_request_starts_and_ends_a_pool(make_numbers, request_for):

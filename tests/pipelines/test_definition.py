@@ -41,6 +41,8 @@ def test_configuration_comes_in_layers():
         pipeline.override({"add.amoun": 1})
     with pytest.raises(ConfigError, match="did you mean 'add'"):
         pipeline.override({"ad.amount": 1})
+    with pytest.raises(ConfigError, match="belongs to a whole pipeline: run that file"):
+        pipeline.override(pipeline.to_dict())
 
 
 def test_the_file_of_a_camera_configures_tasks_and_their_parts():

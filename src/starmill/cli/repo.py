@@ -18,14 +18,14 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 
 @click.group(context_settings=_HELP)
 def command() -> None:
-    r"""Make and use a data repository.
+    """Make and use a data repository.
 
     \b
     Example:
       starmill repo init DATA
       starmill repo ingest DATA night/*.fits --camera lowell42
       starmill repo query DATA raw "image_type = science" --at 124.6,25.3
-    """
+    """  # noqa: D301  click needs the backspace
 
 
 def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -196,12 +196,12 @@ def ls(repository: str, as_json: bool) -> None:
 @click.option("-o", "--output", "run", required=True, help="Run that takes it.")
 @click.option("--replace", is_flag=True, help="Replace what has this data ID in the run.")
 def put(repository: str, dataset_type: str, file: str, data_id: str, run: str, replace: bool) -> None:
-    r"""Keep the content of FILE as a data set of TYPE with a data ID.
+    """Keep the content of FILE as a data set of TYPE with a data ID.
 
     \b
     Example:
       starmill repo put DATA sky_template deep_r.fits band=r,tract=1,patch=7 -o templates
-    """
+    """  # noqa: D301  click needs the backspace
     from starmill.errors import InputError
     from starmill.repository.data_id import DataId
     from starmill.repository.formatters import read_dataset

@@ -40,7 +40,7 @@ __all__ = ["command"]
 @click.option("--jsonl", is_flag=True, help="Events as lines of JSON on standard output.")
 @common_options
 def command(settings: Settings, pipeline: str, **options: Any) -> int:
-    r"""Run PIPELINE (a standard one or a YAML file) over the data of a repository.
+    """Run PIPELINE (a standard one or a YAML file) over the data of a repository.
 
     What was completed before is not done again: the same command goes on after an interruption.
 
@@ -48,7 +48,7 @@ def command(settings: Settings, pipeline: str, **options: Any) -> int:
     Example:
       starmill run calibs  -r DATA -i raw/lowell42 -o masters -j 2
       starmill run process -r DATA -i raw/lowell42,calib -d "night = 2019-03-25" -j 2
-    """
+    """  # noqa: D301  click needs the backspace
     from starmill.execution.interrupts import terminated_like_interrupted
     from starmill.execution.session import PipelineRequest, plan, run_plan
     from starmill.io.config import dump_yaml
@@ -98,11 +98,10 @@ def command(settings: Settings, pipeline: str, **options: Any) -> int:
 def _configured(definition: Any, settings: Settings, only: tuple[str, ...]) -> Any:
     from starmill.io.config import load_yaml, parse_assignments
 
-    if only:
-        definition = definition.select(only)
     for path in settings.config_files:
         definition = definition.override(load_yaml(path))
-    return definition.override(parse_assignments(settings.assignments))
+    definition = definition.override(parse_assignments(settings.assignments))
+    return definition.select(only) if only else definition
 
 
 def _dump(definition: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ and answers with another (what was written, what it cost, what went wrong). It n
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import resource
@@ -58,18 +59,31 @@ def run_quantum(message: Mapping[str, Any]) -> dict[str, Any]:
         answer["outputs"], answer["metadata"] = _work(message)
     except NoDataError as error:
         answer |= {"status": NO_WORK, "outputs": {}, "error": describe_error(error)}
-    except MemoryError as error:
-        said = describe_error(error)
-        text = said["message"] or "more memory was needed than a worker may use (--mem-limit, divided by -j)"
-        answer |= {"status": FAILED, "outputs": {}, "error": said | {"type": "MemoryError", "message": text}}
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # compiled code wraps an interrupt
             raise KeyboardInterrupt from error
-        answer |= {"status": FAILED, "outputs": {}, "error": describe_error(error)}
+        said = describe_error(error)
+        if _is_want_of_memory(error):
+            said |= {"type": "MemoryError", "message": _memory_text(str(error))}
+        answer |= {"status": FAILED, "outputs": {}, "error": said}
     answer["seconds"] = time.perf_counter() - wall
     answer["cpu_seconds"] = time.process_time() - cpu
     answer["max_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return answer
+
+
+def _is_want_of_memory(error: Exception) -> bool:
+    """Tell whether memory was missing: for an array, for the system, or for a library that was to be loaded."""
+    if isinstance(error, ImportError):
+        return any(words in str(error) for words in ("failed to map", "cannot map", "annot allocate"))
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+
+
+def _memory_text(said: str) -> str:
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    what = f"the {limit / 1e6:.0f} MB" if limit != resource.RLIM_INFINITY else "the memory"
+    text = f"more was needed than {what} that a worker may use (--mem-limit, divided by -j)"
+    return f"{text}: {said}"[:2000] if said else text
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:

@@ -330,7 +330,7 @@ class Runner:
         if previous.status == DONE and not self.options.replace:
             error = DatasetConflictError(
                 f"run '{self.run_name}' holds this product made from other inputs, with another configuration or"
-                " version; write to another run, or replace it"
+                " version; write to another run (-o), or make it again (--replace)"
             )
             self._record_failure(quantum, describe_error(error) | {"traceback": ""})
             return True

@@ -7,6 +7,7 @@ a subclass, registered in :data:`TRANSLATORS` or by an entry point of the group 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -60,6 +61,8 @@ _WCS_CARD = re.compile(
     r"^(CTYPE[12]|CRVAL[12]|CRPIX[12]|CDELT[12]|CROTA[12]|CUNIT[12]|CD[12]_[12]|PC[12]_[12]|PV[12]_\d+"
     r"|LONPOLE|LATPOLE|EQUINOX|RADESYS|(A|B|AP|BP)_(ORDER|\d_\d))$"
 )
+_CLOCK = re.compile(r"\d\d?:\d\d:\d\d(\.\d*)?")
+_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d?):(\d\d):(\d\d(?:\.\d*)?))?")
 _TEXT_CARD = re.compile(r"^(CTYPE[12]|CUNIT[12]|RADESYS)$")
 
 
@@ -79,11 +82,14 @@ class Translator:
                 hint = f"; did you mean {near}?" if near else f" (known: {', '.join(CARDS)})"
                 raise InputError(f"camera {camera.name}: the header has no quantity {quantity!r}{hint}")
         self.camera = camera
+        chosen = {**CARDS, **camera.header}
+        self._cards = {
+            name: (given,) if isinstance(given, str) else tuple(given) for name, given in chosen.items()
+        }
 
     def cards(self, quantity: str) -> tuple[str, ...]:
         """Return the cards that may hold a quantity."""
-        given = self.camera.header.get(quantity, CARDS[quantity])
-        return (given,) if isinstance(given, str) else tuple(given)
+        return self._cards[quantity]
 
     def text(self, header: Mapping[str, Any], quantity: str) -> str:
         """Return the first of the quantity's cards that is not empty, as text."""
@@ -115,7 +121,7 @@ class Translator:
         date = self.text(header, "date")
         if date and "T" not in date:
             clock = self.text(header, "time")
-            if re.fullmatch(r"\d\d?:\d\d:\d\d(\.\d*)?", clock):
+            if _CLOCK.fullmatch(clock):
                 return f"{date}T{clock}"
         return date
 
@@ -293,9 +299,10 @@ def clean_wcs_header(header: Mapping[str, Any]) -> dict[str, Any]:
     return clean
 
 
+@functools.lru_cache(maxsize=64)
 def mjd_of(date: str) -> float:
     """Return the modified Julian date of an ISO 8601 date; NaN when it is none."""
-    match = re.match(r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d?):(\d\d):(\d\d(?:\.\d*)?))?", date)
+    match = _DATE.match(date)
     if not match:
         return float("nan")
     try:

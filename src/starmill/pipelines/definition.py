@@ -191,6 +191,10 @@ class Pipeline:
         known = [node.label for node in self.nodes]
         for path, value in changes.items():
             label, _, rest = path.partition(".")
+            if label not in known and label in _PIPELINE_KEYS:
+                raise ConfigError(
+                    f"'{label}' belongs to a whole pipeline: run that file instead of '{self.name}'"
+                )
             if label not in known:
                 raise ConfigError(_unknown("task", label, known))
             if rest:

@@ -8,7 +8,6 @@ absent.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,9 +256,7 @@ class _Ingest:
             except OSError:
                 if self.mode == "hardlink":
                     raise InputError("cannot be hard-linked: another file system?", path=path) from None
-        checksum = copy_file(path, staged)
-        shutil.copystat(path, staged)
-        return staged, checksum
+        return staged, copy_file(path, staged)
 
 
 def _once_per_exposure(records: Sequence[ExposureRecord]) -> list[dict[str, Any]]:

@@ -109,8 +109,11 @@ def dataset_path(
     path : str
         Relative, with forward slashes, below ``runs/``.
     """
-    values = {name: _escape(str(value)) for name, value in {**known, **data_id}.items() if value is not None}
-    values |= {"dataset_type": dataset_type, "name": file_name(dataset_type, data_id, extension)}
+    values = {"dataset_type": dataset_type, "name": file_name(dataset_type, data_id, extension)}
+    for name in _words(template):
+        value = data_id[name] if name in data_id else known.get(name)
+        if value is not None:
+            values[name] = _escape(str(value))
     parts = []
     for piece, fields in _pieces(template):
         if "run" in fields:
@@ -129,6 +132,13 @@ def _pieces(template: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     )
 
 
+@functools.cache
+def _words(template: str) -> tuple[str, ...]:
+    """Return the words in braces of a template that a data ID or its exposure gives."""
+    words = {field for _, fields in _pieces(template) for field in fields}
+    return tuple(sorted(words - {"run", "dataset_type", "name"}))
+
+
 def file_name(dataset_type: str, data_id: DataId, extension: str) -> str:
     """Return a readable file name, unique for type and data ID, as ``raw_cam_exp00000126_det000.fits``."""
     parts = [dataset_type]
@@ -145,6 +155,7 @@ def file_name(dataset_type: str, data_id: DataId, extension: str) -> str:
     return "_".join(parts) + extension
 
 
+@functools.lru_cache(maxsize=4096)
 def _escape(text: str) -> str:
     """Write characters that separate or could be misread as ``=`` and their UTF-8 bytes in hexadecimal."""
     return re.sub(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +19,7 @@ from starmill.repository import crash_points
 from starmill.repository.layout import PRIVATE_FOLDER, RUNS_FOLDER, check_relative
 
 _BLOCK = 1 << 20
+_SYNC_THREADS = 16
 
 
 class Store(Protocol):
@@ -92,26 +93,27 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sync_files(paths: Sequence[Path]) -> None:
+def sync_files(paths: Sequence[str]) -> None:
     """Make the content of files durable; several at once, because file systems commit them together."""
     if len(paths) < 3:
-        for path in paths:
-            _sync_file(path)
+        _sync_some(paths)
         return
-    with ThreadPoolExecutor(min(16, len(paths))) as threads:
-        for _ in threads.map(_sync_file, paths):
+    count = min(_SYNC_THREADS, len(paths))
+    with ThreadPoolExecutor(count) as threads:
+        for _ in threads.map(_sync_some, [paths[start::count] for start in range(count)]):
             pass
 
 
-def _sync_file(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:  # renamed by an earlier attempt
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync_some(paths: Sequence[str]) -> None:
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # renamed by an earlier attempt
+            continue
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def open_store(root: str | Path) -> Store:
@@ -197,7 +199,7 @@ class LocalStore:
         folders: dict[str, Path] = {}
         pairs = list(moves)
         crash_points.reach("store: before sync of staged files")
-        sync_files([self.root / token for token, _ in pairs])
+        sync_files([f"{self.root}/{token}" for token, _ in pairs])
         crash_points.reach("store: after sync of staged files")
         for token, path in pairs:
             name, _, _ = check_relative(path).rpartition("/")
@@ -320,7 +322,7 @@ def _is_unfinished(entry: Path) -> bool:
 
 
 def copy_file(source: Path, target: Path) -> str:
-    """Copy a file and return the SHA-256 of what was copied.
+    """Copy a file with its mode and times, and return the SHA-256 of what was copied.
 
     Parameters
     ----------
@@ -334,17 +336,34 @@ def copy_file(source: Path, target: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with open(source, "rb", buffering=0) as reader, open(target, "xb", buffering=0) as writer:  # noqa: PTH123
-            while block := reader.read(_BLOCK):
+        reader = os.open(source, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path=source) from error
+    try:
+        state = os.fstat(reader)
+        writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            while block := _read_block(reader, source):
                 crash_points.reach("store: before write of a block")
                 digest.update(block)
                 _write_whole(writer, block)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"cannot be read: {error.strerror}", path=source) from error
+            os.fchmod(writer, stat.S_IMODE(state.st_mode))
+            os.utime(writer, ns=(state.st_atime_ns, state.st_mtime_ns))
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
     return digest.hexdigest()
 
 
-def _write_whole(stream: io.FileIO, block: bytes) -> None:
+def _read_block(descriptor: int, source: Path) -> bytes:
+    try:
+        return os.read(descriptor, _BLOCK)
+    except OSError as error:  # a folder, or a disk that fails
+        raise InputError(f"cannot be read: {error.strerror}", path=source) from error
+
+
+def _write_whole(descriptor: int, block: bytes) -> None:
     rest = memoryview(block)
     while rest:
-        rest = rest[stream.write(rest) :]
+        rest = rest[os.write(descriptor, rest) :]
