@@ -30,6 +30,11 @@ def test_columns_slots_and_other_names():
     assert moved["slot_psf_flux"] is moved["aperture_flux"]
     assert set(catalog.extract("psf_flux*")) == {"psf_flux", "psf_flux_flag"}
     assert list(catalog.extract("base_*")) == ["base_PsfFlux_instFlux"]
+    assert set(catalog.extract("slot_*")) == {"slot_psf_flux", "slot_psf_flux_flag"}
+    theirs = catalog.with_columns({}, aliases={"slot_PsfFlux_instFlux": "slot_psf_flux"})
+    assert theirs["slot_PsfFlux_instFlux"] is theirs["psf_flux"]
+    moved = theirs.with_slots(psf_flux="aperture_flux")  # their name follows the slot
+    assert moved["slot_PsfFlux_instFlux"] is moved["aperture_flux"]
     assert list(catalog.schema.extract("*_flag")) == ["psf_flux_flag"]
 
 
@@ -64,6 +69,9 @@ def test_sorting_puts_unknown_last_and_copies_are_contiguous():
     catalog = make_catalog()
     assert catalog.sorted("psf_flux")["id"].tolist() == catalog["id"][[0, 1, 3, 2]].tolist()
     assert catalog.sorted("psf_flux", descending=True)["id"].tolist() == catalog["id"][[3, 1, 0, 2]].tolist()
+    catalog["psf_flux_flag"][:] = [False, True, False, True]
+    flagged = catalog.sorted("psf_flux_flag", descending=True)
+    assert flagged["id"].tolist() == catalog["id"][[1, 3, 0, 2]].tolist()
     copy = catalog[::2].copy()
     assert copy["x"].flags.c_contiguous
     copy["x"][0] = -1

@@ -71,6 +71,17 @@ def test_slots_and_lsst_names():
     )
     np.testing.assert_array_equal(catalog["base_PixelFlags_flag_crCenter"], catalog["pixel_flag_cr_center"])
     assert "base_PsfFlux_instFluxErr" in catalog.extract("base_PsfFlux*")
+    for theirs, ours in (
+        ("slot_Centroid_xErr", "x_err"), ("slot_Shape_xx", "shape_xx"), ("slot_ApFlux_instFlux", "aperture_flux_12_0"),
+        ("slot_PsfShape_yy", "psf_shape_yy"), ("slot_CalibFlux_flag", "aperture_flux_12_0_flag"),
+        ("base_CircularApertureFlux_70_0_flag_apertureTruncated", "aperture_flux_70_0_flag_truncated"),
+        ("base_GaussianFlux_flag_badShape", "gaussian_flux_flag_bad_shape"),
+        ("base_PsfFlux_flag_noGoodPixels", "psf_flux_flag_no_good_pixels"),
+        ("ext_photometryKron_KronFlux_flag_small_radius", "kron_flux_flag_small_radius"),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(catalog[theirs], catalog[ours])
+    moved = catalog.with_slots(aperture_flux="aperture_flux_6_0")
+    np.testing.assert_array_equal(moved["slot_ApFlux_instFluxErr"], catalog["aperture_flux_6_0_err"])
 
 
 def test_a_plugin_that_raises_becomes_a_flag_and_one_line(caplog):

@@ -131,7 +131,8 @@ def test_flags(frame):
     _, f = frame
     for rows, share in ((f.single, 0.995), (f.children, 0.98)):
         for ours, theirs in (
-            ("psf_flux_flag", "base_PsfFlux_flag"), ("pixel_flag_interpolated", "base_PixelFlags_flag_interpolated"),
+            ("psf_flux_flag", "base_PsfFlux_flag"), ("pixel_flag_edge", "base_PixelFlags_flag_edge"),
+            ("pixel_flag_interpolated", "base_PixelFlags_flag_interpolated"),
             ("pixel_flag_saturated_center", "base_PixelFlags_flag_saturatedCenter"),
             ("pixel_flag_cr", "base_PixelFlags_flag_cr"), ("pixel_flag_bad", "base_PixelFlags_flag_bad"),
             ("aperture_flux_12_0_flag", "base_CircularApertureFlux_12_0_flag"),

@@ -162,3 +162,43 @@ def test_constant_image_has_no_sources():
     result = SourceDetectionTask().run(exposure=flat)
     assert len(result.catalog) == 0
     assert len(result.positive) == 0
+
+
+def test_what_lies_at_the_border_is_flagged():
+    """The border that the smoothing cannot reach is not searched, and its pixels say so."""
+    exposure, _ = _star_field(n=4, origin=(100, -50))
+    before = exposure.mask.array.copy()
+    result = SourceDetectionTask().run(exposure=exposure)
+    edge = result.exposure.mask.any("EDGE")
+    border = (SourceDetectionTask().find(exposure, SIGMA)).smoothed.border
+    inside = np.zeros(edge.shape, bool)
+    inside[border:-border, border:-border] = True
+    assert_array_equal(edge, ~inside)
+    assert_array_equal(exposure.mask.array, before)
+    everywhere = SourceDetectionTask(SourceDetectionConfig(search_edge=True)).run(exposure=exposure)
+    assert not everywhere.exposure.mask.any("EDGE").any()
+
+
+@pytest.mark.parametrize("width", [1, 9])
+def test_peaks_stand_on_pixels_with_data(width):
+    """A star cut by a wide hole has its peak beside the hole; a single bad column does not move it."""
+    exposure, _ = _star_field(n=1)
+    y, x = np.mgrid[:300, :300]
+    exposure.image[...] += 5000 * np.exp(-((x - 100) ** 2 + (y - 120) ** 2) / (2 * SIGMA**2))
+    hole = np.abs(x - 100 - width // 2) <= width // 2
+    exposure.image[hole] = np.nan
+    exposure.mask.set("NO_DATA", hole)
+    catalog = SourceDetectionTask().run(exposure=exposure).catalog
+    star = np.argmin(np.hypot(catalog["x"] - 100, catalog["y"] - 120))
+    assert (catalog["x"][star], catalog["y"][star]) == ((100, 120) if width == 1 else (99, 120))
+    assert width == 1 or not hole[catalog["y"].astype(int), catalog["x"].astype(int)].any()
+
+
+def test_a_field_full_of_light_keeps_its_background(caplog):
+    """Where every pixel is detected there is no sky to measure again; the sources stay."""
+    exposure, _ = _star_field(n=1)
+    exposure.image[...] += 100
+    result = SourceDetectionTask().run(exposure=exposure)
+    assert len(result.catalog) == 1
+    assert result.background == []
+    assert "no pixel is free of sources" in caplog.text

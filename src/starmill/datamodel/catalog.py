@@ -181,8 +181,7 @@ class Catalog:
     def _resolve(self, name: str) -> str:
         if name in self._columns:
             return name
-        if name in self.aliases:
-            return self.aliases[name]
+        name = self.aliases.get(name, name)  # another name may be that of a slot
         if name.startswith("slot_"):
             rest = name.removeprefix("slot_")
             for slot in sorted(self.slots, key=len, reverse=True):
@@ -324,9 +323,15 @@ class Catalog:
         )
 
     def extract(self, pattern: str) -> dict[str, NDArray[Any]]:
-        """Return the columns whose names, or other names, match a glob such as ``psf_flux*``."""
-        names = [name for name in [*self._columns, *self.aliases] if fnmatch.fnmatchcase(name, pattern)]
-        return {name: self[name] for name in names}
+        """Return the columns whose names, slots or other names match a glob such as ``psf_flux*``."""
+        slots = [
+            f"slot_{slot}{name.removeprefix(prefix)}"
+            for slot, prefix in self.slots.items()
+            for name in self._columns
+            if name == prefix or name.startswith(prefix + "_")
+        ]
+        names = [*self._columns, *slots, *self.aliases]
+        return {name: self[name] for name in names if name in self and fnmatch.fnmatchcase(name, pattern)}
 
     def find(self, source_id: int) -> Record:
         """Return the source of an id.
@@ -348,8 +353,11 @@ class Catalog:
     def sorted(self, name: str, *, descending: bool = False) -> Catalog:
         """Return the catalogue sorted by a column; NaN comes last, equal values keep their order."""
         values = self[name]
-        order = np.argsort(-values if descending else values, kind="stable")
-        return self._rows(order)
+        if descending and values.dtype.kind == "f":
+            values = -values
+        elif descending:  # numbers of the distinct values, from the largest: flags and texts have no negative
+            values = -np.unique(values, return_inverse=True)[1]
+        return self._rows(np.argsort(values, kind="stable"))
 
     def copy(self) -> Catalog:
         """Return a catalogue whose columns are contiguous and shared with nobody."""

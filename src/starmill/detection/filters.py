@@ -127,9 +127,23 @@ def smooth_mask(
     """
     spread = spread_mask(mask, border, threads=threads)
     if edge_bit and border:
-        edge = np.int32(edge_bit)
-        spread[:border] |= edge
-        spread[-border:] |= edge
-        spread[border:-border, :border] |= edge
-        spread[border:-border, -border:] |= edge
+        mark_border(spread, Box.from_shape(spread.shape).grow(-border), edge_bit)
     return spread
+
+
+def mark_border(mask: NDArray[np.int32], inside: Box, edge_bit: int) -> None:
+    """Set a bit of the mask, in place, outside a box.
+
+    Parameters
+    ----------
+    mask : (ny, nx) int32 array
+    inside : Box
+        Array indices.
+    edge_bit : int
+    """
+    edge = np.int32(edge_bit)
+    rows, columns = inside.slices()
+    mask[: rows.start] |= edge
+    mask[rows.stop :] |= edge
+    mask[rows, : columns.start] |= edge
+    mask[rows, columns.stop :] |= edge

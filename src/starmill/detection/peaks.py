@@ -14,9 +14,10 @@ from starmill.detection.footprints import label_image, sort_peaks
 from starmill.kernels.peaks import footprint_peaks
 from starmill.kernels.sharpening import lowest_on_lines
 
-__all__ = ["drop_shallow_peaks", "find_peaks", "replace_peaks"]
+__all__ = ["drop_shallow_peaks", "find_peaks", "move_missing_peaks", "replace_peaks"]
 
 _NEIGHBOURS = 8  # to which a peak is compared
+_BRIDGED = 5  # of the eight pixels around a missing one that must have data for the smoothing to fill it
 
 
 def find_peaks(
@@ -118,6 +119,68 @@ def replace_peaks(
     all_peaks = np.concatenate([footprints.peaks[keep_old], kept_peaks])
     peaks, offsets = sort_peaks(all_owner, all_peaks, len(footprints), sign)
     return FootprintSet(footprints.spans, footprints.span_offsets, peaks, offsets)
+
+
+def move_missing_peaks(
+    footprints: FootprintSet,
+    smoothed: NDArray[np.float32],
+    usable: NDArray[np.bool_],
+    *,
+    radius: int,
+    origin: tuple[int, int] = (0, 0),
+    sign: float = 1.0,
+) -> FootprintSet:
+    """Move peaks that lie inside a hole of the data to the nearest pixel of their footprint that has data.
+
+    The smoothed image goes on into holes, and with it the flank of a source beside one. Single bad pixels and columns,
+    which the smoothing bridges, keep their peaks: there the source is where the smoothed image says.
+
+    Parameters
+    ----------
+    footprints : FootprintSet
+    smoothed : (ny, nx) float32 array
+    usable : (ny, nx) bool array
+        Pixels with data.
+    radius : int
+        How far a peak may move, pixels; those without data so near stay where they are.
+    origin : (x0, y0)
+        Parent-frame position of the image.
+    sign : float
+        -1 for footprints below a negative threshold.
+
+    Returns
+    -------
+    footprints : FootprintSet
+        A peak that arrives at the pixel of another is dropped.
+    """
+    peaks = footprints.peaks
+    x, y = (peaks[axis].astype(np.int64) - start for axis, start in zip("xy", origin, strict=True))
+    missing = np.flatnonzero(~usable[y, x])
+    if not len(missing):
+        return footprints
+    labels = label_image(footprints, Box.from_shape(smoothed.shape, origin))
+    moved = peaks.copy()
+    for i in missing:
+        rows, columns = (slice(max(centre - radius, 0), centre + radius + 1) for centre in (y[i], x[i]))
+        near = usable[max(y[i] - 1, 0) : y[i] + 2, max(x[i] - 1, 0) : x[i] + 2]
+        place = usable[rows, columns] & (labels[rows, columns] == labels[y[i], x[i]])
+        py, px = np.nonzero(place & np.isfinite(smoothed[rows, columns]))
+        if near.sum() >= _BRIDGED or not len(py):
+            continue
+        py, px = py + rows.start, px + columns.start
+        best = np.lexsort((-sign * smoothed[py, px], (py - y[i]) ** 2 + (px - x[i]) ** 2))[0]
+        value = smoothed[py[best], px[best]]
+        moved["x"][i], moved["y"][i] = px[best] + origin[0], py[best] + origin[1]
+        moved["significance"][i] *= value / peaks["value"][i]
+        moved["value"][i] = value
+    owner = np.repeat(np.arange(len(footprints)), footprints.n_peaks)
+    arrived = np.zeros(len(moved), bool)
+    arrived[missing] = True
+    order = np.argsort(arrived, kind="stable")  # whoever was there first stays
+    _, first = np.unique(_pixel_key(moved)[order], return_index=True)
+    kept = np.sort(order[first])
+    sorted_peaks, offsets = sort_peaks(owner[kept], moved[kept], len(footprints), sign)
+    return FootprintSet(footprints.spans, footprints.span_offsets, sorted_peaks, offsets)
 
 
 def drop_shallow_peaks(

@@ -14,9 +14,9 @@ from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.footprint import FootprintSet
 from starmill.datamodel.mask import Mask
 from starmill.datamodel.masked_image import MaskedImage
-from starmill.detection.filters import Smoothed, smooth, smooth_mask
+from starmill.detection.filters import Smoothed, mark_border, smooth, smooth_mask
 from starmill.detection.footprints import grow_footprints, growth_radius, mark_footprints
-from starmill.detection.peaks import drop_shallow_peaks, replace_peaks
+from starmill.detection.peaks import drop_shallow_peaks, move_missing_peaks, replace_peaks
 from starmill.detection.sharpening import sharpen_peaks
 from starmill.detection.threshold import detect_footprints
 from starmill.errors import AlgorithmError, InputError
@@ -193,7 +193,7 @@ class SourceDetectionTask(Task):
         self.mark(work.mask, found)
         self.debug_hook("detections", exposure=work, found=found)
         backgrounds = list(background or [])
-        if self.config.re_estimate_background:
+        if self.config.re_estimate_background and self.has_sky(work):
             # the mask is this task's own by now, the image is that of the caller
             measured = self.background.run(exposure=work, **self.background.in_place(in_place))
             work = measured.exposure
@@ -203,6 +203,16 @@ class SourceDetectionTask(Task):
         elif self.config.polarity == "negative":
             work.mask.clear("DETECTED")
         return self.collect(work, found, sigma, exposure_id, backgrounds, factor)
+
+    def has_sky(self, exposure: Exposure) -> bool:
+        """Return whether the background can be measured again; says so in the log when it cannot."""
+        planes, mask = exposure.mask.planes, exposure.mask.array
+        bits = np.int32(planes.bits_present(*self.background.config.ignored_planes))
+        for pixels in (mask[::16, ::16], mask):  # a sample tells in nearly all images
+            if ((pixels & bits) == 0).any():
+                return True
+        self.log.warning("no pixel is free of sources: the background is not measured again")
+        return False
 
     def psf_sigma(self, exposure: Exposure) -> float:
         """Return the determinant radius of the PSF at its average position, pixel."""
@@ -241,6 +251,7 @@ class SourceDetectionTask(Task):
         if config.use_local_background:
             with self.timer("local_background"):
                 cores = self.improve_peaks(cores, smoothed, exposure, factor)
+        cores = self.move_peaks(cores, smoothed, exposure, sigma)
         plain = [core.peaks for core in cores]
         if config.sharpen_peaks:
             with self.timer("sharpen"):
@@ -333,6 +344,29 @@ class SourceDetectionTask(Task):
                 )
         return improved[0], improved[1]
 
+    def move_peaks(
+        self, cores: tuple[FootprintSet, FootprintSet], smoothed: Smoothed, exposure: Exposure, sigma: float
+    ) -> tuple[FootprintSet, FootprintSet]:
+        """Move peaks out of holes of the data."""
+        planes, mask, image = exposure.mask.planes, exposure.mask.array, exposure.image
+        missing = np.int32(planes.bits_present(*self.config.missing_planes))
+        kept = np.int32(planes.bits_present("INTRP"))
+
+        def has_data(rows: Any, columns: Any) -> NDArray[np.bool_]:
+            bits = mask[rows, columns]
+            there: NDArray[np.bool_] = ((bits & missing) == 0) | ((bits & kept) != 0)
+            return there & np.isfinite(image[rows, columns])
+
+        x0, y0 = exposure.origin
+        if all(has_data(core.peaks["y"] - y0, core.peaks["x"] - x0).all() for core in cores):
+            return cores  # the usual case, without looking at every pixel
+        usable, radius = has_data(slice(None), slice(None)), int(np.ceil(2 * sigma))
+        positive, negative = (
+            move_missing_peaks(core, smoothed.image, usable, radius=radius, origin=exposure.origin, sign=sign)
+            for core, sign in zip(cores, (1.0, -1.0), strict=True)
+        )
+        return positive, negative
+
     def drop_shallow(
         self, grown: FootprintSet, plain: NDArray[Any], smoothed: Smoothed, exposure: Exposure, sign: float
     ) -> FootprintSet:
@@ -358,7 +392,8 @@ class SourceDetectionTask(Task):
         return positive, cores[1]
 
     def mark(self, mask: Mask, found: Detections) -> None:
-        """Set DETECTED and DETECTED_NEGATIVE on the grown footprints."""
+        """Set DETECTED and DETECTED_NEGATIVE on the grown footprints, EDGE where nothing was sought."""
+        mark_border(mask.array, found.smoothed.search_box, mask.planes.bits_present("EDGE"))
         mark_footprints(mask.array, found.positive, mask.bits("DETECTED"), mask.origin)
         mark_footprints(mask.array, found.negative, mask.bits("DETECTED_NEGATIVE"), mask.origin)
 

@@ -225,7 +225,7 @@ class SingleFrameMeasurementTask(Task):
             for slot, prefix in self.config.slots.items()
             if any(name == prefix or name.startswith(prefix + "_") for name in schema)
         }
-        return catalog.with_columns({**values, **blank}, slots=slots, aliases=lsst_aliases(schema))
+        return catalog.with_columns({**values, **blank}, slots=slots, aliases=lsst_aliases(schema, slots))
 
 
 def _spatial_order(catalog: Catalog) -> NDArray[np.int64]:
