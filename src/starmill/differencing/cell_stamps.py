@@ -45,18 +45,20 @@ def cell_grid(shape, regions, cells, *, kernel_half_width, half_width):
     return side, max(sides[0] // side, 1), max(sides[1] // side, 1)
 
 
-def clipped_moments(values, clip):
-    """Return mean and standard deviation after up to ten clips.
+def clipped_moments(values, clip, rounds=10):
+    """Return mean and standard deviation of what is left by repeated clipping.
 
     Parameters
     ----------
     values : (n,) array
     clip : float
         In standard deviations.
+    rounds : int
+        How often the moments are measured; as the original program, which does not measure again after the last clip.
     """
     values = np.asarray(values, np.float64)
     mean, scatter = values.mean(), values.std(ddof=min(1, len(values) - 1))
-    for _ in range(10):  # clips of the original program
+    for _ in range(rounds - 1):
         kept = values[np.abs(values - mean) <= clip * scatter]
         if len(kept) == len(values) or len(kept) < 2:
             break

@@ -17,7 +17,7 @@ from starmill.io.checksums import file_checksum
 if TYPE_CHECKING:
     from starmill.execution.rerun import RerunReport
 
-__all__ = ["rerun_product", "with_record"]
+__all__ = ["made_from", "rerun_product", "with_record"]
 
 _INPUTS = ("inim", "tmplim", "tmi", "imi", "tni", "ini", "ki", "ssf", "cmp", "rf")
 _OUTPUTS = ("outim", "oni", "omi", "ond", "oci", "oki", "savexy")
@@ -30,6 +30,24 @@ def with_record(words: Sequence[str]) -> str:
         for flag, place in _places(words, _INPUTS)
     }
     return json.dumps({"inputs": inputs, "versions": versions()}, separators=(",", ":"))
+
+
+def made_from(path: Path) -> dict[str, Any] | None:
+    """Return task, command line, versions and inputs of a file; None when it is no product of ``hotpants``."""
+    from starmill.io.hotpants_files import read_record
+
+    if path.suffix != ".fits":
+        return None
+    cards = read_record(path)
+    if not cards["record"]:
+        return None
+    record = json.loads(cards["record"])
+    places = dict(_places(cards["words"], _INPUTS))
+    inputs = [
+        {"keyword": f"-{flag}", "file": name, "path": cards["words"][places[flag]], "checksum": checksum}
+        for flag, (name, checksum) in record["inputs"].items()
+    ]
+    return {"task": "hotpants", "config": cards["words"], "versions": record["versions"], "inputs": inputs}
 
 
 def rerun_product(path: Path, folders: Sequence[Path] = (), *, keep: Path | None = None) -> RerunReport:
@@ -66,8 +84,8 @@ def rerun_product(path: Path, folders: Sequence[Path] = (), *, keep: Path | None
         )
     for flag, place in _places(words, _INPUTS):
         name, checksum = record["inputs"][flag]
-        item = {"keyword": f"-{flag}", "file": name, "checksum": checksum}
-        words[place] = str(find_input(item, [*folders, Path(words[place]).parent], path.absolute()))
+        item = {"keyword": f"-{flag}", "file": name, "path": words[place], "checksum": checksum}
+        words[place] = str(find_input(item, folders, path.absolute()))
     begin = time.process_time()
     identical: dict[str, bool] = {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -29,7 +29,8 @@ from starmill.hotpants.inputs import (
 from starmill.hotpants.kernel_table import kernel_from_solution, program_basis
 from starmill.hotpants.options import HotpantsError
 from starmill.hotpants.session import Hotpants
-from starmill.hotpants.substamp import Substamp, SubstampStatus
+from starmill.hotpants.statistics import program_touched_ratio
+from starmill.hotpants.substamp import NOT_NEEDED, Substamp, SubstampStatus
 
 __all__ = ["ClassicHotpants"]
 
@@ -46,6 +47,7 @@ class _ClassicFit:
     used: np.ndarray
     mean: float
     scatter: float
+    final: tuple[float, float] | None = None
 
 
 class ClassicHotpants(Hotpants):
@@ -230,12 +232,14 @@ class ClassicHotpants(Hotpants):
         self.fit = _ClassicFit(kernel, fit.merits, used, fit.mean, fit.scatter)
         survivors = []
         for substamp in self.substamps_of(self.conv_direction):
-            current = fit.current[substamp.stamp_group_id]
-            place = current >= 0 and cells[substamp.stamp_group_id][current] == (substamp.x, substamp.y)
+            current, stamps = fit.current[substamp.stamp_group_id], cells[substamp.stamp_group_id]
+            rank = stamps.index((substamp.x, substamp.y))
+            place = rank == current
             substamp.status = (
                 SubstampStatus.USED_IN_FINAL_FIT if place else SubstampStatus.REJECTED_ITERATIVE_FIT
             )
-            substamp.reason = "" if place else "residual" if current != 0 else "not needed"
+            tried = current < 0 or rank < current
+            substamp.reason = "" if place else "residual" if tried else NOT_NEEDED
             substamp.global_coefficients = kernel.coefficients_at(substamp.x, substamp.y)
             if place:
                 substamp.chi2 = float(fit.merits[substamp.stamp_group_id])
@@ -264,27 +268,24 @@ class ClassicHotpants(Hotpants):
         h = basis.half_width
         border = np.ones(mask.shape, bool)
         border[h:-h, h:-h] = False
-        mask[border] = UNUSABLE
+        mask[border] |= UNUSABLE
         sign = 1.0 if self.conv_direction == "t" else -1.0
         scale = self._normalisation()
         difference = (parts.difference * (sign / scale)).astype(np.float32)
         noise = (np.sqrt(parts.variance) / scale).astype(np.float32)
-        if config.rescale_ok:
-            noise = self._rescaled(difference, noise, mask)
-        self.results = {
-            "diff_image": difference,
-            "convolved_image": parts.convolved.astype(np.float32),
-            "noise_image": noise,
-            "output_mask": (mask & 0xFFFF).astype(np.uint16),
-        }
-        return tuple(self.results.values())
+        return self._keep_results(
+            difference, (parts.convolved / scale).astype(np.float32), noise, (mask & 0xFFFF).astype(np.uint16)
+        )
+
+    def _touched_ratio(self, difference, noise, mask):
+        return program_touched_ratio(difference, noise, mask, self.config.stat_sig)
 
     def kernel_image(self, x, y):
         """Return the kernel at a position, ``(k, k)``."""
         return kernel_image(self._problem(self.conv_direction), self.kernel_solution[1:], x, y)
 
-    def with_kernel(self, solution, direction):
-        """Put a known solution in place of a fit."""
+    def with_kernel(self, solution, direction, merits=(0.0, 0.0, 0.0, 0.0)):
+        """Put a known solution in place of a fit, with the figures of merit that are known of it."""
         kernel, _ = kernel_from_solution(solution, self.config, self.box, self._basis)
         self.kernel_solution, self.conv_direction = np.asarray(solution, np.float64), direction
-        self.fit = _ClassicFit(kernel, np.ones(1), np.ones(1, bool), 0.0, 0.0)
+        self.fit = _ClassicFit(kernel, np.ones(1), np.ones(1, bool), *merits[:2], tuple(merits[2:]))

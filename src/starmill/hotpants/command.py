@@ -109,13 +109,17 @@ def _run(words, recorded=None):
     """Run one command line; return what it tells."""
     config, extra = parse_flags(words)
     refuse_overwriting(config, extra)
-    inputs = _read_inputs(extra)
+    inputs = _read_inputs(extra, config.classic)
+    extra["shape"] = inputs["larger"]
     extra["command"] = shlex.join(["hotpants", *words])
     extra["recorded"] = recorded or {}
     extra["record"] = None if recorded else with_record(words)
     tables = _tables(extra["ki"]) if "ki" in extra else None
     if tables is not None:
-        config = replace(config, ngauss=len(tables[1]["deg_fixe"]), **tables[1])
+        known = dict(tables[1])
+        if "-n" in map(str.lower, words):
+            known["normalize"] = config.normalize
+        config = replace(config, ngauss=len(known["deg_fixe"]), **known)
     regions = plan_regions(config, inputs["shape"], section=extra.get("gd"), boxes=_boxes(extra, inputs))
     if tables is not None and len(tables[0]) < len(regions):
         raise HotpantsError(f"the kernel table has {len(tables[0])} regions, the image {len(regions)}")
@@ -139,14 +143,20 @@ def _run(words, recorded=None):
     return list(_sentences(runs, config.verbose)) if config.verbose else []
 
 
-def _read_inputs(extra):
-    """Return the planes of the command line, cut to the common part of both images."""
+def _read_inputs(extra, classic):
+    """Return the planes of the command line; those of the classic method are cut to the common part of both images."""
     from starmill.io.fits import read_image
     from starmill.io.hotpants_files import read_stamp_list
 
     image, header = read_image(extra["inim"])
     template, _ = read_image(extra["tmplim"])
-    shape = tuple(min(a, b) for a, b in zip(image.shape, template.shape, strict=True))
+    shapes = image.shape, template.shape
+    if shapes[0] != shapes[1] and not classic:
+        raise HotpantsError(
+            f"image and template have different shapes: {shapes[0]} and {shapes[1]} (-classic takes the common part, as "
+            "the C program does; starmill difference aligns by WCS)"
+        )
+    shape = tuple(min(sides) for sides in zip(*shapes, strict=True))
     common = np.s_[: shape[0], : shape[1]]
 
     def plane(name, of):
@@ -162,7 +172,8 @@ def _read_inputs(extra):
         if name in extra:
             catalog = read_stamp_list(extra[name], skip_first_line=name == "cmp")
     return {
-        "shape": shape, "header": header, "image": image[common], "template": template[common], "catalog": catalog,
+        "shape": shape, "larger": tuple(max(sides) for sides in zip(*shapes, strict=True)),
+        "header": header, "image": image[common], "template": template[common], "catalog": catalog,
         "tmi": plane("tmi", template.shape), "imi": plane("imi", image.shape),
         "tni": plane("tni", template.shape), "ini": plane("ini", image.shape),
     }  # fmt: skip
@@ -221,19 +232,23 @@ def _reuse_kernel(session, tables, number):
     direction = str(header.get(f"CONVOL{number:02d}", "")).upper()[:1]
     forced = session.config.force_convolve
     direction = {"T": "t", "I": "i"}.get(direction, forced if forced in ("t", "i") else "t")
+    merits = [float(header.get(f"{name}{number:02d}", 0.0)) for name in ("SSSIG", "SSSCAT", "FSIG", "FSCAT")]
     if session.config.classic:
-        session.with_kernel(solutions[number], direction)
+        session.with_kernel(solutions[number], direction, merits)
         return
     kernel, background = kernel_from_solution(solutions[number], session.config, session.box)
     session.conv_direction, session.kernel_solution = direction, solutions[number]
-    session.fit = _KnownKernel(kernel, DifferentialBackground(background, session.config.bgo, 0, 0.0))
+    session.fit = _KnownKernel(kernel, DifferentialBackground(background, session.config.bgo, 0, 0.0), merits)
 
 
 class _KnownKernel:
     """Stands for a fit when the kernel was read from a file."""
 
-    def __init__(self, kernel: SpatialKernel, background: DifferentialBackground) -> None:
+    def __init__(
+        self, kernel: SpatialKernel, background: DifferentialBackground, merits: list[float]
+    ) -> None:
         self.kernel, self.background = kernel, background
+        self.mean, self.scatter, self.final = *merits[:2], tuple(merits[2:])
         self.chi2 = np.ones(1)
         self.used = np.ones(1, bool)
 

@@ -119,7 +119,12 @@ FLAGS: dict[str, tuple[str, int, Any, str]] = {
     "tmplim": ("tmplim", 1, str, "template image"),
     "outim": ("output_file", 1, str, "difference image to write"),
     "tu": ("tuthresh", 1, float, "upper valid count of the template (25000)"),
-    "tuk": ("tuktresh", 1, float, "upper count for kernel stars of the template (as -tu)"),
+    "tuk": (
+        "tuktresh",
+        1,
+        float,
+        "upper count for kernel stars of the template (as -tu; with -classic 25000)",
+    ),
     "tl": ("tlthresh", 1, float, "lower valid count of the template (0)"),
     "tg": ("tgain", 1, float, "gain of the template"),
     "tr": ("trdnoise", 1, float, "read noise of the template, electrons"),
@@ -127,7 +132,12 @@ FLAGS: dict[str, tuple[str, int, Any, str]] = {
     "tni": ("tni", 1, str, "noise image of the template"),
     "tmi": ("tmi", 1, str, "mask of the template; any bit that is set is bad"),
     "iu": ("iuthresh", 1, float, "upper valid count of the science image (25000)"),
-    "iuk": ("iuktresh", 1, float, "upper count for kernel stars of the science image (as -iu)"),
+    "iuk": (
+        "iuktresh",
+        1,
+        float,
+        "upper count for kernel stars of the science image (as -iu; with -classic 25000)",
+    ),
     "il": ("ilthresh", 1, float, "lower valid count of the science image (0)"),
     "ig": ("igain", 1, float, "gain of the science image"),
     "ir": ("irdnoise", 1, float, "read noise of the science image, electrons"),
@@ -237,6 +247,9 @@ def parse_flags(arguments):
             raise ConfigError(f"{flag} is required")
     for name, limit in _LIMITS.items():
         found.setdefault(name, limit)
+    if found.get("classic"):  # the program does not do what its help says: no default follows -tu and -iu
+        for name in ("tuktresh", "iuktresh"):
+            found.setdefault(name, 25000.0)
     found.setdefault("auto_fill", 1)
     found.setdefault("verbose", 1)
     found["auto_fill"] = bool(found["auto_fill"])

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from starmill import __version__
 from starmill.hotpants.inputs import UNUSABLE
 from starmill.hotpants.kernel_table import solution_vector
 from starmill.hotpants.options import ConfigError, HotpantsError
 from starmill.hotpants.regions import Region, RegionRun, assembled
-from starmill.hotpants.substamp import SubstampStatus
-from starmill.kernels.pixel_limits import difference_sums
-from starmill.numerics.tiles import row_bands
+from starmill.hotpants.statistics import final_merit, program_statistics, region_statistics
+from starmill.hotpants.substamp import NOT_NEEDED, SubstampStatus
 
 __all__ = ["refuse_overwriting", "write_products", "write_run"]
 
@@ -23,6 +23,11 @@ _COLORS = {
     SubstampStatus.FOUND: "yellow",
     SubstampStatus.REJECTED_FOM_CHECK: "red",
 }
+
+_OBJECTS = {
+    "CONVOLVED": "Convolved Image", "SIGMA": "Noise-scaled (sigma) Difference Image", "NOISE": "Noise Image",
+    "MASK": "Output Mask Image",
+}  # fmt: skip
 
 
 def _paths(config):
@@ -60,17 +65,19 @@ def write_run(runs, config, header, extra):
     header : header or None
         Copied to the files.
     extra : dict
-        Layers and scaling of the command: ``cim nim ndm allm hki sht obs obz nsht nbs nbz mous command record recorded``.
+        Layers and scaling of the command: ``cim nim ndm allm hki sht obs obz nsht nbs nbz mous command record recorded``;
+        ``shape`` of the larger input.
     """
     if not any(_paths(config)) and not config.stamp_region_file:
         return
-    planes = assembled(runs, config, fill=extra.get("mous", 1.0) >= 0)
+    planes = _padded(assembled(runs, config, fill=extra.get("mous", 1.0) >= 0), config, extra.get("shape"))
     noise = planes["noise_image"]
     sigma = None
     if config.sigma_image_file or extra.get("ndm") or extra.get("allm"):
-        sigma = np.where(noise > 0, planes["diff_image"] / np.where(noise > 0, noise, 1), 0).astype(
-            np.float32
-        )
+        known = (noise > 0) & (planes["output_mask"] < UNUSABLE)
+        sigma = np.where(known, planes["diff_image"] / np.where(known, noise, 1), config.fillval)
+        sigma = sigma.astype(np.float32)
+    planes["output_mask"] = _with_clipped(planes, sigma, extra)
     cards = _header_cards(runs, config, extra)
     table = None
     if extra.get("hki") or config.kernel_file:
@@ -79,6 +86,51 @@ def write_run(runs, config, header, extra):
     _write_planes(planes, sigma, cards, table, (config, header, extra))
     if config.stamp_region_file:
         _write_stamp_regions(runs, Path(config.stamp_region_file))
+
+
+def _padded(planes, config, shape):
+    """Return the planes with unusable pixels up to the size of the larger input."""
+    if shape is None or planes["diff_image"].shape == shape:
+        return planes
+    ny, nx = planes["diff_image"].shape
+    outside = {"noise_image": config.fillval_noise, "output_mask": UNUSABLE, "convolved_image": 0}
+    out = dict(planes)
+    for name in ("diff_image", "convolved_image", "noise_image", "output_mask"):
+        if planes[name] is not None:
+            out[name] = np.full(shape, outside.get(name, config.fillval), planes[name].dtype)
+            out[name][:ny, :nx] = planes[name]
+    return out
+
+
+def _with_clipped(planes, sigma, extra):
+    """Return the mask in which pixels that do not fit into the 16-bit integers to write are unusable too."""
+    mask, written = planes["output_mask"], []
+    if extra.get("sht"):
+        low, high = _integer_limits(extra, "obs", "obz")
+        written = [(image, low, high) for image in (planes["diff_image"], planes["convolved_image"], sigma)]
+    if extra.get("nsht"):
+        written.append((planes["noise_image"], *_integer_limits(extra, "nbs", "nbz")))
+    for image, low, high in written:
+        if image is not None:
+            outside = ((image < low) | (image > high)) & (mask < UNUSABLE)
+            mask = np.where(outside, mask | np.uint16(UNUSABLE), mask)
+    return mask
+
+
+def _integer_limits(extra, scale, zero):
+    """Return the lowest and the highest value that 16-bit integers of a scale hold."""
+    bscale, bzero = _scale_of(extra, scale, zero)
+    ends = np.array([-32768, 32767]) * bscale + bzero
+    return ends.min(), ends.max()
+
+
+def _scale_of(extra, scale, zero):
+    bscale, bzero = float(extra.get(scale, 1.0)), float(extra.get(zero, 0.0))
+    if bscale == 0 or not np.isfinite([bscale, bzero]).all():
+        raise ConfigError(
+            f"a scale of 16-bit integers must be finite and not 0, not {bscale:g} and {bzero:g}"
+        )
+    return bscale, bzero
 
 
 def _header_cards(runs, config, extra):
@@ -93,8 +145,8 @@ def _header_cards(runs, config, extra):
     cards |= {name: str(value) for name, value in names.items() if value}
     return cards | {
         "PHOTNORM": config.normalize, "NREGION": len(runs), "MASKVAL": config.fillval, "SOFTNAME": "starmill",
-        "KERINFO": bool(extra.get("hki") or config.kernel_file),
-    }  # fmt: skip
+        "SOFTVERS": __version__, "KERINFO": bool(extra.get("hki")),
+    } | ({"KERFILE": str(config.kernel_file)} if config.kernel_file else {})  # fmt: skip
 
 
 def _region_cards(run, config):
@@ -106,40 +158,20 @@ def _region_cards(run, config):
     kept = merits[used & np.isfinite(merits)]
     mean, scatter = (kept.mean(), kept.std()) if len(kept) else (0.0, 0.0)
     mean, scatter = getattr(session.fit, "mean", mean), getattr(session.fit, "scatter", scatter)
-    final = session.final_merit()
-    sums = np.zeros(6)
-    difference_sums(difference, noise, mask, np.uint16(0xFFFF), np.float32(config.stat_sig), sums)
-    n, noise_sum, chi2, n_near, total, squares = sums
-    middle = total / max(n_near, 1)
+    final = getattr(session.fit, "final", None) or final_merit(session)
     cards = {
         "REGION": run.region.section, "CONVOL": "TEMPLATE" if session.conv_direction == "t" else "IMAGE",
         "KSUM": round(session.kernel_sum, 7), "SSSIG": round(float(mean), 5), "SSSCAT": round(float(scatter), 5),
         "FSIG": round(final[0], 5), "FSCAT": round(final[1], 5),
-        "X2NRM": round(chi2 / max(n, 1), 5), "NX2NRM": int(n), "DMEAN": round(middle, 6),
-        "DSIGE": round(float(np.sqrt(max(squares / max(n_near, 1) - middle**2, 0))), 6),
-        "DSIG": round(noise_sum / max(n, 1), 6),
     }  # fmt: skip
-    values, sigma = _touched_pixels(difference, noise, mask)
-    near = np.abs(values) < config.stat_sig * np.maximum(sigma, 1e-30)
-    any_near = near.any()
-    cards |= {
-        "DMEANO": round(float(values[near].mean()), 6) if any_near else 0.0,
-        "DSIGEO": round(float(values[near].std()), 6) if any_near else 0.0,
-        "DSIGO": round(float(sigma.mean()), 6) if len(sigma) else 0.0,
-    }
-    if config.rescale_ok:
-        cards["NSCALO"] = round(float(getattr(session, "touched_scale", 1.0)), 5)
-    return cards
-
-
-def _touched_pixels(difference, noise, mask):
-    """Return difference and noise of the flagged but usable pixels, collected in bands of rows."""
-    found = []
-    for first, last in row_bands(len(mask)):
-        rows = slice(first, last)
-        where = (mask[rows] != 0) & (mask[rows] < UNUSABLE)
-        found.append((difference[rows][where].astype(np.float64), noise[rows][where].astype(np.float64)))
-    return tuple(np.concatenate(part) for part in zip(*found, strict=True))
+    statistics = program_statistics if config.classic else region_statistics
+    cards |= statistics(difference, noise, mask, config.stat_sig)
+    if session.touched_scale is None and min(cards["DSIGO"], cards["DSIGE"], cards["DSIG"]) > 0:
+        ratio = cards["DSIGEO"] / cards["DSIGO"] / (cards["DSIGE"] / cards["DSIG"])
+    else:
+        ratio = session.touched_scale or 1.0
+        cards["DSIGO"] = round(cards["DSIGO"] / max(ratio, 1.0), 6)  # before it was scaled
+    return cards | {"NSCALO": round(ratio, 5)}
 
 
 def kernel_cards(config):
@@ -174,31 +206,51 @@ def _write_main(planes, sigma, cards, table, context):
         return
     layers = [_scaled(planes["diff_image"], cards, extra, "sht", "obs", "obz")]
     if extra.get("cim") or extra.get("allm"):
-        layers.append((planes["convolved_image"], {"EXTNAME": "CONVOLVED"}))
+        layers.append(_scaled(planes["convolved_image"], _titled("CONVOLVED"), extra, "sht", "obs", "obz"))
     if extra.get("ndm") or extra.get("allm"):
-        layers.append((sigma, {"EXTNAME": "SIGMA"}))
+        layers.append(_scaled(sigma, _titled("SIGMA"), extra, "sht", "obs", "obz"))
     if extra.get("nim") or extra.get("allm"):
-        layers.append(_scaled(planes["noise_image"], {"EXTNAME": "NOISE"}, extra, "nsht", "nbs", "nbz"))
+        head = _titled("NOISE") | _noise_cards(cards, config)
+        layers.append(_scaled(planes["noise_image"], head, extra, "nsht", "nbs", "nbz"))
     write_layers(config.output_file, layers, header, table if extra.get("hki") else None)
+
+
+def _titled(name, cards=None):
+    """Return the cards of a plane that is not the difference, with the object that the C program names."""
+    return {"EXTNAME": name, **(cards or {}), "OBJECT": _OBJECTS[name]}
+
+
+def _noise_cards(cards, config):
+    """Return the cards that only a noise image has; gain and read noise of the science image are not its own."""
+    scales = {name: value for name, value in cards.items() if name.startswith("NSCALO")}
+    return {"GAIN": 1.0, "RDNOISE": 0.0, "MASKVAL": config.fillval_noise, **scales}
 
 
 def _write_planes(planes, sigma, cards, table, context):
     from starmill.io.hotpants_files import write_kernel_table, write_layers
 
     config, header, extra = context
-    files = (
-        (config.noise_image_file, _scaled(planes["noise_image"], cards, extra, "nsht", "nbs", "nbz")),
-        (config.mask_image_file, _unsigned(planes["output_mask"], cards)),
-        (config.sigma_image_file, (sigma, cards)),
-        (config.convolved_image_file, (planes["convolved_image"], cards)),
-    )
-    for path, layer in files:
+    integers = (extra, "sht", "obs", "obz")
+    if config.noise_image_file:
+        head = _titled("NOISE", cards) | _noise_cards(cards, config)
+        layer = _scaled(planes["noise_image"], head, extra, "nsht", "nbs", "nbz")
+        write_layers(config.noise_image_file, [layer], header)
+    if config.mask_image_file:
+        write_layers(
+            config.mask_image_file, [_unsigned(planes["output_mask"], _titled("MASK", cards))], header
+        )
+    for path, image, name in (
+        (config.sigma_image_file, sigma, "SIGMA"), (config.convolved_image_file, planes["convolved_image"], "CONVOLVED")
+    ):  # fmt: skip
         if path:
-            write_layers(path, [layer], header)
+            write_layers(path, [_scaled(image, _titled(name, cards), *integers)], header)
     if config.kernel_file:
         solutions, table_cards = table
         write_kernel_table(
-            config.kernel_file, solutions, table_cards | {"PHOTNORM": cards["PHOTNORM"]}, cards
+            config.kernel_file,
+            solutions,
+            table_cards | {"PHOTNORM": cards["PHOTNORM"]},
+            cards | {"KERINFO": True},
         )
 
 
@@ -212,11 +264,7 @@ def _scaled(image, cards, extra, flag, scale, zero):
     """Return the layer, as 16-bit integers when the flag is set; values out of range are clipped."""
     if not extra.get(flag):
         return image, dict(cards)
-    bscale, bzero = float(extra.get(scale, 1.0)), float(extra.get(zero, 0.0))
-    if bscale == 0 or not np.isfinite([bscale, bzero]).all():
-        raise ConfigError(
-            f"a scale of 16-bit integers must be finite and not 0, not {bscale:g} and {bzero:g}"
-        )
+    bscale, bzero = _scale_of(extra, scale, zero)
     stored = np.clip(np.rint((image - bzero) / bscale), -32768, 32767).astype(np.int16)
     return stored, {**cards, "BSCALE": bscale, "BZERO": bzero}
 
@@ -235,7 +283,7 @@ def _write_stamp_regions(runs, path):
             groups[Path(f"{path}.all")].append(box + "yellow")
             if color == "green":
                 groups[path].append(box + color)
-            elif color == "red" or substamp.reason:
+            elif color == "red" or substamp.reason not in ("", NOT_NEEDED):
                 groups[Path(f"{path}.skipped")].append(box + "red")
     for file, boxes in groups.items():
         write_regions(file, boxes)

@@ -145,7 +145,7 @@ def assembled(runs, config, *, fill=True):
     """
     if len(runs) == 1 and runs[0].session.box.shape == runs[0].region.shape:
         products = runs[0].session.get_final_outputs()
-        return products if fill else products | runs[0].session.results
+        return products if fill else products | runs[0].session.unfilled()
     shape = runs[0].region.shape
     planes = {
         "diff_image": np.full(shape, config.fillval, np.float32), "convolved_image": np.zeros(shape, np.float32),
@@ -154,7 +154,8 @@ def assembled(runs, config, *, fill=True):
     if not config.keep_convolved:
         planes["convolved_image"] = None
     for run in runs:
-        products = run.session.get_final_outputs() if fill else run.session.results
+        products = run.session.get_final_outputs()
+        products = products if fill else products | run.session.unfilled()
         for name, plane in planes.items():
             if plane is None:
                 continue

@@ -10,7 +10,6 @@ import numpy as np
 
 from starmill.datamodel.geometry import Box
 from starmill.differencing.background import fit_differential_background
-from starmill.differencing.cell_stamps import clipped_moments
 from starmill.differencing.convolve import repair_bad
 from starmill.differencing.flags import FlaggedPixels
 from starmill.differencing.kernel_basis import gaussian_basis, image_basis
@@ -37,7 +36,7 @@ from starmill.hotpants.inputs import (
     raise_typed,
 )  # fmt: skip
 from starmill.hotpants.options import HotpantsConfig, HotpantsError
-from starmill.hotpants.statistics import difference_statistics, touched_factor
+from starmill.hotpants.statistics import difference_statistics, scale_touched, touched_ratio
 from starmill.hotpants.substamp import Substamp, SubstampStatus
 from starmill.kernels.kernel_convolution import mark_squares
 from starmill.kernels.pixel_limits import classify_pixels, finish_difference
@@ -110,6 +109,7 @@ class Hotpants:
         self.fit = None
         self.background = None
         self.results: dict[str, Any] = {}
+        self.touched_scale: float | None = None  # what the noise of touched pixels was multiplied by
         self._hidden: tuple[Any, ...] | None = None
         self._systems: dict[str, Any] = {}
         self._stamps: dict[str, StampSet] = {}
@@ -450,16 +450,22 @@ class Hotpants:
             target["data"] = reference["data"] = reference["variance"] = target["variance"] = None
             self.template_data = self.image_data = None
         difference, noise = subtracted.difference, subtracted.variance
-        if config.rescale_ok:
-            noise *= touched_factor(difference / np.maximum(noise, 1e-30), mask)
+        return self._keep_results(difference, subtracted.convolved, noise, mask)
+
+    def _keep_results(self, difference, convolved, noise, mask):
+        """Keep the four planes, with the noise of touched pixels scaled when that is asked for, and return them."""
+        if self.config.conv_var:  # a kernel that is negative somewhere can make a variance that is none
+            mask[~(noise > 0)] |= UNUSABLE
+        self.touched_scale = self._touched_ratio(difference, noise, mask) if self.config.rescale_ok else None
+        scale_touched(noise, mask, self.touched_scale or 1.0)
         self._hidden = None
         self.results = {
-            "diff_image": difference,
-            "convolved_image": subtracted.convolved,
-            "noise_image": noise,
-            "output_mask": mask,
-        }
+            "diff_image": difference, "convolved_image": convolved, "noise_image": noise, "output_mask": mask
+        }  # fmt: skip
         return tuple(self.results.values())
+
+    def _touched_ratio(self, difference, noise, mask):
+        return touched_ratio(difference, noise, mask)
 
     def _normalisation(self):
         """Return the number that the difference is divided by."""
@@ -472,19 +478,6 @@ class Hotpants:
         if self.fit is None:
             raise HotpantsError("iterative_fit_and_clip has not been run")
         return float(self.fit.kernel.sum_at(*self.box.center))
-
-    def final_merit(self):
-        """Return mean and scatter of the reduced chi2 of the used substamps on the difference."""
-        reach, values = self.config.rss, []
-        for s in self.substamps_of(self.conv_direction):
-            if s.status is SubstampStatus.USED_IN_FINAL_FIT:
-                x, y = int(s.x), int(s.y)
-                part = np.s_[y - reach : y + reach + 1, x - reach : x + reach + 1]
-                good = self.results["output_mask"][part] < UNUSABLE
-                if good.any():
-                    pull = self.results["diff_image"][part][good] / self.results["noise_image"][part][good]
-                    values.append(float(np.mean(np.square(pull, dtype=np.float64))))
-        return clipped_moments(values, self.config.stat_sig) if values else (0.0, 0.0)
 
     @raise_typed
     def get_final_outputs(self):

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Substamp", "SubstampStatus"]
+__all__ = ["NOT_NEEDED", "Substamp", "SubstampStatus"]
+
+NOT_NEEDED = "not needed"
+"""Reason of substamps whose cell has a better one that was not rejected."""
 
 
 class SubstampStatus(Enum):

@@ -112,6 +112,9 @@ def read_kernel_tables(path: str | Path) -> tuple[list[Any], dict[str, Any], Any
                     }
                 except KeyError as error:
                     raise InputError(f"the kernel table lacks {error.args[0]}", path=path) from error
+                normalize = str(header.get("PHOTNORM", hdus[0].header.get("PHOTNORM", "")))[:1]
+                if normalize in ("t", "i", "u"):
+                    cards["normalize"] = normalize
                 columns = [c for c in hdu.columns.names if c.startswith("Region")]
                 solutions = [np.array(hdu.data[name], np.float64) for name in columns]
                 return solutions, cards, hdus[0].header.copy()
@@ -196,7 +199,10 @@ def _kernel_hdu(solutions: Any, cards: dict[str, Any]) -> Any:
 def _copied(header: Any) -> fits.Header:
     """Return the cards of a header that are not about its own layout."""
     skipped = re.compile(
-        r"^(SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|EXTNAME|Z[A-Z]+\d*)$"
+        r"^(SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|EXTNAME|"
+        # of tiles in which an image is compressed
+        r"Z(IMAGE|TENSION|BITPIX|NAXIS\d*|TILE\d+|CMPTYPE|NAME\d+|VAL\d+|MASKCMP|SIMPLE|EXTEND|BLOCKED|PCOUNT|GCOUNT|"
+        r"HECKSUM|DATASUM|QUANTIZ|DITHER0|BLANK|SCALE|ZERO))$"
     )
     out = fits.Header()
     if header is not None:

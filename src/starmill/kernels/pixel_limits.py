@@ -118,7 +118,7 @@ def finish_difference(
     Parameters
     ----------
     convolved : (rows, nx) float32 array
-        The background is added to it; without rows when it is not wanted.
+        The background is added to it and it is multiplied as the noise is; without rows when it is not wanted.
     level : (rows, nx) float32 array
         The background.
     reference_bits, target_bits : (rows, nx) uint8 arrays
@@ -138,7 +138,7 @@ def finish_difference(
     for y in range(rows):
         for x in range(nx):
             if kept:
-                convolved[y, x] += level[y, x]
+                convolved[y, x] = (convolved[y, x] + level[y, x]) * noise_factor
             difference[y, x] = (difference[y, x] - level[y, x]) * factor
             variance[y, x] = np.sqrt(max(variance[y, x], np.float32(0.0))) * noise_factor
             code = np.int32(bits[y, x])
