@@ -163,6 +163,9 @@ def test_maps_that_cannot_be_measured():
         measure(replace(sky_map, image=np.full((20, 20), np.nan)))
     with pytest.raises(InputError, match="pixels wide"):
         measure(replace(sky_map, beam=Beam(1.0, 1.0)))
+    for task in (CompactSourcesTask(), PublishedPhotometryTask()):  # BMAJ in arcsec instead of degrees
+        with pytest.raises(InputError, match="more than half of the map"):
+            task.run(sky_map=replace(sky_map, beam=Beam(3600.0, 3600.0)))
     with pytest.raises(InputError, match="map unit"):
         measure(replace(sky_map, unit="counts"))
     with pytest.raises(InputError, match="positive axes"):
@@ -275,6 +278,8 @@ def test_the_published_rules_measure_isolated_sources():
     [
         {"joint_background": True, "joint_orders": (0, 1)},
         {"separate_background": True, "min_box": 0},
+        {"separate_background": True, "scoring": "same_pixels", "score": "bic"},
+        {"joint_background": True, "joint_orders": (0, 1), "scoring": "same_pixels"},
         {
             "separate_background": True,
             "fitters": ("huber", "theilsen"),
@@ -295,3 +300,14 @@ def test_every_published_choice_runs(changes):
     i, j = matched(catalog, sources)
     assert len(i) >= 3
     assert np.isfinite(catalog["aperture_flux"][j]).all()
+
+
+def test_the_published_background_of_a_map_without_sources():
+    sky_map, _ = scene(n=0, background=0.0, shape=(70, 80))
+    slope = 0.2 * np.indices(sky_map.image.shape)[1]
+    config = PublishedConfig(threshold=1e3, empty_orders=(0, 1), score="nmse")
+    result = PublishedPhotometryTask(config).run(sky_map=replace(sky_map, image=sky_map.image + slope))
+    assert len(result.catalog) == 0
+    rest = sky_map.image + slope - result.background
+    assert abs(rest.mean()) < 0.2
+    assert rest.std() < 1.05 * sky_map.image.std()  # noise, without the slope

@@ -227,6 +227,28 @@ def test_separate_background_of_a_source_on_a_plane():
     np.testing.assert_allclose(best.background, plane[y0 : y0 + ny, x0 : x0 + nx], atol=0.6)
 
 
+@pytest.mark.parametrize(("kind", "orders"), [("bic", {1}), ("redchi", {1, 2, 3})])
+def test_boxes_and_orders_are_compared_on_the_same_pixels(kind, orders):
+    """The order that made the map wins, and the choice depends neither on the unit nor on a level."""
+    yy, xx = np.indices((80, 80))
+    plane = 0.3 * xx - 0.1 * yy
+    image = plane + draw((80, 80), [[10, 40, 40, SIGMA, SIGMA, 0]])
+    image += np.random.default_rng(9).standard_normal(image.shape)
+    found = []
+    for scale, level in ((1.0, 0.0), (1e-5, 3e-4)):
+        found.append(separate_background(
+            image * scale + level, np.array([40.0]), np.array([40.0]), np.array([0]), beam_sigma=SIGMA, max_size=2.0,
+            sizes=box_sizes(3, 5, FWHM, 2.0, 0.0), orders=(0, 1, 2, 3), fitters=[("least_squares", 0.0)], score=kind,
+            noise=scale,
+        ))  # fmt: skip
+    first, second = found
+    assert first.order in orders
+    assert (first.order, first.corner) == (second.order, second.corner)
+    x0, y0 = first.corner
+    ny, nx = first.background.shape
+    np.testing.assert_allclose(first.background, plane[y0 : y0 + ny, x0 : x0 + nx], atol=1.0)
+
+
 def test_scene_has_beam_noise():
     sky_map, _ = scene(n=0, background=0.0)
     assert sky_map.image.std() == pytest.approx(1.0, rel=0.05)

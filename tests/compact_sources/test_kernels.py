@@ -15,7 +15,15 @@ from starmill.kernels.cholesky import (
     substitute_rows,
 )
 from starmill.kernels.elliptical_apertures import ellipse_photometry
-from starmill.kernels.gaussian_groups import LINEAR, correlation_factor, descend, loss_terms, sandwich
+from starmill.kernels.gaussian_groups import (
+    LINEAR,
+    MANY_PIXELS,
+    correlation_factor,
+    descend,
+    list_pixels,
+    loss_terms,
+    sandwich,
+)
 from starmill.kernels.gaussian_windows import fit_listed, fit_windows
 from starmill.kernels.gaussians import add_gaussians, add_source, derivative_rows, exp_minus, move_source
 from starmill.kernels.map_peaks import maxima_above, means_around
@@ -43,6 +51,22 @@ def test_a_source_at_listed_pixels():
     out = np.ones(3)
     add_source(x, y, SOURCES[0], out)
     np.testing.assert_allclose(out, 1 + gaussians.value(SOURCES[0], x, y), rtol=1e-11)
+
+
+@pytest.mark.parametrize(("radius", "step"), [(5.0, 1), (13.0, 2), (25.0, 4), (56.0, 8)])
+def test_many_pixels_are_thinned_to_an_even_grid(radius, step):
+    image = np.zeros((140, 150))
+    x, y = list_pixels(
+        image, image + 1, SOURCES[:1] + np.array([0.0, 60, 60, 0, 0, 0]), np.array([radius]), 0, 20000
+    )
+    assert x.size <= MANY_PIXELS
+    assert (x % step == 0).all()
+    assert (y % step == 0).all()
+    whole = np.argwhere(
+        np.hypot(*(np.indices(image.shape) - np.array([74.8, 72.3])[:, None, None])) <= radius
+    )
+    expected = whole[(whole % step == 0).all(axis=1)]
+    assert {tuple(v) for v in expected} == set(zip(y.astype(int), x.astype(int), strict=True))
 
 
 def test_exponential_without_a_call():

@@ -13,6 +13,7 @@ from starmill.cli.main import cli
 from starmill.cli.runtime import exit_code_of
 from starmill.errors import InputError, StarmillWarning
 from starmill.hyper import run_hyper, start_hyper
+from starmill.hyper.again import rerun_product
 from starmill.hyper.options import options_from
 from starmill.hyper.session import run_maps
 from starmill.hyper.tables import COLUMNS, frame_name
@@ -57,6 +58,7 @@ def test_the_outputs_are_the_documented_ones(done):
     folder, table = done
     names = {str(p.relative_to(folder / "out")) for p in (folder / "out").rglob("*") if p.is_file()}
     assert names == {
+        "provenance.json",
         "params/params_one.txt", "params/params_one.csv", "params/params_two.txt", "params/params_two.csv",
         "params/params_ALL.txt", "params/params_ALL.csv", "logs/hyper_py.log", "logs/Hyper_log_one.log",
         "logs/Hyper_log_two.log", "regions/region_files_one_centroids.reg", "regions/region_files_one_ellipses.reg",
@@ -92,6 +94,40 @@ def test_regions_are_in_the_frame_of_the_map(done):
     assert len(ellipse) == (table["MAP_ID"] == "one").sum()
     angle = float(ellipse[0].split(",")[-1].rstrip(")"))
     assert angle == pytest.approx(float(table["PA"][0]) + 90, abs=0.01)
+
+
+def test_results_say_how_they_were_made_and_are_made_again(done, tmp_path, capsys):
+    folder, _ = done
+    assert command("repo", "provenance", str(folder / "out/params/params_ALL.csv"), "--json") == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["made_by"]["task"] == "hyper"
+    assert [item["file"] for item in tree["inputs"]] == ["one.fits", "two.fits"]
+    assert command("rerun", str(folder / "out/regions/region_files_one_ellipses.reg"), "--json") == 0
+    identical = json.loads(capsys.readouterr().out)["identical"]
+    assert all(identical.values())
+    assert len(identical) == 10
+    report = rerun_product(folder / "out/params/params_one.txt", keep=tmp_path / "kept")
+    assert report.identical == identical
+    name = "params/params_one.csv"
+    assert (tmp_path / "kept" / name).read_bytes() == (folder / "out" / name).read_bytes()
+    with pytest.raises(InputError, match="was not written by the run"):
+        rerun_product(folder / "out/logs/hyper_py.log")
+    with pytest.raises(InputError, match="beside it says how it was made"):
+        rerun_product(tmp_path / "kept/params/params_one.csv")
+
+
+def test_a_map_that_has_changed_is_not_taken_for_the_input(folder, tmp_path):
+    sky_map = tmp_path / "maps" / "one.fits"
+    sky_map.parent.mkdir()
+    sky_map.write_bytes((folder / "one.fits").read_bytes())
+    run_maps(options_from({}, {"dir_root": str(tmp_path / "out"), "sigma_thres": 6}), [sky_map])
+    with fits.open(sky_map, mode="update") as hdus:
+        hdus[0].data[3, 3] += 1
+    with pytest.raises(InputError, match=r"one\.fits \(map\) was not found.*of this name but other content"):
+        rerun_product(tmp_path / "out/params/params_one.csv")
+    (tmp_path / "out/provenance.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        rerun_product(tmp_path / "out/params/params_one.csv")
 
 
 def test_start_hyper_is_a_synonym():
@@ -191,6 +227,11 @@ def test_detection_only_and_fixed_sources(folder, tmp_path):
     found = run_hyper(maps=[folder / "one.fits"], dir_root=str(tmp_path), detection_only=True, sigma_thres=6)
     assert len(found) >= 10
     assert np.isfinite(found["RA"]).all()
+    published = run_hyper(
+        maps=[folder / "one.fits"], dir_root=str(tmp_path), detection_only=True, sigma_thres=6, mode="compat"
+    )
+    assert len(published) >= 6
+    assert np.isnan(published["FLUX"]).all()
     given = Table({"ID": [1, 2], "RA": found["RA"][:2], "DEC": found["DEC"][:2], "FWHM_1": [8.0, 8.0],
                    "FWHM_2": [7.0, 7.0], "PA": [10.0, 20.0]})  # fmt: skip
     given.write(tmp_path / "source_table.txt", format="ascii.ipac")
@@ -247,11 +288,12 @@ def test_cubes_channel_by_channel(cube_path, tmp_path):
     first, second = (set(run.table["SOURCE"][run.table["CHANNEL"] == c]) for c in (1, 2))
     assert len(first & second) >= 7
     with fits.open(cube_path) as hdus:
-        background = fits.getdata(tmp_path / "cube_background_cube_fullsize.fits")
-        flat = fits.getdata(tmp_path / "cube_background_subtracted.fits")
+        background = fits.getdata(tmp_path / "maps/cube_background_cube_fullsize.fits")
+        flat = fits.getdata(tmp_path / "maps/cube_background_subtracted.fits")
         np.testing.assert_allclose((background + flat)[:2], hdus[0].data[:2], atol=1e-4)
-    assert fits.getdata(tmp_path / "cube_background_cube_cut.fits").shape == (3, 85, 95)
-    assert (tmp_path / "maps/cube_slice_002.fits").exists()
+    assert fits.getdata(tmp_path / "maps/cube_background_cube_cut.fits").shape == (3, 85, 95)
+    assert fits.getheader(tmp_path / "maps/cube_background_cube_cut.fits")["START_CH"] == 1
+    assert fits.getheader(tmp_path / "maps/cube_slice_002.fits")["CHAN_N"] == 2
     assert (tmp_path / "params/params_cube_ALL.csv").exists()
 
 
@@ -304,7 +346,7 @@ def test_a_cube_goes_on_where_it_was_killed(cube_path, tmp_path, monkeypatch):
     monkeypatch.setattr(cube_session, "photometer", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run_maps(part, [cube_path])
-    assert not (tmp_path / "part/cube_background_cube_fullsize.fits").exists()
+    assert not (tmp_path / "part/maps/cube_background_cube_fullsize.fits").exists()
     for _ in range(2):  # going on, and once more when everything is done
         run_maps(part, [cube_path])
         assert measured == ["cube_slice_001", "cube_slice_002", "cube_slice_002"]

@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starmill.background.polynomial import clip_limits, exponents, fill_masked, fit_polynomial_background
+from starmill.background.polynomial import (
+    clip_limits,
+    clip_values,
+    exponents,
+    fill_masked,
+    fit_polynomial_background,
+    score_background,
+)
 from starmill.errors import AlgorithmError
 from starmill.kernels import box_background as kernel
 from starmill.kernels.gaussian_groups import LINEAR
@@ -74,7 +81,7 @@ def box_sizes(min_box: float, max_box: float, fwhm: float, max_size: float, exte
 def separate_background(
     image: NDArray[Any], x: NDArray[Any], y: NDArray[Any], members: NDArray[np.int64], *,
     beam_sigma: float, max_size: float, sizes: Sequence[int], orders: Sequence[int],
-    fitters: Sequence[tuple[str, float]], score: str,
+    fitters: Sequence[tuple[str, float]], score: str, noise: float | None = None,
 ) -> BoxBackground:  # fmt: skip
     """Choose the best background of the box around a source or group.
 
@@ -94,6 +101,9 @@ def separate_background(
     orders : sequence of int
     fitters : sequence of (method, epsilon)
     score : {'nmse', 'redchi', 'bic'}
+    noise : float, optional
+        Standard deviation of a pixel. With it, boxes, orders and fitters are compared on the same pixels, those of the
+        smallest box that were observed and belong to no source, and only observed pixels are fitted.
 
     Returns
     -------
@@ -106,12 +116,14 @@ def separate_background(
 
     Notes
     -----
-    As published, a box larger than the smallest one is scored with the polynomial counted from the first pixel of
-    the common part and not of the box, and the mean square that normalises ``nmse`` is that of the box.
+    As published, and without ``noise``, a box larger than the smallest one is scored with the polynomial counted
+    from the first pixel of the common part and not of the box, and the mean square that normalises ``nmse`` is that
+    of the box.
     """
     whole = not sizes
     x, y, members = _nearby(x, y, members, max(sizes, default=0))
     lowest, best, fallback = np.inf, None, None
+    judge: _SamePixels | None = None
     reference: NDArray[np.float64] | None = None
     first_size = 0
     for size in sizes or (0,):
@@ -122,14 +134,20 @@ def separate_background(
             fallback = BoxBackground(corner, cut, np.zeros_like(cut), -1)
         median = clip_limits(cut.ravel(), 3.0, 5)[2]
         lx, ly = x - corner[0], y - corner[1]
-        filled, free = _masks(cut - median, lx, ly, members, beam_sigma, max_size, mask_others=not whole)
-        masked = np.where(free, filled, np.nan)
+        filled, free, observed = _masks(
+            cut - median, lx, ly, members, beam_sigma, max_size, mask_others=not whole
+        )
+        masked = np.where(free if noise is None else free & observed, filled, np.nan)
+        if noise is not None and judge is None:
+            judge = _SamePixels.of(corner, masked + median, noise)
         if reference is None:
             reference, first_size = masked, size
         part, shared = _common_part(masked, reference, lx[members], ly[members], first_size)
         if np.count_nonzero(np.isfinite(part) & np.isfinite(shared)) < 10:
             continue
         for number, order, add in _candidates(masked, part, shared, orders, fitters, score):
+            if judge is not None:
+                number = judge.score(corner, cut.shape, median, order, add, score)
             if number < lowest:
                 lowest, best = number, (corner, cut, median, order, add)
     if best is not None:
@@ -142,6 +160,38 @@ def separate_background(
             "no box around the source holds data", numbers={"boxes": len(sizes), "valid pixels": 0}
         )
     return fallback
+
+
+@dataclass(frozen=True)
+class _SamePixels:
+    """The pixels on which all candidates are compared: map coordinates, values, and their noise."""
+
+    x: NDArray[np.int64]
+    y: NDArray[np.int64]
+    values: NDArray[np.float64]
+    noise: float
+
+    @classmethod
+    def of(cls, corner: tuple[int, int], image: NDArray[np.float64], noise: float) -> _SamePixels | None:
+        """Take the pixels of a box that are not NaN and survive clipping; None when these are too few."""
+        y, x = np.nonzero(np.isfinite(image))
+        values = image[y, x]
+        keep = clip_values(values)
+        if keep.sum() < 10:
+            return None
+        return cls(x[keep] + corner[0], y[keep] + corner[1], values[keep], noise)
+
+    def score(
+        self, corner: tuple[int, int], shape: tuple[int, ...], median: float, order: int,
+        add: Callable[[NDArray[np.float64]], None], kind: str,
+    ) -> float:  # fmt: skip
+        """Score of the polynomial of a box, which holds all these pixels."""
+        background = np.full(shape, median)
+        add(background)
+        level = float(np.median(self.values))
+        model = background[self.y - corner[1], self.x - corner[0]]
+        found = score_background(model - level, self.values - level, len(exponents(order)), self.noise)
+        return {"nmse": found.nmse, "redchi": found.reduced_chi2, "bic": found.bic}[kind]
 
 
 def _nearby(
@@ -228,8 +278,8 @@ def _box(
 def _masks(
     local: NDArray[np.float64], lx: NDArray[Any], ly: NDArray[Any], members: NDArray[np.int64], beam_sigma: float,
     max_size: float, *, mask_others: bool,
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:  # fmt: skip
-    """Return the box with its neighbours interpolated away, and the pixels that are free of the members."""
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:  # fmt: skip
+    """Return the box with its neighbours interpolated away, the pixels free of the members, and the observed ones."""
     grouped = members.size > 1
     own = np.zeros(lx.size, bool)
     own[members] = True
@@ -244,9 +294,8 @@ def _masks(
     start = beam_sigma * max_size if grouped else beam_sigma
     wide = 2.0 if grouped else 1.0
     inside = np.isfinite(filled)
-    return filled, _cut_out(
-        inside, filled, lx[members], ly[members], beam_sigma, max_size, grouped, start, wide
-    )
+    own_free = _cut_out(inside, filled, lx[members], ly[members], beam_sigma, max_size, grouped, start, wide)
+    return filled, own_free, free
 
 
 def _cut_out(

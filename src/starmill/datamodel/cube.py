@@ -124,6 +124,32 @@ class SkyMap:
         values, vectors = np.linalg.eigh(covariance)
         return math.sqrt(values[1]), math.sqrt(values[0]), math.atan2(vectors[1, 1], vectors[0, 1])
 
+    def check_beam(self, smallest: float = 0.0) -> None:
+        """Refuse a beam that cannot be that of this map.
+
+        Parameters
+        ----------
+        smallest : float, pixel
+            Smallest FWHM (geometric mean of the axes) that is of use.
+
+        Raises
+        ------
+        InputError
+            For a beam below ``smallest``, or wider than half of the map, as when it is given in the wrong unit.
+        """
+        axes = self.beam_in_pixels()
+        fwhm = 2.3548200450309493 * math.sqrt(axes[0] * axes[1])
+        if fwhm < smallest:
+            raise InputError(
+                f"the beam is {fwhm:.2f} pixels wide (FWHM); Gaussians need at least {smallest:g}"
+            )
+        if fwhm > 0.5 * min(self.image.shape):
+            ny, nx = self.image.shape
+            raise InputError(
+                f"the beam of {self.beam.fwhm:.4g} arcsec is {fwhm:.0f} pixels wide (FWHM), more than half of the map "
+                f"of {nx} x {ny} pixels; is the survey right, and BMAJ in degrees?"
+            )
+
 
 def sky_jacobian(wcs: Any, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
     """Local matrices from pixel offsets to sky offsets.

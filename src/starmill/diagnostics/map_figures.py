@@ -52,7 +52,7 @@ def _limits(cut: CutoutLike) -> tuple[float, float]:
 
 def cutout_figure(cut: CutoutLike, unit: str) -> Figure:
     """Draw data, sources only, model and residual of a cutout side by side on one brightness scale."""
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
     low, high = _limits(cut)
     ny, nx = cut.data.shape
     x0, y0 = cut.corner

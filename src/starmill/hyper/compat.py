@@ -48,7 +48,7 @@ def published_config(options: HyperOptions, sky_map: SkyMap) -> PublishedConfig:
         extra_radius=options["fit_options.fit_aperture_sigma"],
         loss=options["fit_options.loss"] if options["fit_options.loss"] != "arctan" else "cauchy",
         f_scale=options["fit_options.f_scale"], tolerance=max(options["fit_options.ftol"], 1e-14),
-        score=options["fit_options.min_method"],
+        score=options["fit_options.min_method"], scoring=options["background.scoring"],
         separate_background=options["background.fit_gauss_and_bg_separately"],
         joint_background=options["background.fit_gauss_and_bg_together"],
         separate_orders=whole("background.pol_orders_separate"), joint_orders=whole("background.polynomial_orders"),

@@ -39,7 +39,7 @@ class _Channels:
     def __init__(self, cube: FitsCube, options: HyperOptions, changes: Mapping[str, Any] | None) -> None:
         self.cube, self.options, self.changes = cube, options, changes
         self.folder = options.output_path("control.dir_datacube_slices")
-        self.full = options.root / f"{cube.name}_background_cube_fullsize.fits"
+        self.full = self.folder / f"{cube.name}_background_cube_fullsize.fits"
         self.mark = fingerprint(cube.path, options, changes)[:32]
         self.complete = self._complete_cube() if options["control.resume"] else None
 
@@ -176,14 +176,14 @@ def _run_cube(cube: FitsCube, options: HyperOptions, changes: Mapping[str, Any] 
     unit, cards = cube[0].unit, {"start_ch": 1, "fprint": work.mark}
     with ExitStack() as files:
         write_background = files.enter_context(cube_writer(work.full, cube, unit, **cards))
-        flat = options.root / f"{cube.name}_background_subtracted.fits"
+        flat = work.folder / f"{cube.name}_background_subtracted.fits"
         write_flat = files.enter_context(cube_writer(flat, cube, unit, **cards))
         for channel, sky_map in enumerate(cube):
             background = work.background(channel, sky_map)
             write_background(background)
             write_flat(np.asarray(sky_map.image, np.float32) - background)
     work.tidy()
-    _write_cut(work.full, cube, options, unit)
+    _write_cut(work.full, cube, unit)
     _merge(cube, outcomes, options)
     return outcomes
 
@@ -214,7 +214,7 @@ def _wanting(cube: FitsCube, outcomes: list[MapOutcome]) -> tuple[NDArray[np.flo
     return known, wanting
 
 
-def _write_cut(full: Path, cube: FitsCube, options: HyperOptions, unit: str) -> None:
+def _write_cut(full: Path, cube: FitsCube, unit: str) -> None:
     """Write the background cube again without the empty margins that all channels share."""
     background = open_cube(full, beam=Beam(1.0, 1.0), unit=unit)
     rows, columns = np.zeros(cube.shape[1], bool), np.zeros(cube.shape[2], bool)
@@ -225,7 +225,7 @@ def _write_cut(full: Path, cube: FitsCube, options: HyperOptions, unit: str) -> 
         return
     y, x = np.flatnonzero(rows), np.flatnonzero(columns)
     box = int(x[0]), int(y[0]), int(x[-1] - x[0] + 1), int(y[-1] - y[0] + 1)
-    path = options.root / f"{cube.name}_background_cube_cut.fits"
+    path = full.with_name(f"{cube.name}_background_cube_cut.fits")
     with cube_writer(path, cube, unit, box=box, start_ch=1) as write:
         for plane in background:
             write(plane.image[box[1] : box[1] + box[3], box[0] : box[0] + box[2]])

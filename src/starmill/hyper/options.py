@@ -99,6 +99,7 @@ KEYS: dict[str, tuple[str, Any]] = {
     "background.pol_orders_separate": ("L", [0, 1, 2]),
     "background.fix_min_box": ("f", 3),
     "background.fix_max_box": ("f", 5),
+    "background.scoring": ("s", "published"),
     "background.fit_gauss_and_bg_together": ("b", False),
     "background.polynomial_orders": ("L", [0]),
     "background.pol_orders_bkg_no_sources": ("L", [0]),
@@ -121,6 +122,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "control.mode": ("accurate", "compat"),
     "fit_options.loss": ("linear", "soft_l1", "huber", "cauchy", "arctan"),
     "fit_options.min_method": ("nmse", "redchi", "bic"),
+    "background.scoring": ("published", "same_pixels"),
     "photometry.aperture_correction": ("published", "whole", "none"),
     "fit_options.weights": (None, "null", "inverse_rms", "snr", "power_snr", "spatial", "map", "mask"),
 }

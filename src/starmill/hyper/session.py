@@ -255,6 +255,10 @@ def photometer(
         from starmill.tasks.published_photometry import PublishedPhotometryTask
 
         task: Any = PublishedPhotometryTask(published_config(options, sky_map))
+        if sky_map.rms is not None:
+            _log.warning("%s: the published rules use one rms for the map, not a noise map", sky_map.name)
+        if options["control.detection_only"] and positions is None:
+            return task.detect(sky_map=sky_map)
         return task.run(sky_map=sky_map, positions=positions, shapes=shapes)
     extra = dict(changes or {})
     if options["detection.use_manual_rms"]:

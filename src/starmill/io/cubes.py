@@ -326,7 +326,7 @@ def map_header(sky_map: SkyMap, unit: str, **cards: Any) -> fits.Header:
     if sky_map.meta.get("object"):
         header["OBJECT"] = sky_map.meta["object"]
     for name, value in cards.items():
-        header[name.upper().replace("_", "-")] = value
+        header[name.upper()] = value
     return header
 
 
@@ -381,7 +381,7 @@ def cube_writer(
         if f"CRPIX{axis}" in header:
             header[f"CRPIX{axis}"] -= corner
     for name, value in cards.items():
-        header[name.upper().replace("_", "-")] = value
+        header[name.upper()] = value
     written = [0]
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(header.tostring(padding=True).encode("ascii"))

@@ -50,12 +50,25 @@ def thin_out(xs, ys, n, every_second_row):
 
 
 @njit
+def keep_every(xs, ys, n, step):
+    """Keep those of the first ``n`` pixels whose row and column are multiples of ``step``; returns how many."""
+    kept = 0
+    for k in range(n):
+        if int(xs[k]) % step or int(ys[k]) % step:
+            continue
+        xs[kept], ys[kept] = xs[k], ys[k]
+        kept += 1
+    return kept
+
+
+@njit
 def list_pixels(image, weight, sources, radius, stride, room):
     """Pixels within ``radius`` (per source, pixels) of any source of a group.
 
     ``stride`` 2 keeps a chequer-board (x + y even), 4 every second row and column; 0
-    takes the first of 1, 2, 4 that lists at most ``MANY_PIXELS``.  Pixels without a
-    finite value and a finite, positive weight are left out.  At most ``room`` pixels are listed.
+    takes the first of 1, 2, 4 that lists at most ``MANY_PIXELS``, and for beams of very many pixels
+    every fourth, eighth, ... row and column, until no more than that number are left for each source.  Pixels
+    without a finite value and a finite, positive weight are left out.  At most ``room`` pixels are listed.
     """
     ny, nx = image.shape
     x0, x1, y0, y1 = nx, 0, ny, 0
@@ -83,6 +96,10 @@ def list_pixels(image, weight, sources, radius, stride, room):
         n = thin_out(xs, ys, n, False)
         if n > MANY_PIXELS:
             n = thin_out(xs, ys, n, True)
+        step = 4
+        while n > MANY_PIXELS * sources.shape[0]:
+            n = keep_every(xs, ys, n, step)
+            step *= 2
     return xs[:n], ys[:n]
 
 

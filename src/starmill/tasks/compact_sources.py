@@ -185,10 +185,7 @@ class CompactSourcesTask(Task):
             scale = float(np.abs(sky_map.image[valid] - zero).max()) or 1.0
         axes = sky_map.beam_in_pixels()
         sigma = float(np.sqrt(axes[0] * axes[1]))
-        if sigma * FWHM_PER_SIGMA < 1.2:
-            raise InputError(
-                f"the beam is {sigma * FWHM_PER_SIGMA:.2f} pixels wide (FWHM); Gaussians need at least 1.2"
-            )
+        sky_map.check_beam(smallest=1.2)
         difference: NDArray[Any] = np.subtract(sky_map.image, zero)
         difference /= scale
         image = difference.astype(np.float32, order="C", copy=False)

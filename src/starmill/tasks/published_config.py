@@ -46,6 +46,12 @@ class PublishedConfig(Config):
     tolerance: float = field(1e-8, "relative decrease of the sum of squares that ends a fit", gt=0)
     max_iterations: int = field(200, "steps of one fit", ge=1)
     score: Literal["nmse", "redchi", "bic"] = field("redchi", "how the best background is chosen")
+    scoring: Literal["published", "same_pixels"] = field(
+        "published",
+        "published: every box is scored on its own pixels with its own scatter; same_pixels: all on the observed "
+        "pixels of the smallest box (joint backgrounds: those of the fit) with the rms of the map, and only observed "
+        "pixels are fitted",
+    )
     separate_background: bool = field(False, "subtract a background before the fit")
     joint_background: bool = field(False, "fit a polynomial together with the Gaussians")
     separate_orders: tuple[int, ...] = field((0, 1, 2), "orders of the separate background to try")

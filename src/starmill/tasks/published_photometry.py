@@ -78,6 +78,28 @@ class PublishedPhotometryTask(Task):
         result : Result
             As :class:`starmill.tasks.compact_sources.CompactSourcesTask` gives; the map unit is jansky per pixel.
         """
+        image, factor, rms = self._prepare(sky_map)
+        sigma = float(np.sqrt(np.prod(sky_map.beam_in_pixels()[:2])))
+        with self.timer("detect"):
+            x, y, score = self._detect(sky_map, image, rms, positions)
+        link = 2.0 * FWHM_PER_SIGMA * sigma * self.config.max_size * self.config.aperture_ratio
+        groups = group_sources(x, y, link, self.config.max_group)
+        with self.timer("fit"):
+            fits = map_tiles(
+                lambda g: self._fit_group(image, x, y, groups[g], sigma, rms), range(len(groups))
+            )
+        with self.timer("photometry"):
+            return self._measure(sky_map, image, fits, groups, score, rms, factor, shapes)
+
+    def detect(self, *, sky_map: SkyMap) -> Result:
+        """Find the peaks of a map and measure nothing."""
+        image, _, rms = self._prepare(sky_map)
+        x, y, score = self._detect(sky_map, image, rms, None)
+        height = image[np.rint(y).astype(int), np.rint(x).astype(int)] - np.nanmean(image)
+        return Result(catalog=detection_catalog(sky_map, x, y, height / rms, score))
+
+    def _prepare(self, sky_map: SkyMap) -> tuple[NDArray[np.float64], float, float]:
+        """Image in jansky per pixel, what a map unit is in it, and the global rms."""
         factor = jansky_per_pixel_factor(
             sky_map.unit,
             pixel_sr=sky_map.pixel_area,
@@ -87,30 +109,8 @@ class PublishedPhotometryTask(Task):
         image = np.asarray(sky_map.image, np.float64) * factor
         if not np.isfinite(image).any():
             raise AlgorithmError("the map has no valid pixel", numbers={"pixels": image.size, "valid": 0})
-        rms = self.config.rms or global_rms(image)
-        sigma = float(np.sqrt(np.prod(sky_map.beam_in_pixels()[:2])))
-        with self.timer("detect"):
-            x, y, score = self._detect(sky_map, image, rms, positions)
-        link = 2.0 * FWHM_PER_SIGMA * sigma * self.config.max_size * self.config.aperture_ratio
-        groups = group_sources(x, y, link, self.config.max_group)
-        with self.timer("fit"):
-            fits = map_tiles(lambda g: self._fit_group(image, x, y, groups[g], sigma), range(len(groups)))
-        with self.timer("photometry"):
-            return self._measure(sky_map, image, fits, groups, score, rms, factor, shapes)
-
-    def detect(self, *, sky_map: SkyMap) -> Result:
-        """Find the peaks of a map and measure nothing."""
-        factor = jansky_per_pixel_factor(
-            sky_map.unit,
-            pixel_sr=sky_map.pixel_area,
-            beam_sr=sky_map.beam.solid_angle,
-            frequency_hz=sky_map.frequency,
-        )
-        image = np.asarray(sky_map.image, np.float64) * factor
-        rms = self.config.rms or global_rms(image)
-        x, y, score = self._detect(sky_map, image, rms, None)
-        height = image[np.rint(y).astype(int), np.rint(x).astype(int)] - np.nanmean(image)
-        return Result(catalog=detection_catalog(sky_map, x, y, height / rms, score))
+        sky_map.check_beam()
+        return image, factor, self.config.rms or global_rms(image)
 
     def _detect(
         self, sky_map: SkyMap, image: NDArray[np.float64], rms: float, positions: NDArray[Any] | None
@@ -184,6 +184,7 @@ class PublishedPhotometryTask(Task):
         y: NDArray[Any],
         members: NDArray[np.int64],
         sigma: float,
+        rms: float,
     ) -> _GroupFit | None:
         """Background and Gaussians of one group; None when it has no data."""
         config = self.config
@@ -201,7 +202,7 @@ class PublishedPhotometryTask(Task):
         ]
         options = {
             "beam_sigma": sigma, "max_size": config.max_size, "orders": config.separate_orders, "fitters": fitters,
-            "score": config.score,
+            "score": config.score, "noise": rms if config.scoring == "same_pixels" else None,
         }  # fmt: skip
         candidates = []
         try:
@@ -216,7 +217,11 @@ class PublishedPhotometryTask(Task):
         except AlgorithmError:
             return None  # the source has no data around it: it is flagged
         orders = config.joint_orders if config.joint_background else (-1,)
-        fits = [self._fit_box(box, x, y, members, sigma, order) for box in candidates for order in orders]
+        fits = [
+            self._fit_box(box, x, y, members, sigma, order, options["noise"])
+            for box in candidates
+            for order in orders
+        ]
         return min(fits, key=lambda fit: fit.numbers[config.score])
 
     def _fit_box(
@@ -227,8 +232,12 @@ class PublishedPhotometryTask(Task):
         members: NDArray[np.int64],
         sigma: float,
         order: int,
+        noise: float | None,
     ) -> _GroupFit:
-        """Fit the Gaussians of a group, and a polynomial when ``order`` is not -1, to the data of a box."""
+        """Fit the Gaussians of a group, and a polynomial when ``order`` is not -1, to the data of a box.
+
+        With ``noise``, of a pixel, the fit is scored on the pixels that were fitted, the same ones for every order.
+        """
         config, data = self.config, box.data
         grouped = members.size > 1
         finite = np.isfinite(data)
@@ -257,6 +266,8 @@ class PublishedPhotometryTask(Task):
         )  # fmt: skip
         polynomial = _joint_polynomial(data.shape, use, coefficients, order)
         model = draw_sources(data.shape, sources) + polynomial
+        if noise is not None:
+            finite, values, spread = use, data[use], noise
         residual = (model - data)[finite]
         n_free = members.size * (6 if move else 4) + coefficients.size
         chi2 = float(np.sum((residual / spread) ** 2))
@@ -336,7 +347,7 @@ class PublishedPhotometryTask(Task):
         n = order.size
         sources = np.zeros((n, 6))
         sums, peaks = np.full((n, 4), np.nan), np.zeros(n)
-        background = np.full(image.shape, self._empty_level(image))
+        background = np.full(image.shape, self._empty_level(image)) if done else self._empty_background(image)
         ellipses = np.zeros((n, 5))
         names = ("median", "order", "nmse", "redchi", "bic", "chi2", "n", "dof", "status")
         columns: dict[str, NDArray[np.float64]] = {name: np.zeros(n) for name in names}
@@ -380,6 +391,15 @@ class PublishedPhotometryTask(Task):
     def _empty_level(self, image: NDArray[np.float64]) -> float:
         values = image[np.isfinite(image)]
         return float(np.median(values[clip_values(values)]))
+
+    def _empty_background(self, image: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Background of a map without sources: the best of the polynomials of the configuration."""
+        whole = separate_background(
+            image, np.zeros(0), np.zeros(0), np.zeros(0, np.int64), sizes=[], beam_sigma=1.0,
+            max_size=self.config.max_size, orders=self.config.empty_orders, fitters=[("least_squares", 0.0)],
+            score=self.config.score,
+        )  # fmt: skip
+        return whole.background
 
     def _fixed_shapes(
         self, shapes: NDArray[Any] | None, order: NDArray[np.int64], n: int
