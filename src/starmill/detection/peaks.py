@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,7 @@ def replace_peaks(
 def move_missing_peaks(
     footprints: FootprintSet,
     smoothed: NDArray[np.float32],
-    usable: NDArray[np.bool_],
+    usable: Callable[[Any, Any], NDArray[np.bool_]],
     *,
     radius: int,
     origin: tuple[int, int] = (0, 0),
@@ -139,8 +140,8 @@ def move_missing_peaks(
     ----------
     footprints : FootprintSet
     smoothed : (ny, nx) float32 array
-    usable : (ny, nx) bool array
-        Pixels with data.
+    usable : callable
+        ``usable(rows, columns)``, array indices or slices: which of these pixels have data.
     radius : int
         How far a peak may move, pixels; those without data so near stay where they are.
     origin : (x0, y0)
@@ -155,17 +156,22 @@ def move_missing_peaks(
     """
     peaks = footprints.peaks
     x, y = (peaks[axis].astype(np.int64) - start for axis, start in zip("xy", origin, strict=True))
-    missing = np.flatnonzero(~usable[y, x])
+    missing = np.flatnonzero(~usable(y, x))
+    around = (
+        (slice(max(y[i] - 1, 0), y[i] + 2) for i in missing),
+        (slice(max(x[i] - 1, 0), x[i] + 2) for i in missing),
+    )
+    with_data = np.array([usable(*window).sum() for window in zip(*around, strict=True)], np.int64)
+    missing = missing[with_data < _BRIDGED]
     if not len(missing):
         return footprints
     labels = label_image(footprints, Box.from_shape(smoothed.shape, origin))
     moved = peaks.copy()
     for i in missing:
         rows, columns = (slice(max(centre - radius, 0), centre + radius + 1) for centre in (y[i], x[i]))
-        near = usable[max(y[i] - 1, 0) : y[i] + 2, max(x[i] - 1, 0) : x[i] + 2]
-        place = usable[rows, columns] & (labels[rows, columns] == labels[y[i], x[i]])
+        place = usable(rows, columns) & (labels[rows, columns] == labels[y[i], x[i]])
         py, px = np.nonzero(place & np.isfinite(smoothed[rows, columns]))
-        if near.sum() >= _BRIDGED or not len(py):
+        if not len(py):
             continue
         py, px = py + rows.start, px + columns.start
         best = np.lexsort((-sign * smoothed[py, px], (py - y[i]) ** 2 + (px - x[i]) ** 2))[0]

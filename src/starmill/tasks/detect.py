@@ -357,12 +357,11 @@ class SourceDetectionTask(Task):
             there: NDArray[np.bool_] = ((bits & missing) == 0) | ((bits & kept) != 0)
             return there & np.isfinite(image[rows, columns])
 
-        x0, y0 = exposure.origin
-        if all(has_data(core.peaks["y"] - y0, core.peaks["x"] - x0).all() for core in cores):
-            return cores  # the usual case, without looking at every pixel
-        usable, radius = has_data(slice(None), slice(None)), int(np.ceil(2 * sigma))
+        radius = int(np.ceil(2 * sigma))
         positive, negative = (
-            move_missing_peaks(core, smoothed.image, usable, radius=radius, origin=exposure.origin, sign=sign)
+            move_missing_peaks(
+                core, smoothed.image, has_data, radius=radius, origin=exposure.origin, sign=sign
+            )
             for core, sign in zip(cores, (1.0, -1.0), strict=True)
         )
         return positive, negative
