@@ -129,6 +129,22 @@ def test_collections_travel_and_go(tmp_path, night, call):
     assert call("repo", "verify", other)[0] == 0
 
 
+def test_choices_of_nothing_say_so(tmp_path, night, call):
+    data = tmp_path / "DATA"
+    call("repo", "init", data)
+    code, _, err = call("repo", "ingest", data, tmp_path, "--camera", "simcam")
+    assert code == 4
+    assert "no FITS files in" in err
+    call("repo", "ingest", data, night, "--camera", "simcam")
+    code, _, err = call("repo", "certify", data, "calib", "bias", "flat", "-i", "raw/simcam")
+    assert code == 4
+    assert "0 bias, 0 flat certified in calib" in err
+    code, _, err = call("repo", "tag", data, "good", "raw", "band = z")
+    assert code == 4
+    assert "0 data sets put into good" in err
+    assert "calib" not in call("repo", "ls", data)[1]
+
+
 def test_pictures_of_pipelines(tmp_path, night, call):
     data = tmp_path / "DATA"
     call("repo", "init", data)

@@ -89,6 +89,25 @@ def test_loose_products_are_made_again_byte_by_byte(tmp_path, capsys, options):
     assert _command("rerun", out / "none.fits") == 3
 
 
+def test_loose_products_tell_how_they_were_made(tmp_path, capsys):
+    frame, out = _frame(tmp_path / "a.fits", 1), tmp_path / "out"
+    assert _command("process", frame, "--no-isr", "--no-pictures", "-q", "-o", out) == 0
+    for name in ("a.exposure.fits", "a.catalog.fits", "a.reg"):
+        assert _command("repo", "provenance", out / name) == 0
+        told = capsys.readouterr().out
+        assert told.startswith(f"{name}  sha256 ")
+        assert "by ProcessFrameTask (config " in told
+        assert "    exposure: a.fits  sha256 " in told
+    (out / "a.fits").write_bytes(frame.read_bytes())  # an input beside its products was not made by them
+    assert _command("repo", "provenance", out / "a.fits") == 3
+    assert "neither lies in a repository nor says" in capsys.readouterr().err
+    frame.unlink()
+    (out / "a.fits").unlink()
+    assert _command("repo", "provenance", out / "a.reg") == 0
+    assert "not found here" in capsys.readouterr().out
+    assert _command("repo", "provenance", out / "none.fits") == 3
+
+
 def test_a_frame_that_kills_its_worker_fails_and_the_others_are_done(tmp_path, monkeypatch):
     frames = [_frame(tmp_path / f"{name}.fits", seed) for seed, name in enumerate("abc")]
     monkeypatch.setenv("STARMILL_CAMERAS", str(tmp_path))

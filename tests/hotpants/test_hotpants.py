@@ -12,7 +12,7 @@ from starmill.cli.hotpants import main
 from starmill.cli.main import cli
 from starmill.errors import ConfigError, InputError
 from starmill.hotpants import Hotpants, HotpantsConfig, HotpantsError, Substamp, SubstampStatus
-from starmill.hotpants.again import rerun_product
+from starmill.hotpants.again import made_from, rerun_product
 from starmill.hotpants.command import run_hotpants
 from starmill.hotpants.options import parse_flags
 
@@ -241,6 +241,8 @@ def test_products_are_made_again(tmp_path, images):
     words = write_inputs(folder, images)
     words += ["-oni", str(folder / "n.fits"), "-savexy", str(folder / "xy.reg"), "-hki", "-c", "t"]
     assert run_hotpants(words) == 0
+    assert [item["path"] for item in made_from(folder / "n.fits")["inputs"]] == [words[1], words[3]]
+    assert made_from(folder / "s.fits") is None
     folder.rename(moved)
     for name in ("d.fits", "n.fits"):
         report = rerun_product(moved / name, keep=moved / "new")
@@ -376,3 +378,51 @@ def test_cards_of_the_inputs_and_of_the_noise(tmp_path, images):
     assert fits.getheader(tmp_path / "m.fits")["OBJECT"] == "Output Mask Image"
     run_hotpants([*words, "-ki", str(tmp_path / "k.fits")])
     assert fits.getheader(tmp_path / "d.fits")["PHOTNORM"] == "i"  # of the table, as in the C program
+
+
+def test_inputs_that_are_no_images_are_hotpants_errors(tmp_path, images):
+    (tmp_path / "text.fits").write_text("no FITS")
+    template, science = images[:2]
+    for wrong in (str(tmp_path / "nope.fits"), str(tmp_path / "text.fits"), np.array([["a", "b"]]), None):
+        with pytest.raises(HotpantsError):
+            Hotpants(wrong, science)
+    for catalog in ([[np.nan, 3.0]], [["x", "y"]]):
+        with pytest.raises(HotpantsError):
+            Hotpants(template, science, star_catalog=catalog)
+    same = [np.ones((11, 11)), np.ones((11, 11))]
+    for basis in (same, [np.ones((11, 11)), np.ones((9, 9))]):
+        with pytest.raises(HotpantsError):
+            Hotpants(template, science, config=HotpantsConfig(use_pca=True, pca_images=basis)).find_stamps()
+
+
+def test_no_kernel_outside_the_image(finished):
+    session = finished if isinstance(finished, Hotpants) else finished[0]
+    for place in ((-5, 3), (9999, 3)):
+        with pytest.raises(HotpantsError, match="outside"):
+            session.visualize_kernel(place)
+    with pytest.raises(ValueError, match="size_factor"):
+        session.visualize_kernel((30, 30), float("inf"))
+
+
+@pytest.mark.parametrize("classic", [False, True])
+def test_substamps_carry_their_models(images, classic):
+    session = Hotpants(*images[:2], config=HotpantsConfig(**SETTINGS, classic=classic))
+    session.find_stamps()
+    direction = session.fit_and_select_direction()
+    _, used = session.iterative_fit_and_clip()
+    stamp = used[0]
+    assert stamp.basis_vectors.shape == (49, *stamp.image_cutout.shape)
+    other = stamp.image_cutout if direction == "t" else stamp.template_cutout
+    for model in (stamp.local_model, stamp.global_model):
+        assert np.mean((other - model) ** 2 / stamp.noise_variance_cutout) < 1.5
+
+
+@pytest.mark.parametrize("classic", [False, True])
+def test_one_stamp_does_not_tell_how_a_kernel_varies(images, classic):
+    settings = HotpantsConfig(**(SETTINGS | {"ko": 2}), classic=classic)
+    session = Hotpants(*images[:2], config=settings)
+    lists = session.find_stamps()
+    place = next(s for s in [*lists[0], *lists[1]])
+    alone = Hotpants(*images[:2], star_catalog=[[place.x + 1, place.y + 1]], config=settings)
+    with pytest.raises(HotpantsError, match="too few|no substamps"):
+        alone.run_pipeline()

@@ -1,6 +1,7 @@
 """Whole runs: outputs, failures, formats, cubes, fixed sources, the command line."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -110,6 +111,13 @@ def test_results_say_how_they_were_made_and_are_made_again(done, tmp_path, capsy
     assert report.identical == identical
     name = "params/params_one.csv"
     assert (tmp_path / "kept" / name).read_bytes() == (folder / "out" / name).read_bytes()
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    for sky_map in folder.glob("*.fits"):
+        sky_map.rename(folder / f"{sky_map.name}.away")
+    assert rerun_product(moved / "out/params/params_one.txt", [moved]).identical == identical
+    for sky_map in folder.glob("*.away"):
+        sky_map.rename(sky_map.with_suffix(""))
     with pytest.raises(InputError, match="was not written by the run"):
         rerun_product(folder / "out/logs/hyper_py.log")
     with pytest.raises(InputError, match="beside it says how it was made"):

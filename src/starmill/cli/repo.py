@@ -119,7 +119,10 @@ def ingest(
     )
     if report.refused:
         return 1 if report.ingested or report.unchanged else 3
-    return 0 if report.ingested or report.unchanged else 4
+    if not report.ingested and not report.unchanged:
+        click.echo(f"no FITS files in {', '.join(paths)}", err=True)
+        return 4
+    return 0
 
 
 @command.command("ingest-maps", context_settings=_HELP)
@@ -241,12 +244,16 @@ def certify(
     where: str,
     begin: float | None,
     end: float | None,
-) -> None:
+) -> int:
     """Declare master frames valid between two times, in the calibration collection COLLECTION."""
     with _open(repository, collections, writable=True) as opened:
-        refs = [ref for name in dataset_types for ref in opened.query(name, where or None)]
-        opened.certify(collection, refs, begin, end)
-    click.echo(f"{len(refs)} data sets certified in {collection}", err=True)
+        found = {name: opened.query(name, where or None) for name in dataset_types}
+        refs = [ref for part in found.values() for ref in part]
+        if refs:
+            opened.certify(collection, refs, begin, end)
+    counts = ", ".join(f"{len(part)} {name}" for name, part in found.items())
+    click.echo(f"{counts} certified in {collection}", err=True)
+    return 0 if refs else 4
 
 
 @command.command(context_settings=_HELP)
@@ -266,12 +273,14 @@ def tag(
     at: str,
     radius: float,
     box: str,
-) -> None:
+) -> int:
     """Put data sets into the tagged collection COLLECTION."""
     with _open(repository, collections, writable=True) as opened:
         refs = opened.query(dataset_type, where or None, **_place(at, radius, box))
-        (opened.untag if remove else opened.tag)(collection, refs)
-    click.echo(f"{len(refs)} data sets", err=True)
+        if refs:
+            (opened.untag if remove else opened.tag)(collection, refs)
+    click.echo(f"{len(refs)} data sets {'taken out of' if remove else 'put into'} {collection}", err=True)
+    return 0 if refs else 4
 
 
 @command.command(context_settings=_HELP)
@@ -394,19 +403,43 @@ def import_(repository: str, source: str, run: str) -> None:
 
 @command.command(context_settings=_HELP)
 @click.argument("file", type=click.Path())
+@click.option(
+    "--inputs",
+    multiple=True,
+    type=click.Path(),
+    help="Folder with the inputs of a loose product; repeatable.",
+)
 @_json_option
-def provenance(file: str, as_json: bool) -> None:
-    """Show how a product FILE of a repository was made, down to the raw frames."""
-    from starmill.errors import RepositoryError
+def provenance(file: str, inputs: tuple[str, ...], as_json: bool) -> None:
+    """Show how a product FILE was made, down to the raw frames.
+
+    Of a product outside of a repository the inputs are found by name and checksum: in the folders given and below
+    them, and near the product.
+    """
     from starmill.execution.provenance import dataset_at, format_tree, provenance_tree
     from starmill.repository.configuration import find_root
 
     root = find_root(Path(file).absolute().parent)
     if root is None:
-        raise RepositoryError(f"{file} does not lie in a repository")
-    with _open(str(root)) as opened:
-        tree = provenance_tree(opened, dataset_at(opened, file))
+        tree = _loose_tree(Path(file), [Path(folder) for folder in inputs])
+    else:
+        with _open(str(root)) as opened:
+            tree = provenance_tree(opened, dataset_at(opened, file))
     if as_json:
         print_json(tree)
     else:
         sys.stdout.write("\n".join(format_tree(tree)) + "\n")
+
+
+def _loose_tree(file: Path, folders: list[Path]) -> dict[str, Any]:
+    from starmill.errors import InputError
+    from starmill.execution.loose_provenance import loose_tree, read_loose
+    from starmill.hotpants.again import made_from
+    from starmill.hyper.again import read_record
+
+    if not file.is_file():
+        raise InputError("the file does not exist", path=file)
+    tree = loose_tree(file, [made_from, read_record, read_loose], folders)
+    if "made_by" not in tree:
+        raise InputError("neither lies in a repository nor says how it was made", path=file)
+    return tree

@@ -64,6 +64,11 @@ def _rerun(file: Path, keep: Path | None, inputs: list[Path]) -> Any:
 
             return rerun_product(file, inputs, keep=keep)
     if root is None:
+        from starmill.hyper.again import read_record as read_hyper_record
+        from starmill.hyper.again import rerun_product as rerun_hyper
+
+        if read_hyper_record(file) is not None:
+            return rerun_hyper(file, inputs, keep=keep)
         return rerun_file(file, inputs, keep=keep)
     from starmill.execution.provenance import dataset_at
     from starmill.repository import Repository

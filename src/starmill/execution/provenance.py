@@ -154,10 +154,9 @@ def format_tree(tree: Mapping[str, Any], indent: str = "", seen: set[str] | None
     """Return a provenance tree as lines of text; what was shown before is not shown again."""
     seen = set() if seen is None else seen
     data_id = ", ".join(f"{name}={value}" for name, value in tree.get("data_id", {}).items())
+    what = tree.get("file") or f"{tree.get('dataset_type', tree.get('type'))} ({data_id})"
     head = f"{tree['keyword']}: " if "keyword" in tree else ""
-    lines = [
-        f"{indent}{head}{tree.get('dataset_type', tree.get('type'))} ({data_id})  sha256 {tree['checksum'][:12]}"
-    ]
+    lines = [f"{indent}{head}{what}  sha256 {tree['checksum'][:12]}"]
     if "state" in tree:
         lines.append(f"{indent}  {tree['state']}")
     made = tree.get("made_by")
@@ -165,10 +164,11 @@ def format_tree(tree: Mapping[str, Any], indent: str = "", seen: set[str] | None
         return [lines[0] + "  (as above)"]
     if made:
         seen.add(tree["id"])
-        lines.append(
-            f"{indent}  by {made['task']} (config {made['config'][:12]}, starmill {made['versions'].get('starmill')}),"
-            f" {made['cpu_seconds']:.2f} CPU s, {made['max_rss'] / 1e6:.0f} MB"
+        cost = (
+            f", {made['cpu_seconds']:.2f} CPU s, {made['max_rss'] / 1e6:.0f} MB" if "max_rss" in made else ""
         )
+        version = made["versions"].get("starmill")
+        lines.append(f"{indent}  by {made['task']} (config {made['config'][:12]}, starmill {version}){cost}")
     for item in tree.get("inputs", []):
         lines += format_tree(item, indent + "    ", seen)
     return lines

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def rerun_file(path: Path, folders: Sequence[Path] = (), *, keep: Path | None = 
     """
     from starmill.pipelines.task_names import find_task, resolve_config
 
-    provenance = _provenance_of(path)
+    provenance = provenance_of(path)
     inputs: dict[str, Any] = {}
     for item in provenance["inputs"]:
         entry = (item["storage"], find_input(item, folders, path.absolute()), item["details"])
@@ -147,8 +147,8 @@ def rerun_file(path: Path, folders: Sequence[Path] = (), *, keep: Path | None = 
     )
 
 
-def _provenance_of(path: Path) -> dict[str, Any]:
-    """Return the provenance of a file, or of the product beside which it was written."""
+def provenance_of(path: Path) -> dict[str, Any]:
+    """Return the provenance of a loose file, or of the product beside which it was written."""
     provenance = read_provenance(path)
     if provenance is not None:
         return provenance
@@ -156,22 +156,29 @@ def _provenance_of(path: Path) -> dict[str, Any]:
         stem = other.name.removesuffix(".fits").removesuffix(".exposure")
         if other != path and path.name.startswith(f"{stem}."):
             provenance = read_provenance(other)
-            if provenance is not None and provenance.get("companions"):
+            if provenance is None or not provenance.get("companions"):
+                continue
+            if path.name not in {item["file"] for item in provenance["inputs"]}:
                 return provenance
     raise InputError("neither the file nor a product beside it says how it was made", path=path)
 
 
-def find_input(item: dict[str, Any], folders: Iterable[Path], product: Path) -> Path:
-    """Return the file with the name and checksum of an input, in the folders given or near the product."""
+def find_input(item: Mapping[str, Any], folders: Iterable[Path], product: Path) -> Path:
+    """Return the file with the name and checksum of an input: where it was, in the folders given, or near."""
     name, above = item["file"], product.parent.parent
-    candidates = [candidate for folder in folders for candidate in sorted(folder.rglob(name))]
+    candidates = [Path(item["path"])] if "path" in item else []
+    candidates += [candidate for folder in folders for candidate in sorted(folder.rglob(name))]
     candidates += [product.with_name(name), above / name, *sorted(above.glob(f"*/{name}"))]
     there = [candidate for candidate in candidates if candidate.is_file()]
     for candidate in there:
         if file_checksum(candidate) == item["checksum"]:
             return candidate
     found = f"; of this name but other content: {there[0]}" if there else ""
-    raise InputError(f"the input {name} ({item['keyword']}) was not found{found}", path=product)
+    raise InputError(
+        f"the input {name} ({item['keyword']}) was not found near the product nor in the folders given"
+        f" (--inputs FOLDER){found}",
+        path=product,
+    )
 
 
 def changed_versions(then: dict[str, str]) -> dict[str, tuple[str, str]]:

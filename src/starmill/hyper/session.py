@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from starmill.datamodel.cube import Beam, SkyMap
 from starmill.errors import ConfigError, InputError, StarmillError, StarmillWarning
+from starmill.hyper.again import write_record
 from starmill.hyper.options import HyperOptions, accurate_config, options_from
 from starmill.hyper.products import write_products
 from starmill.hyper.resume import fingerprint
@@ -162,6 +163,8 @@ def run_maps(
         _log.info(
             "%d of %d maps done, %d sources", len(done), len(outcomes), 0 if table is None else len(table)
         )
+    if table is not None:
+        write_record(options, paths, changes)
     return HyperRun(table, outcomes, files)
 
 
@@ -318,7 +321,7 @@ def _write_map_outputs(
     notes = {
         "Mode": options["control.mode"], "Survey code": options["survey.survey_code"],
         "Detection threshold": f"{options['detection.sigma_thres']} sigma",
-        "Configuration": options.source or "none", **getattr(result, "notes", {}),
+        "Configuration": options.source.name if options.source else "none", **getattr(result, "notes", {}),
         "Fingerprint": fingerprint(sky_map.meta.get("path"), options, changes),
     }  # fmt: skip
     files = []

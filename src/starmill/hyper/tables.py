@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,7 @@ def hyper_table(
     ]
     lines += [
         f"{key}: {_blank(value)}"
-        for key, value in {**(notes or {}), "Map": sky_map.meta.get("path", "")}.items()
+        for key, value in {**(notes or {}), "Map": Path(sky_map.meta.get("path", "")).name}.items()
     ]
     lines += [
         f"Beam: {sky_map.beam.major:.6g} x {sky_map.beam.minor:.6g} arcsec, PA {sky_map.beam.position_angle:.2f} deg"

@@ -21,6 +21,7 @@ from typing import Any
 from starmill.errors import ConfigError, InputError, RepositoryError
 from starmill.repository import crash_points
 from starmill.repository.layout import PRIVATE_FOLDER, RUNS_FOLDER, check_relative
+from starmill.repository.store import name_aside
 
 _PARALLEL_MOVES = 16
 
@@ -184,6 +185,14 @@ class ObjectStore:
         with self._errors(path), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._key(path))
         self._invalidate(path)
+
+    def set_aside(self, path: str) -> str:
+        """Copy an object out of ``runs/`` and delete it there; returns where it is now."""
+        kept = name_aside(self.exists, path)
+        with self._errors(path):
+            self._fs.cp_file(self._key(path), self._key(kept))
+        self.remove(path)
+        return kept
 
     def files(self) -> Iterator[tuple[str, int]]:
         """All objects below ``runs/``: relative path and size, byte."""

@@ -41,7 +41,7 @@ def prune_datasets(repository: Repository, refs: Sequence[StoredDataset], *, for
         if held:
             names = ", ".join(sorted({name for _, name in held}))
             raise RepositoryError(
-                f"{len(held)} of the data sets are held by the collections {names}; use force"
+                f"{len(held)} of the data sets are held by the collections {names}; use force (--force)"
             )
     for part in chunks(list(refs)):
         files = [ref.path for ref in part if ref.link != "direct"]
@@ -86,7 +86,7 @@ def prune_collection(repository: Repository, name: str, *, force: bool = False) 
     users = [other.name for other in known.values() if name in other.members]
     if users and not force:
         raise InputError(
-            f"collection '{name}' is a member of {', '.join(users)}; take it out first, or use force"
+            f"collection '{name}' is a member of {', '.join(users)}; take it out first, or use force (--force)"
         )
     count = 0
     if info.kind == RUN:

@@ -152,8 +152,10 @@ class Registry:
                     return None
                 return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
         except sa.exc.DBAPIError as error:
-            damaged = "malformed" in _reason(error) or "not a database" in _reason(error)
-            hint = " ('starmill repo rebuild' makes it anew from the files)" if damaged else ""
+            lost = any(words in _reason(error) for words in ("malformed", "not a database", "unable to open"))
+            hint = (
+                " ('starmill repo rebuild' makes a lost or damaged one anew from the files)" if lost else ""
+            )
             raise RepositoryError(
                 f"cannot read the registry {self.display_url}: {_reason(error)}{hint}"
             ) from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -67,6 +68,9 @@ class Store(Protocol):
 
     def remove(self, path: str) -> None:
         """Delete a file; a missing one is no error."""
+
+    def set_aside(self, path: str) -> str:
+        """Take a file out of the data sets without deleting it; returns where it is now."""
 
     def files(self) -> Iterator[tuple[str, int]]:
         """All files of data sets: relative path and size, byte."""
@@ -277,6 +281,9 @@ class LocalStore:
         crash_points.reach("store: before delete")
         final.unlink(missing_ok=True)
         crash_points.reach("store: after delete")
+        self._remove_empty_folders(final)
+
+    def _remove_empty_folders(self, final: Path) -> None:
         for parent in final.parents:
             if parent == self.root / RUNS_FOLDER or self.root not in parent.parents:
                 break
@@ -285,6 +292,14 @@ class LocalStore:
             except OSError:  # not empty, or another process was faster
                 break
             self._checked.discard(parent)
+
+    def set_aside(self, path: str) -> str:
+        """Take a file out of ``runs/`` without deleting it; returns where it is now."""
+        kept = name_aside(lambda name: os.path.lexists(self.root / name), path)
+        (self.root / kept).parent.mkdir(parents=True, exist_ok=True)
+        self.absolute(path).replace(self.root / kept)
+        self._remove_empty_folders(self.absolute(path))
+        return kept
 
     def files(self) -> Iterator[tuple[str, int]]:
         """All files below ``runs/``: relative path and size, byte (-1 for a dangling link)."""
@@ -312,6 +327,12 @@ class LocalStore:
     def clear_staging(self, writer: str) -> None:
         """Delete what a writer left unfinished."""
         shutil.rmtree(self.root / PRIVATE_FOLDER / "staging" / writer, ignore_errors=True)
+
+
+def name_aside(exists: Callable[[str], bool], path: str) -> str:
+    """Return a name for a file that is set aside, at which nothing is yet."""
+    names = (f"{PRIVATE_FOLDER}/set_aside/{number}/{check_relative(path)}" for number in itertools.count(1))
+    return next(name for name in names if not exists(name))
 
 
 def _is_unfinished(entry: Path) -> bool:

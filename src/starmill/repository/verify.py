@@ -70,8 +70,9 @@ def verify(repository: Repository, *, checksums: bool = True, repair: bool = Fal
     checksums : bool
         Read every file; otherwise compare only sizes.
     repair : bool
-        Register orphaned files that the journal describes, delete other orphaned files, and remove the rows of
-        missing and damaged ones, so that a run makes them again.
+        Register orphaned files that the journal describes, and remove the rows of missing and damaged ones, so
+        that a run makes them again. No file is deleted: damaged ones, and orphaned ones that nothing describes,
+        are set aside in ``.starmill/set_aside/``.
 
     Returns
     -------
@@ -129,27 +130,26 @@ def _checksum(repository: Repository, row: Any) -> str:
 
 
 def _repair(repository: Repository, report: VerifyReport, bad: list[str]) -> None:
+    in_place = {row.path for row in _registered(repository) if row.link == "direct"}
     if bad:
-        removable = set(report.damaged)
-        links = {row.path for row in _registered(repository) if row.link == "direct"}
-        repository.commit({"remove": bad}, deletes=sorted(removable - links))
+        repository.commit({"remove": bad})
         report.repaired += [
             f"removed from the registry: {path}" for path in [*report.missing, *report.damaged]
         ]
-    if not report.orphaned:
+    strangers = sorted({*report.orphaned, *report.damaged} - in_place)
+    if not strangers:
         return
     described = {}
     repository.store.fetch_journals()
     for entry in all_entries(repository.root):
         for row in entry.payload.get("datasets", []):
             described[row["path"]] = row
-    for path in report.orphaned:
+    for path in strangers:
         row = described.get(path)
         if row is not None and row["checksum"] == repository.store.checksum(path) and _adopt(repository, row):
             report.repaired.append(f"registered again: {path}")
         else:
-            repository.store.remove(path)
-            report.repaired.append(f"deleted: {path}")
+            report.repaired.append(f"set aside: {path}, now {repository.store.set_aside(path)}")
 
 
 def _adopt(repository: Repository, row: dict[str, Any]) -> bool:
