@@ -141,10 +141,23 @@ def test_plain_tangent_corners_are_those_of_the_whole_wcs():
             "CD1_1": -scale * np.cos(turn), "CD1_2": scale * np.sin(turn),
             "CD2_1": scale * np.sin(turn), "CD2_2": scale * np.cos(turn),
         }  # fmt: skip
-        found = tangent_corners(plain_tangent_plane(header), 2000, 3000, (-7, 11))
-        wanted = wcs_corners(wcs_from_header(header), -7, 11, 2000, 3000)
-        difference = np.array(found) - np.array(wanted)
-        difference[:, 0] = (difference[:, 0] + 180) % 360 - 180
-        assert np.abs(difference).max() < 1e-11
+        turned = {name: value for name, value in header.items() if not name.startswith("CD")}
+        turned |= {"CDELT1": -scale, "CDELT2": 2 * scale, "LATPOLE": header["CRVAL2"]}
+        straight = dict(turned)
+        for name, value in (
+            ("PC1_1", np.cos(turn)),
+            ("PC1_2", 0.3),
+            ("PC2_1", -0.2),
+            ("PC2_2", np.cos(turn)),
+        ):
+            turned[name] = float(value)
+        for cards in (header, turned, straight):
+            found = tangent_corners(plain_tangent_plane(cards), 2000, 3000, (-7, 11))
+            wanted = wcs_corners(wcs_from_header(cards), -7, 11, 2000, 3000)
+            difference = np.array(found) - np.array(wanted)
+            difference[:, 0] = (difference[:, 0] + 180) % 360 - 180
+            assert np.abs(difference).max() < 1e-11
     for card, value in (("A_ORDER", 2), ("PV1_1", 1.0), ("CRVAL2", 89.9), ("CD1_1", "x"), ("LONPOLE", 90.0)):
         assert plain_tangent_plane(header | {card: value}) is None
+    for card, value in (("CROTA2", 3.0), ("CDELT1", 0.0), ("CDELT2", "x"), ("PC1_1", True), ("CD1_1", 1e-4)):
+        assert plain_tangent_plane(straight | {card: value}) is None

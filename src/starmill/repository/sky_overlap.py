@@ -113,13 +113,24 @@ def plain_tangent_plane(header: Mapping[str, Any]) -> list[float] | None:
     """
     if any(header.get(name, value) != value for name, value in _PLAIN.items()) or header.get("NAXIS") != 2:
         return None
-    names = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
-    values: list[Any] = [header.get(name) for name in names]
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+    values: list[Any] = [header.get(name) for name in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")]
+    matrix = [header.get(f"CD{i}_{j}") for i in (1, 2) for j in (1, 2)]
+    if matrix == [None] * 4:
+        scales = [header.get("CDELT1"), header.get("CDELT2")]
+        turns = [header.get(f"PC{i}_{j}", float(i == j)) for i in (1, 2) for j in (1, 2)]
+        if not _are_numbers([*scales, *turns]) or "CROTA1" in header or "CROTA2" in header:
+            return None
+        matrix = [scales[0] * turns[0], scales[0] * turns[1], scales[1] * turns[2], scales[1] * turns[3]]
+    values += matrix
+    if not _are_numbers(values) or matrix[0] * matrix[3] == matrix[1] * matrix[2]:
         return None
     if not all(map(math.isfinite, values)) or abs(values[1]) > _NEAR_POLE:
         return None
     return None if any(name in header for name in _DISTORTION) else values
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def tangent_corners(
