@@ -58,6 +58,8 @@ def test_unknown_keys_are_named_with_the_nearest(tmp_path, caplog):
         ("control: {n_cores: 1.5}", "whole number"),
         ("control: {parallel_maps: maybe}", "true or false"),
         ("control: {mode: acurate}", "did you mean accurate"),
+        ("fit_options: {bg_fitters: [least_squares, ridge]}", "bg_fitters must be one of"),
+        ("files: {table_formats: [fit]}", "did you mean fits"),
         ("photometry: {aper_sup: 0.5}", "smaller than"),
         ("detection: {sigma_thres: -1}", "must be positive"),
         ("a: [1, 2", "not a YAML file"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from starmill.errors import ConfigError, InputError, nearest_name
 from starmill.io.config import load_yaml, merge
+from starmill.io.sky_tables import TABLE_FORMATS
 from starmill.tasks.compact_sources_config import CompactSourcesConfig
 
 __all__ = [
@@ -123,6 +124,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "fit_options.loss": ("linear", "soft_l1", "huber", "cauchy", "arctan"),
     "fit_options.min_method": ("nmse", "redchi", "bic"),
     "background.scoring": ("published", "same_pixels"),
+    "fit_options.bg_fitters": ("least_squares", "huber", "theilsen"),
+    "files.table_formats": tuple(TABLE_FORMATS),
     "photometry.aperture_correction": ("published", "whole", "none"),
     "fit_options.weights": (None, "null", "inverse_rms", "snr", "power_snr", "spatial", "map", "mask"),
 }
@@ -338,11 +341,13 @@ def _checked(name: str, value: Any, path: Path | None) -> Any:
         raise ConfigError(f"{name} must be {_KIND_NAMES[kind]}, not {value!r}", path=path) from error
     if result is None and kind[-1] != "?":
         return default
-    if name in CHOICES and result not in CHOICES[name]:
-        near = nearest_name(str(result), [str(c) for c in CHOICES[name]])
+    for word in result if kind == "S" else [result]:
+        if name not in CHOICES or word in CHOICES[name]:
+            continue
+        near = nearest_name(str(word), [str(c) for c in CHOICES[name]])
         hint = f"; did you mean {near}?" if near else ""
         raise ConfigError(
-            f"{name} must be one of {', '.join(map(str, CHOICES[name]))}, not {value!r}{hint}", path=path
+            f"{name} must be one of {', '.join(map(str, CHOICES[name]))}, not {word!r}{hint}", path=path
         )
     return None if name == "fit_options.weights" and result == "null" else result
 

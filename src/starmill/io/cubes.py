@@ -105,7 +105,15 @@ def read_sky_map(
     """
     path = Path(path)
     with open_fits(path) as hdus:
-        number = find_image_hdu(hdus, hdu)
+        try:
+            number = find_image_hdu(hdus, hdu)
+        except InputError as error:
+            sizes = [tuple(n for n in item.shape if n > 1) for item in hdus if getattr(item, "is_image", False)]
+            if hdu is None and any(len(size) == 3 for size in sizes):
+                raise InputError(
+                    "the file holds a cube, not a map; measure it as one (--cube, or control.datacube: true)"
+                ) from error
+            raise
         header = merged_header(hdus, number)
         for line in hdus[number].header.get("HISTORY", []):
             header["HISTORY"] = str(line)
