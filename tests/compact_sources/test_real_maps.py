@@ -100,9 +100,8 @@ def test_parkes_field_against_aegean(shared_data):
     here = SkyCoord(catalog["ra"], catalog["dec"], unit="deg")
     index, distance, _ = SkyCoord(theirs["ra"], theirs["dec"], unit="deg").match_to_catalog_sky(here)
     near = distance.deg < 0.12  # half a beam
-    assert (
-        near.sum() >= 40
-    )  # of 51; the others lie beside the field or are single parts of a blend that we split otherwise
+    # of 51; the others are streaks of single scans along the ragged border, outside of the data, or blends split otherwise
+    assert near.sum() >= 40
     ratio = catalog["peak_flux"][index[near]] / np.asarray(theirs["peak_flux"])[near]
     assert 0.95 < np.median(ratio) < 1.05
 
@@ -143,7 +142,8 @@ def test_galactic_centre_finds_sgr_a(shared_data):
 
 def test_radio_field_with_extended_emission(shared_data):
     catalog = measure(read_sky_map(shared_data("maps_atca") / "ScorpioExtendedSourceField.fits.gz"))
-    assert 25 <= (catalog["significance"] > 8).sum() <= 50  # 30 above 8 sigma of a 32-pixel mesh
+    shell = np.hypot(catalog["x"] - 119, catalog["y"] - 238) < 25  # a bright ring, cut into about a dozen pieces
+    assert 25 <= (catalog["significance"] > 8)[~shell].sum() <= 40  # 30 above 8 sigma of a 32-pixel mesh
     assert 5e-5 < np.median(catalog["local_rms"]) < 1.3e-4
 
 

@@ -509,3 +509,21 @@ def test_maps_in_processes_give_the_same_tables(folder, tmp_path):
     )
     assert sum("kept" in sentence for sentence in told) == 2
     assert len(again.table) == len(run.table)
+
+
+def test_forced_photometry_takes_the_sizes_of_its_own_tables_as_observed(folder, tmp_path):
+    """The list of one map, measured again on the same map, gives its fluxes back."""
+    from starmill.hyper.extra_sessions import forced_run
+
+    found = run_hyper(maps=[folder / "one.fits"], dir_root=str(tmp_path), sigma_thres=6)
+    options = options_from({}, {"dir_root": str(tmp_path)})
+    for name in ("params_one.csv", "params_one.txt"):
+        (path,) = forced_run(options, [folder / "one.fits"], tmp_path / "params" / name)
+        forced = Table.read(path, format="ascii.ecsv")
+        ratio = np.asarray(forced["flux_one"] / found["FLUX_GAUSS"])
+        assert abs(np.median(ratio) - 1) < 0.02
+        assert (abs(ratio - 1) < 0.25).all()  # sizes widened by the beam once more give 1.8
+    found["MAP_ID"] = ["one", *["two"] * (len(found) - 1)]
+    found.write(tmp_path / "both.csv", format="ascii.ecsv")
+    with pytest.raises(InputError, match="2 map"):
+        forced_run(options, [folder / "one.fits"], tmp_path / "both.csv")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from starmill.datamodel.cube import Beam
+from starmill.datamodel.cube import Beam, SkyMap
 from starmill.errors import InputError
 from starmill.hyper.options import HyperOptions, accurate_config
 from starmill.hyper.session import read_map
@@ -32,7 +33,8 @@ def forced_run(
         Those of the configuration when not given.
     table_path : Path
         With RA and DEC (degrees), and optionally FWHM_1, FWHM_2, PA as observed with the beam of the columns BEAM_1,
-        BEAM_2, BEAM_PA (arcsec, arcsec, degree); without a beam the sizes are intrinsic.
+        BEAM_2, BEAM_PA (arcsec, arcsec, degree). The sizes in tables of this program are those observed with the beam
+        of their map. Sizes of other tables without a beam are intrinsic.
     changes : mapping, optional
         Values of the accurate mode.
 
@@ -51,11 +53,13 @@ def forced_run(
     shapes = None
     if {"FWHM_1", "FWHM_2", "PA"} <= set(names):
         shapes = np.column_stack([column(name) for name in ("FWHM_1", "FWHM_2", "PA")])
+    sky_maps = [read_map(path, options) for path in (maps or options.maps())]
     reference = None
     if "BEAM_1" in names:
         minor = column("BEAM_2")[0] if "BEAM_2" in names else column("BEAM_1")[0]
         reference = Beam(column("BEAM_1")[0], minor, column("BEAM_PA")[0] if "BEAM_PA" in names else 0.0)
-    sky_maps = [read_map(path, options) for path in (maps or options.maps())]
+    elif shapes is not None and "HYPER_ID" in names:
+        reference = _beam_of_table(table, names, sky_maps, table_path)
     task = ForcedMapsTask(ForcedMapsConfig(photometry=accurate_config(options, changes)))
     catalog = task.run(
         sky_maps=sky_maps, ra=column("RA"), dec=column("DEC"), shapes=shapes, reference=reference
@@ -65,6 +69,29 @@ def forced_run(
     )
     write_catalog(catalog, path)
     return [path]
+
+
+def _beam_of_table(table: Any, names: Mapping[str, str], sky_maps: list[SkyMap], path: Path) -> Beam:
+    """Beam with which the sizes of a table of ``hyper`` were observed: that of its only map.
+
+    Raises
+    ------
+    InputError
+        When the table has rows of several maps, or tells no beam.
+    """
+    stems = {str(name).strip() for name in table[names["MAP_ID"]]} if "MAP_ID" in names else set()
+    if len(stems) <= 1:
+        for sky_map in sky_maps:
+            if sky_map.name in stems:
+                return sky_map.beam
+        for line in table.meta.get("comments", []):
+            found = re.match(r"Beam: (\S+) x (\S+) arcsec, PA (\S+) deg", str(line))
+            if found:
+                return Beam(*(float(number) for number in found.groups()))
+    raise InputError(
+        f"FWHM_1 and FWHM_2 of this table are sizes as observed in {len(stems)} map(s) whose beam is not known; "
+        "add the columns BEAM_1, BEAM_2, BEAM_PA, or remove the sizes to measure point sources", path=path,
+    )  # fmt: skip
 
 
 def completeness_run(
