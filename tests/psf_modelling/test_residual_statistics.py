@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.psf_modelling.star_field import star_field
 
+from starmill.diagnostics.psf_residuals import psf_residual_section
 from starmill.psf_modelling.moffat import fit_moffat_psf
 from starmill.psf_modelling.pixel_grid import fit_pixel_grid_psf
 from starmill.psf_modelling.psf_stars import compare_stars_to_psf
@@ -67,3 +70,13 @@ def test_no_star_gives_nan_not_an_error(compared):
     statistics = residual_statistics(compared, which=np.zeros(len(compared), bool))
     assert statistics.n_stars == 0
     assert np.isnan(statistics.size)
+
+
+def test_the_report_tells_residuals_and_rho(compared):
+    section = psf_residual_section(compared, 2000.0)
+    assert "Mean residuals of 64 stars (reserved)" in section
+    assert f"{residual_statistics(compared).size:+.5f}" in section
+    assert "<th>ρ5</th>" in section
+    assert section.count("<tr><td>") == 5  # bins of separation
+    alone = replace(compared, reserved=np.arange(len(compared)) == 3)
+    assert "Too few stars" in psf_residual_section(alone, 2000.0)

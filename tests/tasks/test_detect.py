@@ -198,7 +198,7 @@ def test_a_field_full_of_light_keeps_its_background(caplog):
     """Where every pixel is detected there is no sky to measure again; the sources stay."""
     exposure, _ = _star_field(n=1)
     exposure.image[...] += 100
-    result = SourceDetectionTask().run(exposure=exposure)
+    result = SourceDetectionTask(SourceDetectionConfig(search_edge=True)).run(exposure=exposure)
     assert len(result.catalog) == 1
     assert result.background == []
     assert "no pixel is free of sources" in caplog.text

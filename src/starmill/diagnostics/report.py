@@ -17,6 +17,7 @@ from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import Field, FieldSum
 from starmill.diagnostics.figures import draw_whiskers, png_bytes, show_exposure
 from starmill.diagnostics.metrics import exposure_metrics, source_shapes
+from starmill.diagnostics.psf_residuals import psf_residual_section
 from starmill.diagnostics.thumbnails import figure_html, png_html
 from starmill.io.atomic import atomic_write_text
 
@@ -90,6 +91,8 @@ def exposure_report(
         parts += ["<h2>Background</h2>", figure_html(_background_figure(background))]
     if exposure.psf is not None:
         parts += ["<h2>Point-spread function</h2>", figure_html(_psf_figure(exposure, psf_stars))]
+    if psf_stars is not None and len(psf_stars):
+        parts.append(psf_residual_section(psf_stars, float(np.hypot(*exposure.shape))))
     parts += ["<h2>Shapes over the field</h2>", figure_html(_shape_figure(exposure, catalog))]
     parts += ["<h2>Fluxes</h2>", figure_html(_flux_figure(catalog))]
     if timings:

@@ -15,7 +15,6 @@ PREFIXES: dict[str, str] = {
     "base_GaussianFlux": "gaussian_flux",
     "base_LocalBackground": "local_background",
     "base_Variance": "local_variance",
-    "base_ScaledApertureFlux": "scaled_aperture_flux",
     "ext_photometryKron_KronFlux": "kron_flux",
     "modelfit_CModel": "cmodel_flux",
     "modelfit_CModel_exp": "cmodel_exp_flux",

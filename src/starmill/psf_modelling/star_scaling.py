@@ -140,10 +140,10 @@ def fit_star_scales(stamps, models, weights, *, fit_shape=False):
     if fit_shape:
         full, full_covariance = _solve(normal, right)
         shape = full[:, 4:] / safe_flux[:, None]
-        shape_err = np.sqrt(full_covariance[:, 4, 4]) / np.abs(safe_flux)
+        shape_err = _error(full_covariance[:, 4, 4]) / np.abs(safe_flux)
     return StarScales(
         flux=flux,
-        flux_err=np.sqrt(covariance[:, 0, 0]),
+        flux_err=_error(covariance[:, 0, 0]),
         shift_x=shift_x,
         shift_y=shift_y,
         background=solution[:, 3],
@@ -210,3 +210,8 @@ def _solve(normal, right):
     inverse = np.linalg.inv(scaled) / (scale[:, :, None] * scale[:, None, :])
     inverse[singular] = np.nan
     return np.einsum("nij,nj->ni", inverse, right), inverse
+
+
+def _error(variance):
+    """Return the square root of variances; NaN where a nearly singular fit left none that is positive."""
+    return np.sqrt(np.where(variance > 0, variance, np.nan))

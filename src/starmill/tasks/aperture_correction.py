@@ -45,7 +45,7 @@ class ApertureCorrectionConfig(Config):
     min_snr: float = field(200.0, "Without that flag: smallest signal to noise of the reference flux.", gt=0)
     bad_flags: list[str] = field(
         lambda: [
-            "pixel_flag_edge", "pixel_flag_saturated_center", "pixel_flag_interpolated_center", "slot_centroid_flag",
+            "pixel_flag_edge_center", "pixel_flag_saturated_center", "pixel_flag_interpolated_center", "slot_centroid_flag",
         ],
         "Sources with one of these flags are not used.",
     )  # fmt: skip

@@ -87,7 +87,10 @@ class SourceDetectionConfig(Config):
     re_estimate_background: bool = field(
         True, "Measure and subtract the background again without the sources found."
     )
-    background: SubtaskConfig = subtask(SubtractBackgroundConfig, "The background that is measured again.")
+    background: SubtaskConfig = subtask(
+        SubtractBackgroundConfig, "The background that is measured again; the border belongs to it.",
+        ignored_planes=["BAD", "DETECTED", "DETECTED_NEGATIVE", "NO_DATA"],
+    )  # fmt: skip
     missing_planes: list[str] = field(
         lambda: list(NO_DATA_PLANES),
         "Pixels of these planes are left out of the smoothing unless interpolated (INTRP).",

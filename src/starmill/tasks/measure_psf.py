@@ -52,7 +52,7 @@ class StarSelectionConfig(Config):
     n_sigma: float = field(2.5, "Largest distance from the size locus in standard deviations.", gt=0)
     bad_flags: list[str] = field(
         lambda: [
-            "pixel_flag_edge", "pixel_flag_no_data", "pixel_flag_interpolated_center",
+            "pixel_flag_edge_center", "pixel_flag_no_data", "pixel_flag_interpolated_center",
             "pixel_flag_saturated_center", "pixel_flag_cr_center", "pixel_flag_bad_center", "pixel_flag_suspect_center",
             "slot_centroid_flag", "psf_flux_flag",
         ],
