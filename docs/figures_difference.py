@@ -1,13 +1,16 @@
 """Make the figures of the page on real differences: ``python docs/figures_difference.py --data DIR [NAME ...]``.
 
-DIR holds the alert stamps, the JWST pair, the WIRCam epochs and the night of an asteroid; NAME is ztf, wircam or nircam.
+DIR holds the alert stamps, the JWST pair, the WIRCam epochs and the night of an asteroid; NAME is ztf, wircam, nircam or
+night; the last one takes a minute or two.
 """
 
 from __future__ import annotations
 
 import argparse
 import bz2
+import csv
 import gzip
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -181,9 +184,48 @@ def draw_nircam(data: Path) -> None:
     save_figure(figure, HERE / "_static/difference_nircam.png")
 
 
+def draw_night(data: Path) -> None:
+    """Draw what is left of one frame of a night, and two moving objects in five frames."""
+    sys.path.insert(0, str(HERE.parent))
+    from tests.differencing import test_asteroid_night as night
+
+    folder = data / "raw_lowell42"
+    lines = [
+        line for line in (folder / "TRUTH_5945.csv").read_text().splitlines() if not line.startswith("#")
+    ]
+    rows = {row["frame"]: row for row in csv.DictReader(lines)}
+    exposures = night.characterized(folder, rows.values())
+    figure = Figure(figsize=(9.5, 5.6))
+    grid = figure.add_gridspec(5, 5)
+    for column, name in enumerate(night.OTHERS):
+        place = float(rows[name]["xraw"]) - 17, float(rows[name]["yraw"])  # overscan
+        result, catalog, template = night.subtract(exposures, name)
+        image = result.difference.image
+        for line, (x, y) in enumerate((place, night.SECOND[name])):
+            part = np.s_[round(y) - 15 : round(y) + 16, round(x) - 15 : round(x) + 16]
+            noise = float(np.sqrt(np.median(result.difference.variance[part])))
+            panel = figure.add_subplot(grid[column, 3 + line])
+            show(panel, image[part], "", spread=8 * noise)
+            panel.set_ylabel(name if line == 0 else "", fontsize=8)
+            if column == 0:
+                panel.set_title("the asteroid" if line == 0 else "another one", fontsize=9)
+        if name == "0174":
+            left = figure.add_subplot(grid[:, :3])
+            noise = float(np.sqrt(np.nanmedian(result.difference.variance)))
+            show(left, image, f"frame {name}: what is left above 5 sigma", spread=6 * noise, grey=True)
+            kinds = night.left_over(result, catalog, template, exposures[name], place)
+            for kind, mark in (("edge", "s"), ("spike", "x"), ("extended light", "v"), ("unknown", "o")):
+                where = np.array([k[1:] for k in kinds if k[0] == kind]).reshape(-1, 2)
+                left.plot(*where.T, mark, mfc="none", ms=5, lw=0, label=f"{kind} ({len(where)})")
+            left.plot(*place, "*", ms=11, mfc="none", mec="lime", label="the asteroid")
+            left.legend(fontsize=7, loc="upper left", framealpha=0.8)
+    figure.tight_layout()
+    save_figure(figure, HERE / "_static/difference_night.png")
+
+
 def main() -> None:
     """Draw the figures that are asked for."""
-    makers = {"ztf": draw_ztf, "wircam": draw_wircam, "nircam": draw_nircam}
+    makers = {"ztf": draw_ztf, "wircam": draw_wircam, "nircam": draw_nircam, "night": draw_night}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("names", nargs="*", default=list(makers))

@@ -45,3 +45,16 @@ def test_without_the_search_they_are_sources(raw):
     result = task.run(template=pair.template, science=pair.science)
     y, x = np.nonzero(hit)
     assert found_at(result.catalog, x, y).mean() > 0.5
+
+
+def test_zeros_far_below_the_sky_are_no_data(raw):
+    science = raw[0].science.copy()
+    science.image[100:103, :] = 0
+    task = DifferenceFrameTask()
+    assert task._empty(science)[101].all()
+    assert not task._empty(science)[:90].any()
+    science.image -= np.median(science.image)  # a sky of zero tells nothing
+    science.image[50, 50] = 0
+    assert not task._empty(science).any()
+    low = DifferenceFrameTask(DifferenceFrameConfig().override({"minimum": -50.0}))
+    assert low._empty(science)[101].all()

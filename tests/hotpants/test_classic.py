@@ -135,7 +135,9 @@ def test_planes_of_the_c_program(files, normalize):
     for ours, theirs in zip(made["p"][:2], made["c"][:2], strict=True):
         np.testing.assert_allclose(ours[good], theirs[good], atol=1e-2)
     inner = np.s_[12:-12, 12:-12]
-    np.testing.assert_array_equal(made["p"][1][inner] == np.float32(1e-30), made["c"][1][inner] == np.float32(1e-30))
+    np.testing.assert_array_equal(
+        made["p"][1][inner] == np.float32(1e-30), made["c"][1][inner] == np.float32(1e-30)
+    )
 
 
 @pytest.mark.parametrize("method", [(), ("-classic",)])

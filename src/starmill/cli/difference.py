@@ -24,6 +24,11 @@ __all__ = ["command"]
 @click.option("--gain", type=float, help="Electrons per unit, for images without a variance plane.")
 @click.option("--read-noise", type=float, help="Electrons, with --gain.")
 @click.option("--saturation", type=float, help="Pixels at or above this value are saturated.")
+@click.option(
+    "--minimum",
+    type=float,
+    help="Pixels at or below this value hold no data.  [default: exact zeros far below the sky]",
+)
 @click.option("--threshold", type=float, help="Score of a source.  [default: 5]")
 @click.option("--no-report", is_flag=True, help="No PNG and HTML.")
 @click.option(
@@ -42,7 +47,7 @@ def command(settings: Settings, template: str, science: tuple[str, ...], output:
 
     given = {
         "align": options["align"], "gain": options["gain"], "read_noise": options["read_noise"],
-        "saturation": options["saturation"], "measure.threshold": options["threshold"],
+        "saturation": options["saturation"], "minimum": options["minimum"], "measure.threshold": options["threshold"],
     }  # fmt: skip
     config = resolve_config(DifferenceFrameConfig, settings)
     config = config.override({name: value for name, value in given.items() if value is not None})

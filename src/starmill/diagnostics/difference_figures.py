@@ -37,11 +37,12 @@ def show_difference(template: Any, science: Any, difference: Any, *, catalog: An
     """
     figure = Figure(figsize=(13, 4.6))
     panels = figure.subplots(1, 3)
+    usable = binned(np.isfinite(difference).astype(np.float32), 800)[0] == 1
     for axes, image, title in zip(
         panels, (template, science, difference), ("template", "science", "difference"), strict=True
     ):
         picture, block = binned(np.nan_to_num(np.asarray(image, np.float32)), 800)
-        low, high = display_range(picture) if title != "difference" else _symmetric_range(image)
+        low, high = display_range(picture, usable) if title != "difference" else _symmetric_range(image)
         ny, nx = np.shape(image)
         axes.imshow(
             picture,
@@ -156,7 +157,7 @@ def residual_histogram(pulls: Any) -> Figure:
 
 def write_blink_pictures(stem: str | Path, template: Any, science: Any, difference: Any) -> list[Path]:
     """Write three PNGs of the same size and, for the first two, the same grey scale; return their paths."""
-    low, high = display_range(np.nan_to_num(science))
+    low, high = display_range(np.nan_to_num(science), np.isfinite(difference))
     ranges = {
         "template": (template, low, high),
         "science": (science, low, high),

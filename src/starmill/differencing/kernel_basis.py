@@ -191,6 +191,9 @@ def image_basis(images):
     images : (n, size, size) array
         For instance principal components of kernels; those whose sum is not zero are scaled to unit sum first.
     """
+    shapes = {np.shape(image) for image in images}
+    if len(shapes) > 1:
+        raise InputError(f"basis images must be of one size, not {sorted(shapes)}")
     images = np.array(images, np.float64)
     if images.ndim != 3 or images.shape[1] != images.shape[2] or images.shape[1] % 2 == 0:
         raise InputError(f"basis images must be (n, size, size) with odd size, not {images.shape}")
@@ -203,6 +206,9 @@ def image_basis(images):
     with_sum[0] = False
     images[with_sum] -= images[0]
     n = len(images)
+    rank = np.linalg.matrix_rank(images.reshape(n, -1))
+    if rank < n:
+        raise InputError(f"the {n} basis images are not independent: their rank is {rank}")
     return KernelBasis(images, None, None, None, with_sum, np.arange(n), np.zeros(n, int))
 
 

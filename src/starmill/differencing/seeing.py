@@ -73,7 +73,11 @@ def measure_seeing(image, variance, bad, *, half_width=12, threshold=20.0):
         cuts, sigma = cuts[~pixels], sigma[~pixels]
     width = 0.12 + 0.3 / np.sqrt(len(sigma))
     crowd = np.array([(np.abs(np.log(sigma / s)) < width).sum() for s in sigma])
-    reference = np.median(sigma[crowd == crowd.max()])
+    largest = sigma[crowd == crowd.max()]
+    middle = np.median(largest)
+    # between two crowds of equal number there may be no object
+    nearest = largest[np.argmin(np.abs(largest - middle))]
+    reference = middle if abs(np.log(nearest / middle)) < width else nearest
     stars = np.abs(np.log(sigma / reference)) < width
     psf_image = extend_profile(np.median(cuts[stars], axis=0))
     return Seeing(float(np.median(sigma[stars])), psf_image, int(stars.sum()))

@@ -150,8 +150,10 @@ def _order_of_sum(choices, chi2_of):
     ranked = sorted(choices)
     chosen = 1 if 1 in ranked else ranked[0]
     for other, needed in [(o, 1.0) for o in ranked if o < chosen] + [(o, 3.0) for o in ranked if o > chosen]:
+        if not (np.isfinite(chi2_of(chosen)).all() and np.isfinite(chi2_of(other)).all()):
+            continue
         gain = chi2_of(chosen) - chi2_of(other)
-        if np.isfinite(gain).all() and gain.mean() > needed * gain.std() / np.sqrt(len(gain)):
+        if gain.mean() > needed * gain.std() / np.sqrt(len(gain)):
             chosen = other
     return chosen
 

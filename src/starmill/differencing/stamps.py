@@ -106,8 +106,8 @@ def choose_stamps(
     sky_reference, spread_reference = _cell_sky(reference, bad, grid_y, grid_x)
     local_noise = np.sqrt(variance[y, x] if np.ndim(variance) else np.full(len(x), float(variance)))
     signal = (target[y, x] - sky_target[cell]) / local_noise
-    signal_reference = (reference[y, x] - sky_reference[cell]) / spread_reference[cell]
-    bright = (signal > threshold) & (signal_reference > threshold / 2)
+    above = reference[y, x] - sky_reference[cell]
+    bright = (signal > threshold) & (above > threshold / 2 * spread_reference[cell]) & (above > 0)
     x, y, cell, signal = x[bright], y[bright], cell[bright], signal[bright]
     kept = _pick(x, y, cell, signal, bad, half_width, per_cell)
     if len(kept) < minimum:

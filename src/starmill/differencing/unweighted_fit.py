@@ -84,8 +84,8 @@ class _Stamp:
         self.cross = self.vectors @ self.background.T
         self.product = self.vectors @ self.data
 
-    def local_sum(self):
-        """Return the kernel sum from this stamp alone, with a constant background."""
+    def local_solution(self):
+        """Return the coefficients from this stamp alone, with a constant background; NaN when singular."""
         n, pixels = len(self.vectors), len(self.data)
         matrix = np.empty((n + 1, n + 1))
         matrix[:n, :n] = self.gram
@@ -93,9 +93,9 @@ class _Stamp:
         matrix[n, n] = pixels
         right = np.append(self.product, self.data.sum())
         try:
-            return float(np.linalg.solve(matrix, right)[0])
+            return np.linalg.solve(matrix, right)[:n]
         except np.linalg.LinAlgError:
-            return np.nan
+            return np.full(n, np.nan)
 
     def merits(self, solution):
         """Return mean and scatter of squared residuals over variance, and the width of residuals over noise."""
@@ -128,6 +128,11 @@ def _solve(stamps, problem):
     """Return the solution: sum of the kernel, shape terms (image slow, position fast), background."""
     n = len(problem.basis)
     m = (problem.order + 1) * (problem.order + 2) // 2
+    if len(stamps) < m:
+        raise AlgorithmError(
+            "too few stamps for the change of the kernel over the field",
+            numbers={"stamps": len(stamps), "terms": m, "order": problem.order},
+        )
     shapes = (n - 1) * m
     size = 1 + shapes + stamps[0].background.shape[0]
     matrix, right = np.zeros((size, size)), np.zeros(size)
@@ -174,6 +179,17 @@ class UnweightedFit:
     merits: np.ndarray
     mean: float
     scatter: float
+
+
+def local_coefficients(problem, x, y):
+    """Return the coefficients of the basis images from one stamp alone, ``(n_basis,)``."""
+    return _Stamp(problem, x, y).local_solution()
+
+
+def stamp_vectors_at(problem, x, y):
+    """Return the pixels of one stamp convolved with every basis image, ``(n_basis, side, side)``."""
+    side = 2 * problem.half_width + 1
+    return _Stamp(problem, x, y).vectors.reshape(-1, side, side)
 
 
 def fit_unweighted_kernel(problem, cells, *, reject, merit="v"):
@@ -244,7 +260,7 @@ def direction_merit(problem, cells, *, reject, merit="v"):
     if not cells:
         return np.inf, np.zeros(0), np.zeros(0, bool)
     stamps = [_Stamp(problem, *stamps[0]) for stamps in cells]
-    sums = np.array([s.local_sum() for s in stamps])
+    sums = np.array([s.local_solution()[0] for s in stamps])
     kept = np.isfinite(sums)
     if not kept.any():
         return np.inf, sums, kept

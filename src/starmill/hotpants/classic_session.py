@@ -11,7 +11,13 @@ from starmill.differencing.block_subtract import kernel_image, subtract_in_block
 from starmill.differencing.cell_stamps import CellSearch, cell_grid, find_cell_stamps
 from starmill.differencing.kernel_basis import image_basis
 from starmill.differencing.stamps import spread_mask
-from starmill.differencing.unweighted_fit import UnweightedProblem, direction_merit, fit_unweighted_kernel
+from starmill.differencing.unweighted_fit import (
+    UnweightedProblem,
+    direction_merit,
+    fit_unweighted_kernel,
+    local_coefficients,
+    stamp_vectors_at,
+)
 from starmill.errors import AlgorithmError
 from starmill.hotpants.inputs import (
     EXTERNAL,
@@ -60,6 +66,8 @@ class ClassicHotpants(Hotpants):
             mask = np.asarray(mask)
             if mask.shape != data.shape:
                 raise HotpantsError(f"the mask of the {name} is {mask.shape}, the image {data.shape}")
+            if mask.dtype.kind == "f":
+                mask = np.where(np.isfinite(mask), mask, INPUT_BAD)
             bits |= mask.astype(np.int32)
             bits[mask != 0] |= EXTERNAL
         finite = np.isfinite(data)
@@ -188,6 +196,13 @@ class ClassicHotpants(Hotpants):
         """Choose the image to convolve; see `Hotpants.fit_and_select_direction`."""
         if not self._stamps:
             raise HotpantsError("find_stamps has not been run")
+        for direction in self._stamps:
+            problem = self._problem(direction)
+            for substamp in self.substamps_of(direction):
+                substamp.set_models(
+                    lambda s, problem=problem: local_coefficients(problem, int(s.x), int(s.y)),
+                    lambda s, problem=problem: stamp_vectors_at(problem, int(s.x), int(s.y)), direction,
+                )  # fmt: skip
         if len(self._stamps) == 1:
             self.conv_direction = next(iter(self._stamps))
             for substamp in self.substamps_of(self.conv_direction):

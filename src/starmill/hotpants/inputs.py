@@ -43,9 +43,15 @@ def load_image(data):
     if isinstance(data, str | Path):
         from starmill.io.fits import read_image
 
-        image, header = read_image(data)
+        try:
+            image, header = read_image(data)
+        except StarmillError as error:
+            raise HotpantsError(str(error)) from error
         return np.asarray(image, np.float32), header
-    image = np.asarray(data, np.float32)
+    try:
+        image = np.asarray(data, np.float32)
+    except (TypeError, ValueError) as error:
+        raise HotpantsError(f"an image must be an array of numbers or a path: {error}") from error
     if image.ndim != 2 or image.size == 0:
         raise HotpantsError(f"images must be two-dimensional and not empty, not {image.shape}")
     return image, None
@@ -62,7 +68,13 @@ def check_catalog(catalog):
     """Return a star catalogue as (n, 2) numbers, or None."""
     if catalog is None:
         return None
-    catalog = np.asarray(catalog, np.float64)
+    try:
+        catalog = np.asarray(catalog, np.float64)
+    except (TypeError, ValueError) as error:
+        raise HotpantsError(f"star_catalog must be (n, 2) numbers: {error}") from error
     if catalog.ndim != 2 or catalog.shape[1] != 2:
         raise HotpantsError(f"star_catalog must be (n, 2), not {catalog.shape}")
+    unknown = int((~np.isfinite(catalog)).any(axis=1).sum())
+    if unknown:
+        raise HotpantsError(f"{unknown} of {len(catalog)} positions of star_catalog are not finite")
     return catalog

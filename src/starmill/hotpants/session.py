@@ -385,7 +385,7 @@ class Hotpants:
             SpatialTerms(self.box, 0, "polynomial"),
             np.arange(len(basis)),
         )
-        needed = int(np.ceil(len(model.columns[0]) / 200)) + 1
+        needed = max(int(np.ceil(len(model.columns[0]) / 200)) + 1, (config.ko + 1) * (config.ko + 2) // 2)
         self.fit = fit_kernel(system, model, clip=max(config.ks, 1.0) * 1.5, minimum=needed)
         survivors, kept = [], (s for s, good in zip(substamps, passed, strict=True) if good)
         for substamp, status, chi2 in zip(kept, self.fit.status, self.fit.chi2, strict=True):
@@ -559,7 +559,7 @@ class Hotpants:
         Parameters
         ----------
         at_coords : (int, int)
-            x, y.
+            x, y, inside the image.
         size_factor : float
             Side of the image in kernel widths.
 
@@ -575,8 +575,10 @@ class Hotpants:
             and all(isinstance(c, int | np.integer) for c in at_coords)
         ):
             raise TypeError(f"at_coords must be a tuple of two integers, not {at_coords!r}")
-        if not (isinstance(size_factor, int | float) and size_factor > 0):
+        if not (isinstance(size_factor, int | float) and 0 < size_factor < np.inf):
             raise ValueError(f"size_factor must be a positive number, not {size_factor!r}")
+        if not self.box.contains(*at_coords):
+            raise HotpantsError(f"{at_coords} is outside the image of {self.box.width} x {self.box.height}")
         kernel = self.fit.kernel.kernel_at(*at_coords)
         side = max(1, round(kernel.shape[0] * size_factor)) | 1
         out = np.zeros((side, side))

@@ -38,8 +38,8 @@ class Substamp:
     status : SubstampStatus
     template_cutout, image_cutout, noise_variance_cutout : (n, n) arrays
         Cutouts of ``2 rss + 1`` pixels; the noise is the sum of both variances.
-    local_coefficients, global_coefficients : (n_basis,) array or None
-        Of the fit of this substamp alone, and of the final kernel.
+    global_coefficients : (n_basis,) array or None
+        Of the final kernel.
     fom : float or None
         Figure of merit of the local fit: mean squared residual over variance.
     chi2 : float or None
@@ -56,17 +56,24 @@ class Substamp:
     template_cutout: Any = None
     image_cutout: Any = None
     noise_variance_cutout: Any = None
-    local_coefficients: Any = None
     global_coefficients: Any = None
     fom: float | None = None
     chi2: float | None = None
     reason: str = ""
+    _local: Any = field(default=None, repr=False)
     _convolve: Any = field(default=None, repr=False)
     _direction: str = field(default="t", repr=False)
 
-    def set_models(self, local_coefficients, convolve, direction):
-        """Remember the fit of this substamp alone and how its basis vectors are made."""
-        self.local_coefficients, self._convolve, self._direction = local_coefficients, convolve, direction
+    def set_models(self, local, convolve, direction):
+        """Remember how basis vectors are made and the fit of this substamp alone, or a function that makes it."""
+        self._local, self._convolve, self._direction = local, convolve, direction
+
+    @property
+    def local_coefficients(self):
+        """Coefficients of the fit of this substamp alone, ``(n_basis,)``; None before the fits."""
+        if callable(self._local):
+            self._local = self._local(self)
+        return self._local
 
     @property
     def basis_vectors(self):

@@ -432,12 +432,7 @@ class DifferenceTask(Task):
         if config.wings:
             flat = difference - background.field.image(box, np.float32)
             wings = fit_wings(
-                reference.image,
-                flat,
-                variance,
-                bad,
-                reference.bad,
-                core_half_width=fit.kernel.half_width,
+                reference.image, flat, variance, bad, reference.bad, core_half_width=fit.kernel.half_width
             )
         if wings is not None:
             faint = wings.image(reference.image, reference.bad)
@@ -476,14 +471,22 @@ class DifferenceTask(Task):
             difference, variance = -difference / total, variance / total**2
             matched_template = reference.image - difference
         flux, score = matched_filter(difference, variance, bad, psf, width=width)
-        empirical = _robust_width(score[::2, ::2][~bad[::2, ::2]])
-        if empirical > self.config.score_limit:
-            score, width = score / np.float32(empirical), width * empirical
+        score, excess = self._unit_width(score, bad)
+        width *= excess
         return {
             "image": difference, "variance": variance, "bad": bad, "lost": matched["lost"], "score": score, "flux": flux,
             "psf": psf, "decorrelated": decorrelated, "matched_template": matched_template,
             "kernel_sum": float(scale), "kernel_sum_error": _sum_error(fit, wings), "score_width": width,
         }  # fmt: skip
+
+    def _unit_width(self, score: Array, bad: Array) -> tuple[Array, float]:
+        """Return a score image divided by its width where correlated input noise makes it too wide, and the factor."""
+        empirical = _robust_width(score[::2, ::2][~bad[::2, ::2]])
+        return (
+            (score / np.float32(empirical), empirical)
+            if empirical > self.config.score_limit
+            else (score, 1.0)
+        )
 
     def _product(self, reference: Side, target: Side) -> str:
         """Return the product that is asked for, or dual when neither PSF contains the other."""
@@ -515,6 +518,7 @@ class DifferenceTask(Task):
         image, variance, psf, flux, score = found.image, found.variance, found.psf, found.flux, found.score
         if product == "preconvolved":
             image, variance, psf = matched["difference"], matched["variance"], target.seeing.psf_image
+        score, excess = self._unit_width(score, bad)
         extra = 0.0 if wings is None else wings.total
         scale = float(fit.kernel.sum_at(*box.center) + extra)
         if direction == "science":
@@ -524,7 +528,7 @@ class DifferenceTask(Task):
             "image": image, "variance": variance, "bad": bad, "lost": matched["lost"], "score": score, "flux": flux,
             "psf": psf, "decorrelated": product != "preconvolved",
             "matched_template": (reference.image if direction == "science" else target.image) - image, "kernel_sum": scale,
-            "kernel_sum_error": _sum_error(fit, wings), "score_width": 1.0,
+            "kernel_sum_error": _sum_error(fit, wings), "score_width": excess,
         }  # fmt: skip
 
     def _record(

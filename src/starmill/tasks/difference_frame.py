@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.coaddition.registration import find_registration
 from starmill.coaddition.warp import same_grid, warp_by_map, warp_exposure
@@ -22,6 +23,8 @@ from starmill.tasks.measure_difference import MeasureDifferenceConfig
 from starmill.tasks.repair import PsfContrastConfig, RepairConfig
 
 __all__ = ["DifferenceFrameConfig", "DifferenceFrameTask"]
+
+Array = NDArray[Any]
 
 FEWEST_STARS = 5
 """Fewer do not tell a star from a cosmic ray."""
@@ -41,6 +44,10 @@ class DifferenceFrameConfig(Config):
     read_noise: float = field(0.0, "Of images without a variance plane.", ge=0, unit="electron")
     saturation: float | None = field(
         None, "Pixels at or above it are saturated; the header's when not given."
+    )
+    minimum: float | None = field(
+        None,
+        "Pixels at or below it hold no data; when not given, those that are exactly 0 in an image whose sky is far from 0.",
     )
     cosmic_rays: Literal["auto", "always", "never"] = field(
         "auto",
@@ -132,6 +139,7 @@ class DifferenceFrameTask(Task):
         """Return an exposure with a variance plane and a saturation mask."""
         config = self.config
         exposure = exposure.copy()
+        exposure.mask.set("NO_DATA", self._empty(exposure))
         bad = exposure.mask.any("NO_DATA", "BAD") | ~np.isfinite(exposure.image)
         level = exposure.info.saturation if config.saturation is None else config.saturation
         if np.isfinite(level):
@@ -142,6 +150,18 @@ class DifferenceFrameTask(Task):
             bad |= exposure.mask.any("SAT")
             exposure.variance = image_variance(exposure.image, bad, gain=gain, read_noise=read_noise)
         return exposure
+
+    def _empty(self, exposure: Exposure) -> Array:
+        """Return where an image holds no data: dead pixels that detectors and archives set to 0, or low ones."""
+        image = exposure.image
+        if self.config.minimum is not None:
+            return np.asarray(image <= self.config.minimum)
+        zero = image == 0
+        known = image[::3, ::3][~zero[::3, ::3] & np.isfinite(image[::3, ::3])]
+        if not zero.any() or len(known) == 0:
+            return zero & False
+        low, middle = np.percentile(known, [15.87, 50])
+        return zero if middle - 10 * (middle - low) > 0 else zero & False
 
     def _without_cosmic_rays(self, exposure: Exposure) -> Exposure:
         """Return the exposure with cosmic rays marked CR and replaced, when nobody has looked for them before."""
