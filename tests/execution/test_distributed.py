@@ -144,3 +144,15 @@ def test_cluster_files_are_checked(tmp_path):
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_cluster_file(path)
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    from starmill.errors import RepositoryError
+    from starmill.execution import distributed
+
+    monkeypatch.setattr(distributed, "_CONNECT", 0.3)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(RepositoryError, match=f"no Dask scheduler answers at {address}"):
+        DaskExecutor(address, WorkerSettings(), workers=1)

@@ -31,6 +31,7 @@ _CLUSTERS = (
     "OARCluster",
     "MoabCluster",
 )
+_CONNECT = 30.0  # second: how long a scheduler is waited for at the start
 _RECONNECT = 300.0  # second: how long a restarting scheduler is waited for
 _PREPARED: set[str] = set()
 
@@ -118,7 +119,7 @@ class DaskExecutor:
         )
         self._cluster = self._start_cluster(target, workers)
         self._address = target if self._cluster is None else self._cluster.scheduler_address
-        self._client = self._connect()
+        self._client = self._connect(_CONNECT)
         self._futures: dict[Any, Mapping[str, Any]] = {}
         self._since: dict[Any, float] = {}
         self._threads_known = 0.0
@@ -147,15 +148,17 @@ class DaskExecutor:
             cluster.adapt(**values["adapt"])
         return cluster
 
-    def _connect(self) -> Any:
-        deadline = time.monotonic() + _RECONNECT
+    def _connect(self, patience: float) -> Any:
+        deadline = time.monotonic() + patience
         while True:
+            left = max(0.1, min(10.0, deadline - time.monotonic()))
             try:
-                return self._distributed.Client(self._address, timeout=10, set_as_default=False)
+                return self._distributed.Client(self._address, timeout=left, set_as_default=False)
             except (OSError, TimeoutError) as error:
                 if time.monotonic() > deadline:
-                    raise RepositoryError(f"no Dask scheduler at {self._address}: {error}") from error
-                time.sleep(1.0)
+                    message = f"no Dask scheduler answers at {self._address} within {patience:.0f} s: is it running?"
+                    raise RepositoryError(message) from error
+                time.sleep(min(1.0, left))
 
     @property
     def free(self) -> int:
@@ -229,7 +232,7 @@ class DaskExecutor:
         self._since.clear()
         with contextlib.suppress(OSError, TimeoutError):
             self._client.close(timeout=1)
-        self._client = self._connect()
+        self._client = self._connect(_RECONNECT)
         return lost
 
     def close(self) -> None:

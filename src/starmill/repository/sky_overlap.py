@@ -114,9 +114,9 @@ def plain_tangent_plane(header: Mapping[str, Any]) -> list[float] | None:
     if any(header.get(name, value) != value for name, value in _PLAIN.items()) or header.get("NAXIS") != 2:
         return None
     values: list[Any] = [header.get(name) for name in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")]
-    matrix = [header.get(f"CD{i}_{j}") for i in (1, 2) for j in (1, 2)]
+    matrix: list[Any] = [header.get(f"CD{i}_{j}") for i in (1, 2) for j in (1, 2)]
     if matrix == [None] * 4:
-        scales = [header.get("CDELT1"), header.get("CDELT2")]
+        scales: list[Any] = [header.get("CDELT1"), header.get("CDELT2")]
         turns = [header.get(f"PC{i}_{j}", float(i == j)) for i in (1, 2) for j in (1, 2)]
         if not _are_numbers([*scales, *turns]) or "CROTA1" in header or "CROTA2" in header:
             return None
