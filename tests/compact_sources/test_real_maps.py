@@ -142,7 +142,9 @@ def test_galactic_centre_finds_sgr_a(shared_data):
 
 def test_radio_field_with_extended_emission(shared_data):
     catalog = measure(read_sky_map(shared_data("maps_atca") / "ScorpioExtendedSourceField.fits.gz"))
-    shell = np.hypot(catalog["x"] - 119, catalog["y"] - 238) < 25  # a bright ring, cut into about a dozen pieces
+    shell = (
+        np.hypot(catalog["x"] - 119, catalog["y"] - 238) < 25
+    )  # a bright ring, cut into about a dozen pieces
     assert 25 <= (catalog["significance"] > 8)[~shell].sum() <= 40  # 30 above 8 sigma of a 32-pixel mesh
     assert 5e-5 < np.median(catalog["local_rms"]) < 1.3e-4
 

@@ -108,7 +108,9 @@ def read_sky_map(
         try:
             number = find_image_hdu(hdus, hdu)
         except InputError as error:
-            sizes = [tuple(n for n in item.shape if n > 1) for item in hdus if getattr(item, "is_image", False)]
+            sizes = [
+                tuple(n for n in item.shape if n > 1) for item in hdus if getattr(item, "is_image", False)
+            ]
             if hdu is None and any(len(size) == 3 for size in sizes):
                 raise InputError(
                     "the file holds a cube, not a map; measure it as one (--cube, or control.datacube: true)"
