@@ -178,6 +178,9 @@ def test_mean_of_exposures():
     assert mean.image.std() == pytest.approx(2 / np.sqrt(6), rel=0.05)
     pulls = (mean.image - 10) / np.sqrt(mean.variance)
     assert pulls.std() == pytest.approx(1, abs=0.04)
+    for one in given:  # a border that a detection did not search has good pixels
+        one.mask.set("EDGE", (slice(0, 5), slice(None)))
+    assert not mean_exposure(given).mask.any("NO_DATA").any()
     doubled = mean_exposure(given, scales=[2.0] * 6)
     np.testing.assert_allclose(doubled.image, 2 * mean.image, rtol=1e-5)
     everywhere = np.ones((60, 60), bool)

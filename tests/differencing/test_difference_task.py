@@ -34,6 +34,18 @@ def test_direction_and_scale(outcome):
     assert result.quality.good, result.quality.verdict
 
 
+def test_a_border_that_was_not_searched_is_subtracted(outcome):
+    """EDGE of a detection on the inputs says nothing against their pixels."""
+    _, pair, result = outcome
+    template, science = pair.template.copy(), pair.science.copy()
+    for one in (template, science):
+        one.mask.set("EDGE", (slice(0, 6), slice(None)))
+    again = DifferenceTask().run(template=template, science=science).difference
+    np.testing.assert_array_equal(again.image, result.difference.image)
+    np.testing.assert_array_equal(again.mask.any("NO_DATA"), result.difference.mask.any("NO_DATA"))
+    assert again.mask.any("EDGE")[:6].all()
+
+
 def test_noise_is_calibrated(outcome):
     _, _, result = outcome
     assert result.quality.sky_width == pytest.approx(1, abs=0.03)

@@ -121,6 +121,20 @@ def test_pixels_used_in_place_or_kept_for_a_debug_hook_give_the_same_bits(exposu
         assert not np.array_equal(rounds[0].image, rounds[1].image)
 
 
+def test_the_border_is_that_of_the_last_detection():
+    """A first, wider Gaussian does not leave its wider border; what came as EDGE stays."""
+    given = exposure_of(star_field(n_side=6, pixels=384))
+    given.mask.set("EDGE", (slice(100, 103), slice(150, 153)))
+    wide = {"install_psf.fwhm": 7.0, "psf_iterations": 1}
+    found = CharacterizeImageTask(CharacterizeImageConfig().override(wide)).run(exposure=given).exposure
+    edge, sigma = found.mask.any("EDGE"), found.psf.sigma_at()
+    border = int(7 * sigma + 0.5) // 2
+    assert border < int(7 * 7.0 / 2.3548 + 0.5) // 2
+    expected = given.mask.any("EDGE")
+    expected[:border], expected[-border:], expected[:, :border], expected[:, -border:] = (True,) * 4
+    np.testing.assert_array_equal(edge, expected)
+
+
 class KeepBackgroundConfig(SubtractBackgroundConfig):
     """Nothing more."""
 

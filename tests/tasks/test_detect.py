@@ -177,6 +177,10 @@ def test_what_lies_at_the_border_is_flagged():
     assert_array_equal(exposure.mask.array, before)
     everywhere = SourceDetectionTask(SourceDetectionConfig(search_edge=True)).run(exposure=exposure)
     assert not everywhere.exposure.mask.any("EDGE").any()
+    # the image goes on beyond a part of it: the mask of the whole stays as it is
+    part = SourceDetectionTask().run(exposure=exposure[exposure.box.grow(-50)])
+    assert part.exposure.mask.any("EDGE").any()
+    assert_array_equal(exposure.mask.array, before)
 
 
 @pytest.mark.parametrize("width", [1, 9])

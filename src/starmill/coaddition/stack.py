@@ -11,7 +11,7 @@ from starmill.errors import AlgorithmError, InputError
 __all__ = ["mean_exposure"]
 
 
-def mean_exposure(exposures, *, scales=None, bad_planes=("BAD", "SAT", "CR", "EDGE", "NO_DATA"), clip=4.0):
+def mean_exposure(exposures, *, scales=None, bad_planes=("BAD", "SAT", "CR", "NO_DATA"), clip=4.0):
     """Return the mean of exposures, weighted by their sky noise, without pixels that are masked or outliers.
 
     Parameters
@@ -21,7 +21,7 @@ def mean_exposure(exposures, *, scales=None, bad_planes=("BAD", "SAT", "CR", "ED
     scales : sequence of float, optional
         What each is multiplied by, to bring all to one photometric scale; 1 when not given.
     bad_planes : sequence of str
-        Pixels of these mask planes do not count.
+        Pixels of these mask planes do not count. The border that a detection did not search (EDGE) does.
     clip : float
         A pixel further from the median of all, in its own standard deviations, does not count; from three exposures on.
 

@@ -18,7 +18,7 @@ from starmill.tasks.aperture_correction import ApertureCorrectionConfig
 from starmill.tasks.base import Config, Result, Task, field, subtask
 from starmill.tasks.config import SubtaskConfig
 from starmill.tasks.deblend import SourceDeblendConfig
-from starmill.tasks.detect import SourceDetectionConfig
+from starmill.tasks.detect import SourceDetectionConfig, with_pixels
 from starmill.tasks.install_psf import InstallGaussianPsfConfig
 from starmill.tasks.measure import SingleFrameMeasurementConfig
 from starmill.tasks.measure_psf import PSF_COLUMNS, MeasurePsfConfig
@@ -111,6 +111,18 @@ class CharacterizeImageTask(Task):
         part = self.subtasks[name]
         return part.run(**inputs, **part.in_place(self._debug is None))
 
+    def detect_in_place(self, name: str, before: Result, exposure: Exposure, exposure_id: int) -> Result:
+        """Detect; what a detection with a wider PSF could not search is EDGE no longer."""
+        if self._debug is not None:
+            exposure = with_pixels(exposure, exposure.image, exposure.mask.copy())
+        exposure.mask.clear("EDGE")
+        exposure.mask.array.reshape(-1)[before.edge] |= exposure.mask.planes.bits_present("EDGE")
+        found = self.run_in_place(
+            name, exposure=exposure, background=before.background, exposure_id=exposure_id
+        )
+        found.edge = before.edge
+        return found
+
     def empty_catalog(self) -> Catalog:
         """Return a catalogue without sources that has the columns of the result."""
         return Catalog(self.schema)
@@ -160,7 +172,8 @@ class CharacterizeImageTask(Task):
         if not in_place and share_pixels(work, exposure):  # from here on the steps change what they are given
             work = work.copy()
         rounds = self.config.psf_iterations if self.config.measure_psf_model else 1
-        bright = Result(exposure=work, background=backgrounds)
+        edge = np.flatnonzero(work.mask.any("EDGE"))
+        bright = Result(exposure=work, background=backgrounds, edge=edge)
         for iteration in range(rounds):
             bright = self.detect_measure_and_estimate_psf(bright, iteration, exposure_id)
         check_sigma(bright.exposure)
@@ -189,23 +202,23 @@ class CharacterizeImageTask(Task):
         Parameters
         ----------
         before : Result
-            ``exposure`` with a PSF, whose pixels are changed, and the ``background`` list.
+            ``exposure`` with a PSF, whose pixels are changed, the ``background`` list, and ``edge``, the flat indices
+            of pixels that came with the plane EDGE.
         iteration : int
         exposure_id : int
 
         Returns
         -------
         result : Result
-            ``exposure`` with the new PSF, ``background``, ``catalog``, ``psf_stars``, ``is_fallback``, ``message``.
+            ``exposure`` with the new PSF, ``background``, ``edge``, ``catalog``, ``psf_stars``, ``is_fallback``,
+            ``message``.
         """
         work = before.exposure
         if self.config.measure_psf_model and self.config.use_simple_psf and iteration > 0:
             work = self.subtasks["install_psf"].run(exposure=work).exposure
         work = self.run_in_place("repair", exposure=work, keep_cosmic_rays=True).exposure
         self.debug_hook("repair_iter", exposure=work, iteration=iteration)
-        found = self.run_in_place(
-            "detect", exposure=work, background=before.background, exposure_id=exposure_id
-        )
+        found = self.detect_in_place("detect", before, work, exposure_id)
         work = found.exposure
         self.debug_hook("background_iter", exposure=work, background=found.background, iteration=iteration)
         sources = found.catalog
@@ -230,7 +243,7 @@ class CharacterizeImageTask(Task):
                 is_fallback=False,
                 message="",
             )
-        result.background = found.background
+        result.background, result.edge = found.background, found.edge
         self.debug_hook("measure_iter", exposure=result.exposure, catalog=result.catalog, iteration=iteration)
         return result
 
@@ -242,9 +255,7 @@ class CharacterizeImageTask(Task):
         result : Result
             ``exposure``, ``background``, ``catalog``.
         """
-        found = self.run_in_place(
-            "detect_deep", exposure=exposure, background=bright.background, exposure_id=exposure_id
-        )
+        found = self.detect_in_place("detect_deep", bright, exposure, exposure_id)
         work, sources = found.exposure, found.catalog
         if self.config.deblend_deep:
             parts = self.subtasks["deblend"].run(exposure=work, catalog=sources)

@@ -116,7 +116,8 @@ class DifferenceConfig(Config):
     )
     decorrelate_limit: float = field(0.02, "Tolerated relative error of the matched filter.", ge=0)
     bad_planes: list[str] = field(
-        lambda: ["BAD", "SAT", "CR", "NO_DATA", "EDGE"], "Pixels of these mask planes are not used."
+        lambda: ["BAD", "SAT", "CR", "NO_DATA"],
+        "Pixels of these mask planes are not used; the border that a detection did not search (EDGE) is.",
     )
     fit_error_modes: int = field(
         3, "Modes of the kernel's uncertainty that are added to the variance; 0 for none.", ge=0, le=20
