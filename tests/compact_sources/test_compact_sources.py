@@ -198,6 +198,23 @@ def test_thousands_of_overlapping_sources_end():
     assert np.bincount(result.groups.label).max() <= 10
 
 
+@pytest.mark.parametrize("limit", ["roundness", "shoulder_limit"])
+def test_what_a_shape_limit_refuses_does_not_return_from_the_residual_map(limit):
+    """The searches of the residual map see every refused source again, the smooth one as a round one."""
+    sky_map, sources = scene(n=25, background=0.0, snr=(30, 40))
+    whole = CompactSourcesTask().detect(sky_map=sky_map).catalog
+    value = {"roundness": (-0.2, 0.2), "shoulder_limit": float(np.median(whole["shoulder_score"]))}[limit]
+    task = CompactSourcesTask(CompactSourcesConfig().override({f"detection.{limit}": value}))
+    kept = task.detect(sky_map=sky_map).catalog
+    assert 1 <= len(kept) < len(whole)
+    catalog = task.run(sky_map=sky_map).catalog
+    near = np.hypot(*(np.subtract.outer(catalog[k], kept[k]) for k in "xy")).min(axis=1)
+    assert len(catalog) >= len(kept)
+    assert (near < FWHM).all()
+    unlimited = measure(sky_map).catalog
+    assert len(matched(unlimited, sources)[0]) == 25
+
+
 def test_pixels_that_are_not_square(plain):
     """Every second row of a map: sizes and fluxes on the sky stay what they are."""
     sky_map, _, result = plain

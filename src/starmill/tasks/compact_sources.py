@@ -109,18 +109,17 @@ class CompactSourcesTask(Task):
         with self.timer("detect"):
             filter_name = self._filter_name(data)
             if positions is None:
-                peaks = self._detect(data, data.image, filter_name, self.config.detection.threshold)
+                peaks, refused = self._detect(data, data.image, filter_name, self.config.detection.threshold)
             else:
                 peaks = _given_peaks(data, np.asarray(positions, float).reshape(-1, 2))
+                refused = None
         with self.timer("fit"):
             fixed = (
                 None
                 if shapes is None
                 else shapes_in_pixels(sky_map, peaks.x, peaks.y, np.asarray(shapes, float))
             )
-            fit, groups, hidden = self._first_fits(
-                data, peaks, filter_name, search=positions is None, shapes=fixed
-            )
+            fit, groups, hidden = self._first_fits(data, peaks, filter_name, refused=refused, shapes=fixed)
             level, noise = self._noise(data, fit.sources)
             if self.config.fit.background == "shared":
                 np.subtract(data.image, level, out=data.image)
@@ -157,7 +156,7 @@ class CompactSourcesTask(Task):
         """
         self._unit_factor(sky_map)
         data = self._prepare(sky_map)
-        peaks = self._detect(data, data.image, self._filter_name(data), self.config.detection.threshold)
+        peaks, _ = self._detect(data, data.image, self._filter_name(data), self.config.detection.threshold)
         score = shoulder_scores(data.image, peaks.x, peaks.y, data.fwhm)
         return Result(catalog=detection_catalog(sky_map, peaks.x, peaks.y, peaks.significance, score))
 
@@ -202,8 +201,10 @@ class CompactSourcesTask(Task):
         name = self.config.detection.filter
         return choose_filter(data.image, data.valid, data.sigma) if name == "auto" else name
 
-    def _detect(self, data: _Prepared, image: NDArray[Any], filter_name: str, threshold: float) -> PointPeaks:
-        """Peaks of the band-passed map over the noise of that map."""
+    def _detect(
+        self, data: _Prepared, image: NDArray[Any], filter_name: str, threshold: float
+    ) -> tuple[PointPeaks, PointPeaks]:
+        """Peaks of the band-passed map over the noise of that map, and those that a limit of the shape refused."""
         config = self.config.detection
         filtered = band_pass(
             image if data.rms is None else image / data.rms, data.valid, data.sigma, filter_name
@@ -225,12 +226,14 @@ class CompactSourcesTask(Task):
         edge = config.border * data.fwhm
         keep &= (peaks.x >= edge) & (peaks.x <= image.shape[1] - 1 - edge)
         keep &= (peaks.y >= edge) & (peaks.y <= image.shape[0] - 1 - edge)
-        return self._shape_tests(data, image, filtered, peaks.select(keep))
+        peaks = peaks.select(keep)
+        keep = self._shape_tests(data, image, filtered, peaks)
+        return peaks.select(keep), peaks.select(~keep)
 
     def _shape_tests(
         self, data: _Prepared, image: NDArray[Any], filtered: NDArray[Any], peaks: PointPeaks
-    ) -> PointPeaks:
-        """DAOFIND limits and the shoulder score, where the configuration asks for them."""
+    ) -> NDArray[np.bool_]:
+        """Which peaks keep the DAOFIND limits and that of the shoulder score, where the configuration asks for them."""
         config = self.config.detection
         keep = np.ones(len(peaks), bool)
         if config.sharpness is not None or config.roundness is not None:
@@ -248,7 +251,7 @@ class CompactSourcesTask(Task):
                     keep &= (shapes[name] > limits[0]) & (shapes[name] < limits[1])
         if config.shoulder_limit is not None:
             keep &= shoulder_scores(image, peaks.x, peaks.y, data.fwhm) <= config.shoulder_limit
-        return peaks.select(keep)
+        return keep
 
     def _bounds(
         self, data: _Prepared, sources: NDArray[np.float64], low: float, high: float, fixed_shapes: bool
@@ -268,10 +271,14 @@ class CompactSourcesTask(Task):
         peaks: PointPeaks,
         filter_name: str,
         *,
-        search: bool,
+        refused: PointPeaks | None,
         shapes: NDArray[Any] | None,
     ) -> tuple[GaussianFit, SourceGroups, NDArray[np.bool_]]:
-        """Ordinary fits with a local plane, repeated with what the residual map reveals."""
+        """Ordinary fits with a local plane, repeated with what the residual map reveals.
+
+        Nothing is added within a beam of a peak that was ``refused``, which all stay in the residual map; without it
+        (given positions) nothing is added at all.
+        """
         detection, config = self.config.detection, self.config.fit
         order = max(config.order, 1) if config.background == "shared" else config.order
         radius = config.first_radius if config.background == "shared" else config.radius
@@ -288,16 +295,18 @@ class CompactSourcesTask(Task):
                 loss=config.loss, f_scale=config.f_scale, max_iterations=config.max_iterations,
                 tolerance=config.tolerance,
             )  # fmt: skip
-            if not search or search_number == detection.residual_passes:
+            if refused is None or search_number == detection.residual_passes:
                 break
             residual = draw_sources(data.image.shape, fit.sources, out=data.image.copy(), sign=-1.0)
             limit = max(detection.residual_threshold, detection.threshold)
-            extra = self._detect(data, residual, filter_name, limit)
+            extra, out = self._detect(data, residual, filter_name, limit)
+            refused = refused.joined(out)
             extra = extra.select(_far_from(extra, fit.sources[:, 1:3], 0.5 * data.fwhm))
             if detection.search_extended and filter_name != "smooth":
-                wide = self._detect(data, residual, "smooth", limit)
+                wide, _ = self._detect(data, residual, "smooth", limit)
                 known = np.concatenate([fit.sources[:, 1:3], np.column_stack([extra.x, extra.y])])
                 extra = extra.joined(wide.select(_far_from(wide, known, 1.5 * data.fwhm)))
+            extra = extra.select(_far_from(extra, np.column_stack([refused.x, refused.y]), data.fwhm))
             if len(extra) == 0:
                 break
             sources = np.concatenate([fit.sources, self._starts(data, residual, extra)])
