@@ -126,6 +126,32 @@ def test_foreign_files(tmp_path):
     assert exposure.image[1, 1] == 0
 
 
+@pytest.mark.parametrize("telescope", ["JWST", "HST"])
+def test_error_and_quality_extensions(tmp_path, telescope):
+    """ERR and DQ are those of the same version as the SCI that is read."""
+    hdus = [fits.PrimaryHDU(header=fits.Header({"TELESCOP": telescope}))]
+    for version in (1, 2):
+        hdus.append(fits.ImageHDU(np.full((3, 4), version, "f4"), name="SCI", ver=version))
+        error, quality = np.full((3, 4), 2.0 * version, "f4"), np.zeros((3, 4), np.uint32)
+        error[2, 3] = np.nan
+        quality[0, :3] = 1, 2, 4  # of JWST: do not use, saturated, a jump that was corrected
+        hdus += [
+            fits.ImageHDU(error, name="ERR", ver=version),
+            fits.ImageHDU(quality, name="DQ", ver=version),
+        ]
+    fits.HDUList(hdus).writeto(tmp_path / "stages.fits")
+    for number, version in ((1, 1), (4, 2)):
+        exposure = read_exposure(tmp_path / "stages.fits", number)
+        assert (exposure.image[0, 0], exposure.variance[0, 0]) == (version, 4 * version**2)
+        assert exposure.mask.any("NO_DATA").sum() == exposure.mask.any("NO_DATA")[2, 3] == 1
+        bad, saturated = [True, False, False], [False, True, False]
+        assert exposure.mask.any("BAD")[0, :3].tolist() == (bad if telescope == "JWST" else [True] * 3)
+        assert exposure.mask.any("SAT")[0, :3].tolist() == (saturated if telescope == "JWST" else [False] * 3)
+    part = read_exposure(tmp_path / "stages.fits", box=Box(1, 0, 2, 2))
+    assert part.variance.shape == (2, 2)
+    assert part.mask.any("BAD")[0, 0] == (telescope != "JWST")
+
+
 @pytest.mark.parametrize(
     ("hdu", "message"),
     [("SCIENCE", "no such extension"), (7, "no such extension"), ("TABLE", "holds no image")],

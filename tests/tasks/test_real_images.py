@@ -15,12 +15,14 @@ from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import ConstantField
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.mask import Mask
-from starmill.datamodel.psf import PixelBasisPsf
+from starmill.datamodel.psf import PixelBasisPsf, adaptive_moments
+from starmill.io.exposure_file import read_exposure
 from starmill.measurement.joint_psf import fit_point_sources
 from starmill.tasks.characterize import CharacterizeImageTask
 from starmill.tasks.deblend import SourceDeblendTask
 from starmill.tasks.detect import SourceDetectionConfig, SourceDetectionTask
 from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
+from starmill.tasks.prepare import PrepareExposureTask
 
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
 
@@ -126,3 +128,20 @@ def test_nircam_photometry_in_a_crowd(nircam):
     bright = (fit.flux > 100 * fit.flux_err) & np.isfinite(stars["aperture_flux_6_0"])
     ratio = stars["aperture_flux_6_0"][bright] / fit.flux[bright]
     assert (np.abs(ratio - 0.89) < 0.05).sum() >= 3
+
+
+def test_nircam_as_it_is_in_the_archive(shared_data):
+    """Noise and bad pixels come with the file; all its bright sources are one blend, of which come the PSF stars."""
+    folder = shared_data("nircam_smc")
+    exposure = read_exposure(folder / "image.fits.gz")
+    assert exposure.mask.any("BAD").sum() > 150
+    prepared = PrepareExposureTask().run(exposure=exposure)
+    assert prepared.variance_from == "file"
+    result = CharacterizeImageTask().run(exposure=prepared.exposure)
+    assert result.exposure.unit == "MJy/sr"
+    kernel = fits.getdata(folder / "psf.fits.gz").astype(float)
+    model = 2.3548 * np.sqrt(adaptive_moments(kernel[None])[0][:2].mean())
+    assert result.exposure.psf.fwhm_at() == pytest.approx(model, rel=0.1)
+    stars = result.catalog[result.catalog["n_child"] == 0]
+    assert 50 < len(stars) < 110
+    assert (stars["psf_flux"] > 20 * stars["psf_flux_err"]).sum() > 12

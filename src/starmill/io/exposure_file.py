@@ -34,6 +34,7 @@ from starmill.io.structures import structure_from_hdus, structure_to_arrays
 __all__ = ["read_exposure", "read_exposure_component", "write_exposure"]
 
 FORMAT_VERSION = 1
+_JWST_SATURATED, _JWST_JUMP = 2, 4  # bits of the data quality of JWST
 
 
 def write_exposure(
@@ -171,8 +172,8 @@ def read_exposure(path: str | Path, hdu: int | str | None = None, *, box: Box | 
     Parameters
     ----------
     path : path
-        A file of :func:`write_exposure`, or any image: extensions MASK and VARIANCE are used when present, the
-        observation comes from the usual cards.
+        A file of :func:`write_exposure`, or any image: extensions MASK and VARIANCE, or the ERR (standard deviation)
+        and DQ beside a SCI, are used when present; the observation comes from the usual cards.
     hdu : int or str, optional
         Extension of the image in a foreign file.
     box : Box, optional
@@ -182,7 +183,8 @@ def read_exposure(path: str | Path, hdu: int | str | None = None, *, box: Box | 
     -------
     exposure : Exposure
         Pixels that are NaN or infinite are zero and flagged NO_DATA. In a foreign file without planes in its
-        header, a mask that is not zero becomes BAD.
+        header, a mask or DQ that is not zero becomes BAD; DQ of JWST: SATURATED becomes SAT, and ramps whose jumps
+        were corrected (JUMP_DET) are good.
 
     Raises
     ------
@@ -198,9 +200,14 @@ def read_exposure(path: str | Path, hdu: int | str | None = None, *, box: Box | 
         section = None if box is None else box.shifted(-origin[0], -origin[1])
         image = _plane(hdus, number, section, np.float32)
         where = origin if box is None else box.origin
+        error, quality = (_companion(hdus, number, name) for name in ("ERR", "DQ"))
         mask = _read_mask(hdus, section, image.shape, where)
+        if "MASK" not in hdus and quality is not None:
+            mask = _read_quality(hdus, quality, section, where, str(header.get("TELESCOP", "")))
         variance = _plane(hdus, "VARIANCE", section, np.float32) if "VARIANCE" in hdus else None
-        for name, plane in (("MASK", mask.array), ("VARIANCE", variance)):
+        if variance is None and error is not None:
+            variance = _plane(hdus, error, section, np.float32) ** 2
+        for name, plane in (("MASK or DQ", mask.array), ("VARIANCE or ERR", variance)):
             if plane is not None and plane.shape != image.shape:
                 raise InputError(f"shape {plane.shape} differs from the image's {image.shape}", hdu=name)
         unknown = ~np.isfinite(image)
@@ -316,6 +323,29 @@ def _plane(hdus: Any, hdu: int | str, section: Box | None, dtype: Any) -> Any:
     if array.ndim != 2:
         raise InputError(f"the extension has {array.ndim} axes, an image has two", hdu=hdu)
     return np.array(array, dtype, order="C")
+
+
+def _companion(hdus: Any, number: int, name: str) -> int | None:
+    """Return the number of the extension that goes with a SCI extension, of the same version."""
+
+    def label(i: int) -> tuple[str, int]:
+        return hdus[i].name, int(hdus[i].header.get("EXTVER", 1))
+
+    kind, version = label(number)
+    if kind != "SCI":
+        return None
+    return next((i for i in range(len(hdus)) if label(i) == (name, version)), None)
+
+
+def _read_quality(hdus: Any, number: int, section: Box | None, origin: Any, telescope: str) -> Mask:
+    """Return the mask of a DQ extension."""
+    flags = _plane(hdus, number, section, np.uint32)
+    mask = Mask.zeros(flags.shape, origin=origin)
+    if telescope.strip() == "JWST":
+        mask.set("SAT", (flags & _JWST_SATURATED) != 0)
+        flags &= ~np.uint32(_JWST_SATURATED | _JWST_JUMP)
+    mask.set("BAD", flags != 0)
+    return mask
 
 
 def _read_mask(hdus: Any, section: Box | None, shape: tuple[int, int], origin: tuple[int, int]) -> Mask:

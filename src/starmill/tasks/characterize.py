@@ -40,7 +40,10 @@ class CharacterizeImageConfig(Config):
         True,
         "After the PSF detect again, to the limit of `detect_deep`; else the catalogue holds the bright sources.",
     )
-    deblend_bright: bool = field(False, "Deblend the bright sources, for stars in crowded fields.")
+    deblend_bright: bool = field(
+        False,
+        "Deblend the bright sources, for stars in crowded fields; done anyway when all of them are blends.",
+    )
     deblend_deep: bool = field(True, "Deblend the sources of the final catalogue.")
     correct_apertures: bool = field(
         False, "Bring the fluxes of the final catalogue to the scale of the calibration aperture."
@@ -122,6 +125,18 @@ class CharacterizeImageTask(Task):
         )
         found.edge = before.edge
         return found
+
+    def all_blended(self, catalog: Catalog) -> bool:
+        """Tell whether every source has several peaks, so that there is no star for a PSF; says so in the log."""
+        n_peaks = np.zeros(0, np.int64) if catalog.footprints is None else catalog.footprints.n_peaks
+        blended = len(n_peaks) > 0 and bool((n_peaks > 1).all())
+        if blended:
+            self.log.warning(
+                "every bright source is a blend (%d sources, %d peaks): they are deblended",
+                len(n_peaks),
+                n_peaks.sum(),
+            )
+        return blended
 
     def empty_catalog(self) -> Catalog:
         """Return a catalogue without sources that has the columns of the result."""
@@ -222,7 +237,7 @@ class CharacterizeImageTask(Task):
         work = found.exposure
         self.debug_hook("background_iter", exposure=work, background=found.background, iteration=iteration)
         sources = found.catalog
-        if self.config.deblend_bright:
+        if self.config.deblend_bright or (self.config.deep and self.all_blended(sources)):
             sources = self.subtasks["deblend"].run(exposure=work, catalog=sources).catalog
         catalog = (
             self.subtasks["measure"].run(exposure=work, catalog=sources, exposure_id=exposure_id).catalog
