@@ -82,7 +82,7 @@ def real_figure(folder: Path) -> Figure:
         for x, y, a, b, theta in result.ellipses:
             ax.add_patch(Ellipse((x, y), 2 * a, 2 * b, angle=float(np.degrees(theta)), fill=False, edgecolor="tab:blue",
                                  linewidth=0.6))  # fmt: skip
-        ax.set_title(f"{title}: {len(result.catalog)} sources", fontsize=9)
+        ax.set_title(f"{title}: {len(result.catalog)} above {threshold:g} sigma", fontsize=9)
         ax.set_xticks([])
         ax.set_yticks([])
     return figure
