@@ -215,12 +215,15 @@ def noise_correlation(
         if not good.any():
             continue
         values = residual[tile] if rms is None else residual[tile] / rms[tile]
-        values = np.where(good, values, 0.0).astype(np.float32)
+        values = np.where(good, values, 0.0).astype(np.float32, copy=False)
         shape = tuple(_fast_length(n + half) for n in values.shape)
-        for total, plane in ((products, values), (pairs, good.astype(np.float32))):
-            transform = np.fft.rfft2(plane, shape)  # single precision since numpy 2.0
-            power = transform.real**2 + transform.imag**2
+        for total, plane in ((products, values), (pairs, good)):
+            transform = np.fft.rfft2(plane.astype(np.float32, copy=False), shape)  # single since numpy 2.0
+            power = transform.real**2
+            power += transform.imag**2
+            del transform  # one of the largest arrays of all while a map of a megapixel is measured
             rows = np.fft.ifft(power, axis=0)[lags]  # of the second axis only the wanted lags are transformed
+            del power
             total += np.fft.irfft(rows, shape[1], axis=1)[:, lags]
     correlation = np.where(pairs > 0.5, products / np.maximum(pairs, 0.5), 0.0)
     if not correlation[half, half] > 0:
