@@ -21,6 +21,7 @@ from starmill.background.mesh import estimate_background
 from starmill.datamodel.catalog import Catalog, Schema
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import ChebyshevField, ConstantField
+from starmill.datamodel.geometry import Box
 from starmill.datamodel.psf import GaussianPsf, PixelBasisPsf
 from starmill.detection.filters import smooth
 from starmill.detection.footprints import grow_footprints, growth_radius
@@ -117,6 +118,37 @@ def peers(exposure, catalog):
     print(f"{'sep: ten exact apertures':44} {time.process_time() - start:7.2f} s")
 
 
+def joint_peer(exposure, catalog, side=1024):
+    """Print the speed of photutils with groups of overlapping stars, and of starmill, in a corner of the image."""
+    if importlib.util.find_spec("photutils") is None:
+        print("photutils is not installed")
+        return
+    from astropy.table import Table
+    from photutils.psf import CircularGaussianPRF, PSFPhotometry, SourceGrouper
+
+    part = exposure[Box(0, 0, side, side)]
+    inside = (
+        (catalog["x"] > 15) & (catalog["x"] < side - 15) & (catalog["y"] > 15) & (catalog["y"] < side - 15)
+    )
+    x, y = catalog["x"][inside].astype(float), catalog["y"][inside].astype(float)
+    model = CircularGaussianPRF(fwhm=SIGMA * 2.3548)
+    for fixed in (True, False):
+        model.x_0.fixed = model.y_0.fixed = fixed
+        fit = PSFPhotometry(model, (11, 11), grouper=SourceGrouper(4 * SIGMA), aperture_radius=4)
+        start = time.process_time()
+        fit(part.image, error=np.sqrt(part.variance), init_params=Table({"x": x, "y": y}))
+        seconds = time.process_time() - start
+        rounds = 0 if fixed else 3
+        fit_point_sources(part, x[:9], y[:9], want_residual=False, position_iterations=rounds)  # compile
+        start = time.process_time()
+        fit_point_sources(part, x, y, want_residual=False, position_iterations=rounds)
+        own = time.process_time() - start
+        what = "fluxes" if fixed else "fluxes and places"
+        print(
+            f"joint PSF {what}, {len(x)} sources: photutils {len(x) / seconds:.0f}/s, starmill {len(x) / own:.0f}/s"
+        )
+
+
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -144,6 +176,8 @@ def main():
         seconds = time.process_time() - start
         print(f"{f'joint PSF fluxes, {label}':44} {seconds:7.2f} s {len(catalog) / seconds:9.0f} sources/s")
     peers(exposure, catalog)
+    exposure.psf = GaussianPsf(SIGMA, 25)
+    joint_peer(exposure, catalog)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
 
 
