@@ -44,6 +44,20 @@ def test_all_products_are_written(tmp_path, pair):
         assert report.identical == dict.fromkeys(made, True)
 
 
+def test_a_failed_verdict_is_said_loudly(tmp_path, pair):
+    write_exposure(pair.template, tmp_path / "t.fits")
+    waves = pair.science.copy()
+    y, x = np.indices(waves.shape)
+    waves.image[...] += 8 * np.sqrt(np.median(waves.variance)) * np.sin(x / 6) * np.sin(y / 6)
+    write_exposure(waves, tmp_path / "s.fits")
+    files = (tmp_path / "t.fits", tmp_path / "s.fits", "-o", tmp_path / "d.fits", "--no-report", "-q", *QUICK)
+    code, text = run(*files)
+    assert code == 0
+    assert text.startswith("warning: s: failed: ")
+    assert "--strict" in text
+    assert run(*files, "--strict")[0] == 5
+
+
 def test_plain_images_with_a_gain(tmp_path, pair):
     for name, exposure in (("t", pair.template), ("s", pair.science)):
         fits.writeto(tmp_path / f"{name}.fits", exposure.image)

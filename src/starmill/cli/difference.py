@@ -87,6 +87,10 @@ def _subtract(
         facts = outcomes[0]["facts"] or {"state": outcomes[0]["state"]}
         width = max(map(len, facts))
         click.echo("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))
+    doubtful = [outcome for outcome in outcomes if outcome["state"] == "done" and not outcome["good"]]
+    for outcome in doubtful:
+        advice = "" if options["strict"] else " (do not trust it; --strict ends with exit code 5)"
+        click.echo(f"warning: {outcome['frame']}: {outcome['facts']['verdict']}{advice}", err=True)
     if failed:
         return exit_code_of_all(outcomes)
     return 5 if options["strict"] and not all(outcome["good"] for outcome in outcomes) else 0
