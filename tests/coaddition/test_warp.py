@@ -87,3 +87,24 @@ def test_same_grid():
     wcs = tan_wcs(25, 25, 10, 20, cd)
     assert same_grid(wcs, wcs.deepcopy(), Box(0, 0, 50, 50))
     assert not same_grid(wcs, tan_wcs(25.2, 25, 10, 20, cd), Box(0, 0, 50, 50))
+
+
+def test_what_dead_pixels_hold_does_not_ring_into_their_neighbours():
+    image = np.full((40, 50), 7000.0, np.float32)
+    mask = Mask.zeros(image.shape)
+    dead = np.zeros(image.shape, bool)
+    dead[12:14, 20:23] = dead[:, 40] = dead[30] = True
+    dead[25, 10] = True
+    for plane, value, where in (("NO_DATA", 0.0, dead), ("BAD", 60000.0, np.roll(dead, 3, axis=1))):
+        mask.set(plane, where)
+        image[where] = value
+    image[20, 30] = np.nan
+    mask.set("NO_DATA", ~np.isfinite(image))
+    y, x = np.indices((30, 36), float)
+    out, variance, flags = resample_arrays(
+        image, np.full_like(image, 9.0), mask, x + 6.5, y + 5.3, missing=("NO_DATA", "BAD")
+    )
+    clean = flags == 0
+    assert 0.5 < clean.mean() < 0.9
+    np.testing.assert_allclose(out[clean], 7000.0, atol=0.01)
+    assert (variance[clean] > 0).all()

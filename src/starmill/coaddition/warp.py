@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from starmill.cosmic_rays.interpolate import interpolate_rows
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.mask import Mask
 from starmill.errors import AlgorithmError, InputError
@@ -23,7 +24,7 @@ __all__ = [
 _STEPS = 2048
 
 
-def warp_exposure(exposure, wcs, box, *, kernel="lanczos3", step=10):
+def warp_exposure(exposure, wcs, box, *, kernel="lanczos3", step=10, missing=("NO_DATA",)):
     """Resample an exposure to the pixels of another WCS.
 
     Parameters
@@ -37,6 +38,8 @@ def warp_exposure(exposure, wcs, box, *, kernel="lanczos3", step=10):
     kernel : {"lanczos3", "lanczos5", "bilinear"}
     step : int
         Positions are computed every ``step`` pixels and interpolated; 0 computes all.
+    missing : sequence of str
+        See :func:`resample_arrays`.
 
     Returns
     -------
@@ -56,7 +59,7 @@ def warp_exposure(exposure, wcs, box, *, kernel="lanczos3", step=10):
     x, y = source_positions(wcs, exposure.wcs, box, step=step)
     x0, y0 = exposure.origin
     image, variance, mask = resample_arrays(
-        exposure.image, exposure.variance, exposure.mask, x - x0, y - y0, kernel
+        exposure.image, exposure.variance, exposure.mask, x - x0, y - y0, kernel, missing
     )
     if not np.isfinite(image).any():
         ny, nx = exposure.shape
@@ -74,17 +77,21 @@ def warp_exposure(exposure, wcs, box, *, kernel="lanczos3", step=10):
     )  # fmt: skip
 
 
-def resample_arrays(image, variance, mask, x, y, kernel="lanczos3"):
+def resample_arrays(image, variance, mask, x, y, kernel="lanczos3", missing=("NO_DATA",)):
     """Resample arrays at array positions.
 
     Parameters
     ----------
     image, variance : (ny, nx) arrays
-        NaN is taken as zero; flag such pixels in the mask.
+        Pixels that are not finite are to be flagged.
     mask : Mask
-        NO_DATA and EDGE are used.
+        NO_DATA, EDGE and INTRP are used.
     x, y : (my, mx) arrays
     kernel : str
+    missing : sequence of str
+        Planes of pixels that hold nothing: these, unless somebody has interpolated them (INTRP), and those that are not
+        finite are predicted from their neighbours in the row, so that what they hold does not ring into pixels that
+        carry no flag.
 
     Returns
     -------
@@ -95,8 +102,7 @@ def resample_arrays(image, variance, mask, x, y, kernel="lanczos3"):
     out, noise = np.empty(x.shape, np.float32), np.empty(x.shape, np.float32)
     flags = np.empty(x.shape, np.int32)
     area = relative_area(x, y)
-    clean = np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    clean_variance = np.nan_to_num(np.asarray(variance, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    clean, clean_variance = _without_gaps(image, variance, mask, missing)
     edge, no_data = mask.bits("EDGE"), mask.bits("NO_DATA")
 
     def work(rows):
@@ -108,6 +114,20 @@ def resample_arrays(image, variance, mask, x, y, kernel="lanczos3"):
 
     map_tiles(work, row_bands(x.shape[0], 128))
     return out, noise, flags
+
+
+def _without_gaps(image, variance, mask, planes):
+    """Return image and variance, float32, with a likely value in every pixel that holds none."""
+    image, variance = (np.asarray(plane, np.float32) for plane in (image, variance))
+    missing = mask.any(*planes) & ~mask.any("INTRP")
+    missing |= ~(np.isfinite(image) & np.isfinite(variance))
+    if not missing.any():
+        return image, variance
+    if missing.all():
+        return np.zeros_like(image), np.zeros_like(variance)
+    level = np.median(image[~missing])
+    filled = interpolate_rows(image, missing, variance, fallback=float(level))
+    return filled.image, filled.variance
 
 
 def source_positions(wcs, source_wcs, box, *, step=10):
@@ -175,7 +195,7 @@ def same_grid(wcs, other, box, *, tolerance=0.01):
     )
 
 
-def warp_by_map(exposure, mapping, box, *, wcs=None, kernel="lanczos3"):
+def warp_by_map(exposure, mapping, box, *, wcs=None, kernel="lanczos3", missing=("NO_DATA",)):
     """Resample an exposure by a map of array positions, for instance a registration on common stars.
 
     Parameters
@@ -190,10 +210,14 @@ def warp_by_map(exposure, mapping, box, *, wcs=None, kernel="lanczos3"):
         Of the result.
     kernel : str
         See :func:`warp_exposure`.
+    missing : sequence of str
+        See :func:`resample_arrays`.
     """
     rows, columns = np.mgrid[: box.height, : box.width].astype(np.float64)
     x, y = mapping(columns, rows)
-    image, variance, mask = resample_arrays(exposure.image, exposure.variance, exposure.mask, x, y, kernel)
+    image, variance, mask = resample_arrays(
+        exposure.image, exposure.variance, exposure.mask, x, y, kernel, missing
+    )
     if not np.isfinite(image).any():
         raise AlgorithmError(
             "the images do not overlap", numbers={"x_min": float(x.min()), "y_min": float(y.min())}

@@ -29,6 +29,8 @@ Array = NDArray[Any]
 FEWEST_STARS = 5
 """Fewer do not tell a star from a cosmic ray."""
 
+_HOLD_NOTHING = ("NO_DATA", "BAD")  # mask planes of template pixels whose values must not reach others
+
 
 class DifferenceFrameConfig(Config):
     """From two images as they are to a difference with its sources."""
@@ -192,14 +194,14 @@ class DifferenceFrameTask(Task):
                 bright_positions(e.image, e.variance, e.mask.any(*planes)) for e in (science, template)
             )
             registration = find_registration(ours, theirs, science.shape)
-            return warp_by_map(template, registration, science.box, wcs=science.wcs)
+            return warp_by_map(template, registration, science.box, wcs=science.wcs, missing=_HOLD_NOTHING)
         if mode == "none" or template.wcs is None or science.wcs is None:
             if mode == "wcs":
                 raise InputError("both images need a WCS to be aligned")
             return template
         if template.box == science.box and same_grid(template.wcs, science.wcs, science.box):
             return template
-        warped = warp_exposure(template, science.wcs, science.box)
+        warped = warp_exposure(template, science.wcs, science.box, missing=_HOLD_NOTHING)
         covered = float((~warped.mask.any("NO_DATA")).mean())
         if covered == 0:
             raise InputError(
