@@ -93,7 +93,7 @@ def _subtract(
         click.echo(f"warning: {outcome['frame']}: {outcome['facts']['verdict']}{advice}", err=True)
     if failed:
         return exit_code_of_all(outcomes)
-    return 5 if options["strict"] and not all(outcome["good"] for outcome in outcomes) else 0
+    return 5 if options["strict"] and doubtful else 0
 
 
 def _stems(science: tuple[str, ...], output: str) -> list[str]:

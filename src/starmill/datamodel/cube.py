@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from starmill.datamodel.psf import FWHM_PER_SIGMA
 from starmill.errors import InputError
 
 __all__ = ["Beam", "MapCube", "SkyMap", "sky_jacobian"]
@@ -118,8 +119,7 @@ class SkyMap:
         angle = math.radians(self.beam.position_angle)
         along = np.array([math.sin(angle), math.cos(angle)])  # east, north
         across = np.array([along[1], -along[0]])
-        fwhm_per_sigma = 2.3548200450309493
-        a, b = self.beam.major / fwhm_per_sigma, self.beam.minor / fwhm_per_sigma
+        a, b = self.beam.major / FWHM_PER_SIGMA, self.beam.minor / FWHM_PER_SIGMA
         covariance = inverse @ (a * a * np.outer(along, along) + b * b * np.outer(across, across)) @ inverse.T
         values, vectors = np.linalg.eigh(covariance)
         return math.sqrt(values[1]), math.sqrt(values[0]), math.atan2(vectors[1, 1], vectors[0, 1])
@@ -138,7 +138,7 @@ class SkyMap:
             For a beam below ``smallest``, or wider than half of the map, as when it is given in the wrong unit.
         """
         axes = self.beam_in_pixels()
-        fwhm = 2.3548200450309493 * math.sqrt(axes[0] * axes[1])
+        fwhm = FWHM_PER_SIGMA * math.sqrt(axes[0] * axes[1])
         if fwhm < smallest:
             raise InputError(
                 f"the beam is {fwhm:.2f} pixels wide (FWHM); Gaussians need at least {smallest:g}"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from starmill.datamodel.catalog import MINIMAL_COLUMNS, Catalog, Column, Schema
 from starmill.datamodel.cube import SkyMap, sky_jacobian
+from starmill.datamodel.psf import FWHM_PER_SIGMA
 from starmill.errors import InputError
 from starmill.measurement.elliptical_photometry import EllipseSums
 from starmill.measurement.gaussian_fit import GaussianFit
@@ -17,7 +18,6 @@ __all__ = [
     "COMPACT_SCHEMA", "build_catalog", "detection_catalog", "ellipses_on_sky", "pixel_ellipses", "shapes_in_pixels",
 ]  # fmt: skip
 
-FWHM_PER_SIGMA = 2.3548200450309493  # 2 sqrt(2 ln 2)
 FRACTION_OF_ONE_FWHM = 0.9375  # of a Gaussian inside semi-axes of one FWHM: 1 - 2**-4
 
 COMPACT_SCHEMA = Schema([

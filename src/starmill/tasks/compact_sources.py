@@ -12,6 +12,7 @@ from starmill.background.border_noise import BorderZones, border_zones
 from starmill.background.gaussian_mean import mean_around, smooth_map
 from starmill.background.map_noise import CellNoise, MapNoise, cell_rms, noise_model, valid_sample
 from starmill.datamodel.cube import SkyMap
+from starmill.datamodel.psf import FWHM_PER_SIGMA
 from starmill.detection.grouping import SourceGroups, group_sources
 from starmill.detection.point_filters import (
     PointPeaks,
@@ -36,7 +37,6 @@ from starmill.tasks.compact_sources_config import CompactSourcesConfig
 
 __all__ = ["CompactSourcesTask"]
 
-FWHM_PER_SIGMA = 2.3548200450309493  # 2 sqrt(2 ln 2)
 NEW = np.iinfo(np.int64).max  # number of a source that was not among the first
 SHARED_LIGHT = 1.3  # beams; sources that near can share their light in many ways
 

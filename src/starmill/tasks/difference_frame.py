@@ -158,12 +158,15 @@ class DifferenceFrameTask(Task):
         image = exposure.image
         if self.config.minimum is not None:
             return np.asarray(image <= self.config.minimum)
-        zero = image == 0
-        known = image[::3, ::3][~zero[::3, ::3] & np.isfinite(image[::3, ::3])]
-        if not zero.any() or len(known) == 0:
-            return zero & False
-        low, middle = np.percentile(known, [15.87, 50])
-        return zero if middle - 10 * (middle - low) > 0 else zero & False
+        zero = np.asarray(image == 0)
+        if zero.any():
+            sample = image[::3, ::3]
+            known = sample[(sample != 0) & np.isfinite(sample)]
+            if len(known):
+                low, middle = np.percentile(known, [15.87, 50])
+                if middle - 10 * (middle - low) > 0:
+                    return zero
+        return np.zeros_like(zero)
 
     def _without_cosmic_rays(self, exposure: Exposure) -> Exposure:
         """Return the exposure with cosmic rays marked CR and replaced, when nobody has looked for them before."""
