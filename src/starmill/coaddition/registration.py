@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import fft
 from scipy.spatial import cKDTree
 
@@ -31,13 +32,22 @@ class Registration:
     stars: int
     scatter: float
 
-    def __call__(self, x, y):
+    def __call__(
+        self, x: NDArray[np.floating], y: NDArray[np.floating]
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Return positions in the template."""
         a = self.matrix
         return a[0, 0] * x + a[0, 1] * y + a[0, 2], a[1, 0] * x + a[1, 1] * y + a[1, 2]
 
 
-def find_registration(science_xy, template_xy, shape, *, tolerance=3.0, minimum=6):
+def find_registration(
+    science_xy: NDArray[np.floating],
+    template_xy: NDArray[np.floating],
+    shape: tuple[int, int],
+    *,
+    tolerance: float = 3.0,
+    minimum: int = 6,
+) -> Registration:
     """Find the map between two lists of stars that differ by a shift and a small rotation and scale.
 
     Parameters
@@ -86,7 +96,9 @@ def find_registration(science_xy, template_xy, shape, *, tolerance=3.0, minimum=
     return Registration(matrix, len(keep), scatter)
 
 
-def _star_map_shift(first, second, shape, cell=4):
+def _star_map_shift(
+    first: NDArray[np.floating], second: NDArray[np.floating], shape: tuple[int, int], cell: int = 4
+) -> tuple[int, int]:
     """Return the shift from the first to the second list at the peak of the correlation of their star maps."""
     size = [fft.next_fast_len(2 * (side // cell + 1), real=True) for side in shape]
     maps = []

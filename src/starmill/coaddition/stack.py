@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.mask import Mask
@@ -11,7 +14,13 @@ from starmill.errors import AlgorithmError, InputError
 __all__ = ["mean_exposure"]
 
 
-def mean_exposure(exposures, *, scales=None, bad_planes=("BAD", "SAT", "CR", "NO_DATA"), clip=4.0):
+def mean_exposure(
+    exposures: Sequence[Exposure],
+    *,
+    scales: Sequence[float] | None = None,
+    bad_planes: Sequence[str] = ("BAD", "SAT", "CR", "NO_DATA"),
+    clip: float = 4.0,
+) -> Exposure:
     """Return the mean of exposures, weighted by their sky noise, without pixels that are masked or outliers.
 
     Parameters
@@ -63,12 +72,12 @@ def mean_exposure(exposures, *, scales=None, bad_planes=("BAD", "SAT", "CR", "NO
     )  # fmt: skip
 
 
-def _usable(exposure, bad_planes):
+def _usable(exposure: Exposure, bad_planes: Sequence[str]) -> NDArray[np.bool_]:
     known = [name for name in bad_planes if name in exposure.mask.planes]
     return ~exposure.mask.any(*known) & np.isfinite(exposure.image)
 
 
-def _median(images, good):
+def _median(images: NDArray[np.floating], good: NDArray[np.bool_]) -> NDArray[np.floating]:
     """Return the median of the good values of every pixel; 0 where there is none."""
     values = np.sort(np.where(good, images, np.inf), axis=0)
     count = good.sum(axis=0)

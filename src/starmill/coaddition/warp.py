@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from starmill.cosmic_rays.interpolate import interpolate_rows
@@ -11,6 +15,12 @@ from starmill.datamodel.mask import Mask
 from starmill.errors import AlgorithmError, InputError
 from starmill.kernels.resampling import resample
 from starmill.numerics.tiles import map_tiles, row_bands
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+
+    from starmill.datamodel.geometry import Box
+
 
 __all__ = [
     "interpolation_table",
@@ -24,7 +34,15 @@ __all__ = [
 _STEPS = 2048
 
 
-def warp_exposure(exposure, wcs, box, *, kernel="lanczos3", step=10, missing=("NO_DATA",)):
+def warp_exposure(
+    exposure: Exposure,
+    wcs: WCS,
+    box: Box,
+    *,
+    kernel: str = "lanczos3",
+    step: int = 10,
+    missing: Sequence[str] = ("NO_DATA",),
+) -> Exposure:
     """Resample an exposure to the pixels of another WCS.
 
     Parameters
@@ -77,7 +95,15 @@ def warp_exposure(exposure, wcs, box, *, kernel="lanczos3", step=10, missing=("N
     )  # fmt: skip
 
 
-def resample_arrays(image, variance, mask, x, y, kernel="lanczos3", missing=("NO_DATA",)):
+def resample_arrays(
+    image: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    mask: Mask,
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    kernel: str = "lanczos3",
+    missing: Sequence[str] = ("NO_DATA",),
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]]:
     """Resample arrays at array positions.
 
     Parameters
@@ -105,7 +131,7 @@ def resample_arrays(image, variance, mask, x, y, kernel="lanczos3", missing=("NO
     clean, clean_variance = _without_gaps(image, variance, mask, missing)
     edge, no_data = mask.bits("EDGE"), mask.bits("NO_DATA")
 
-    def work(rows):
+    def work(rows: tuple[int, int]) -> None:
         part = slice(*rows)
         resample(
             clean, clean_variance, mask.array, x[part], y[part], area[part], table, edge, no_data, out[part],
@@ -116,7 +142,9 @@ def resample_arrays(image, variance, mask, x, y, kernel="lanczos3", missing=("NO
     return out, noise, flags
 
 
-def _without_gaps(image, variance, mask, planes):
+def _without_gaps(
+    image: NDArray[np.floating], variance: NDArray[np.floating], mask: Mask, planes: Sequence[str]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return image and variance, float32, with a likely value in every pixel that holds none."""
     image, variance = (np.asarray(plane, np.float32) for plane in (image, variance))
     missing = mask.any(*planes) & ~mask.any("INTRP")
@@ -130,7 +158,9 @@ def _without_gaps(image, variance, mask, planes):
     return filled.image, filled.variance
 
 
-def source_positions(wcs, source_wcs, box, *, step=10):
+def source_positions(
+    wcs: WCS, source_wcs: WCS, box: Box, *, step: int = 10
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return the pixel positions in the source image of every pixel of a box, parent frame, two ``box.shape`` arrays."""
     if step <= 1 or min(box.shape) < 3 * step:
         columns, rows = np.meshgrid(np.arange(box.x0, box.x1), np.arange(box.y0, box.y1))
@@ -145,7 +175,7 @@ def source_positions(wcs, source_wcs, box, *, step=10):
     return tuple(map_coordinates(part, grid, order=1, mode="nearest") for part in coarse)
 
 
-def relative_area(x, y):
+def relative_area(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return input pixels per output pixel from backward differences of the positions, float32."""
     dx_column, dy_column = (
         np.diff(x, axis=1, prepend=2 * x[:, :1] - x[:, 1:2]),
@@ -158,7 +188,7 @@ def relative_area(x, y):
     return np.abs(dx_column * dy_row - dx_row * dy_column).astype(np.float32)
 
 
-def interpolation_table(kernel):
+def interpolation_table(kernel: str) -> NDArray[np.floating]:
     """Return the weights of a kernel for fractions 0 to 1, ``(steps + 1, taps)``.
 
     Lanczos: ``sinc(t) sinc(t / a)`` within ``a`` pixels.
@@ -175,7 +205,9 @@ def interpolation_table(kernel):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _transform(wcs, source_wcs, x, y):
+def _transform(
+    wcs: WCS, source_wcs: WCS, x: NDArray[Any], y: NDArray[Any]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     sky = wcs.all_pix2world(x.ravel(), y.ravel(), 0)
     try:
         found = source_wcs.all_world2pix(*sky, 0, quiet=True)
@@ -186,7 +218,7 @@ def _transform(wcs, source_wcs, x, y):
     return tuple(np.asarray(part, np.float64).reshape(x.shape) for part in found)
 
 
-def same_grid(wcs, other, box, *, tolerance=0.01):
+def same_grid(wcs: WCS, other: WCS, box: Box, *, tolerance: float = 0.01) -> bool:
     """Say whether two WCS give the same pixel positions over a box, to a tolerance in pixels."""
     columns, rows = np.meshgrid(np.linspace(box.x0, box.x1 - 1, 4), np.linspace(box.y0, box.y1 - 1, 4))
     x, y = _transform(wcs, other, columns, rows)
@@ -195,7 +227,17 @@ def same_grid(wcs, other, box, *, tolerance=0.01):
     )
 
 
-def warp_by_map(exposure, mapping, box, *, wcs=None, kernel="lanczos3", missing=("NO_DATA",)):
+def warp_by_map(
+    exposure: Exposure,
+    mapping: Callable[
+        [NDArray[np.floating], NDArray[np.floating]], tuple[NDArray[np.floating], NDArray[np.floating]]
+    ],
+    box: Box,
+    *,
+    wcs: WCS | None = None,
+    kernel: str = "lanczos3",
+    missing: Sequence[str] = ("NO_DATA",),
+) -> Exposure:
     """Resample an exposure by a map of array positions, for instance a registration on common stars.
 
     Parameters

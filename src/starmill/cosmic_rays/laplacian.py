@@ -168,7 +168,13 @@ def selection_network(n: int) -> NDArray[np.int64]:
     return np.array(kept[::-1], np.int64)
 
 
-def _prepare(image, variance, mask, reject_bits, constant_variance):
+def _prepare(
+    image: NDArray[np.floating],
+    variance: NDArray[np.floating] | None,
+    mask: NDArray[np.bool_] | None,
+    reject_bits: int,
+    constant_variance: float,
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.bool_]]:
     """Finite float32 copies of image and variance, and the pixels to leave out."""
     if image.ndim != 2 or any(a is not None and np.shape(a) != image.shape for a in (variance, mask)):
         shapes = [None if a is None else np.shape(a) for a in (image, variance, mask)]
@@ -189,7 +195,7 @@ def _prepare(image, variance, mask, reject_bits, constant_variance):
     return work, noise, blocked
 
 
-def _saturated_cores(work, level, separable):
+def _saturated_cores(work: NDArray[np.floating], level: float, separable: bool) -> NDArray[np.integer]:
     """Pixels in and around the saturated parts of extended bright patches, (n, 2)."""
     candidates = np.argwhere(work >= level)
     around = medians_at(work, candidates, 3 if separable else 2, bool(separable))
@@ -202,7 +208,13 @@ def _saturated_cores(work, level, separable):
     return grown[inside]
 
 
-def _replace_by_means(work, noise, blocked, found, pixels) -> None:
+def _replace_by_means(
+    work: NDArray[np.floating],
+    noise: NDArray[np.floating],
+    blocked: NDArray[np.bool_],
+    found: NDArray[np.bool_],
+    pixels: NDArray[np.integer],
+) -> None:
     """Put means of the pixels around into found pixels; the median of the image where there are none."""
     kernel.masked_means(work, noise, blocked, found, pixels, np.nan, np.nan)
     y, x = pixels.T
@@ -212,7 +224,9 @@ def _replace_by_means(work, noise, blocked, found, pixels) -> None:
         noise[y[alone], x[alone]] = median(noise[~blocked])
 
 
-def _tiles(shape, near=None):
+def _tiles(
+    shape: tuple[int, int], near: NDArray[np.integer] | None = None
+) -> list[tuple[int, int, int, int]]:
     """Tiles (y0, y1, x0, x1) of an image; with ``near``, only those that one of these pixels has an influence on."""
     height, width = _FIRST_TILE if near is None else _LATER_TILE
     wanted = np.ones((-(-shape[0] // height), -(-shape[1] // width)), bool)

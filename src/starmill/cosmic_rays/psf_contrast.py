@@ -229,7 +229,9 @@ def find_cosmic_rays(
     return collect(work, noise, bad, spans, owners, background=background, origin=origin, random=random)
 
 
-def _bright_pixels(image, variance, background, least_snr):
+def _bright_pixels(
+    image: NDArray[np.floating], variance: NDArray[np.floating], background: float, least_snr: float
+) -> NDArray[np.integer]:
     """Pixels (y, x) that are not on the edge and exceed the background by so many sigma; in bands of rows."""
     found = [np.empty((0, 2), np.int64)]
     for first, last in row_bands(image.shape[0], 64):
@@ -241,7 +243,9 @@ def _bright_pixels(image, variance, background, least_snr):
     return pixels[(pixels[:, 0] > 0) & (pixels[:, 0] < image.shape[0] - 1)]
 
 
-def _strong_events(pixels, counts, min_counts):
+def _strong_events(
+    pixels: NDArray[np.integer], counts: NDArray[np.floating], min_counts: float
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     """Join touching pixels, given in row order, and drop weak events; spans sorted by event, event of each."""
     spans, labels = join_touching(pixels)
     lengths = spans[:, 2] - spans[:, 1] + 1
@@ -251,7 +255,9 @@ def _strong_events(pixels, counts, min_counts):
     return spans[keep][order], labels[keep][order]
 
 
-def _check_shapes(image, variance, mask) -> None:
+def _check_shapes(
+    image: NDArray[np.floating], variance: NDArray[np.floating], mask: NDArray[np.integer] | None
+) -> None:
     """Image, variance and mask have two dimensions and the same shape."""
     shapes = [np.shape(image), np.shape(variance)] + ([np.shape(mask)] if mask is not None else [])
     if len(shapes[0]) != 2 or any(shape != shapes[0] for shape in shapes):

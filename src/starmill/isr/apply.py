@@ -95,5 +95,5 @@ def apply_masters(
                 _apply(*band, limits, noise, *masters, settings, bits)
 
 
-def _contiguous(array):
+def _contiguous(array: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.ascontiguousarray(array, np.float32)

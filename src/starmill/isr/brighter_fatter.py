@@ -144,7 +144,7 @@ def kernel_from_covariances(
     return padded[1:-1, 1:-1].copy()
 
 
-def _face_fluxes(charge, potential):
+def _face_fluxes(charge: NDArray[np.floating], potential: NDArray[np.floating]) -> NDArray[np.floating]:
     result = np.zeros_like(charge)
     across_x = 0.25 * (charge[:, 1:] + charge[:, :-1]) * np.diff(potential, axis=1)
     across_y = 0.25 * (charge[1:] + charge[:-1]) * np.diff(potential, axis=0)
@@ -155,7 +155,7 @@ def _face_fluxes(charge, potential):
     return result
 
 
-def _expanded(charge, potential):
+def _expanded(charge: NDArray[np.floating], potential: NDArray[np.floating]) -> NDArray[np.floating]:
     gy, gx = np.gradient(charge)
     py, px = np.gradient(potential)
     laplacian = np.zeros_like(charge)
@@ -164,6 +164,6 @@ def _expanded(charge, potential):
     return 0.5 * (gx * px + gy * py + charge * laplacian)
 
 
-def _full(quarter):
+def _full(quarter: NDArray[np.floating]) -> NDArray[np.floating]:
     half = np.concatenate([quarter[:0:-1], quarter], axis=0)
     return np.concatenate([half[:, :0:-1], half], axis=1)

@@ -87,7 +87,7 @@ def combine_frames(
     network = sorting_network(n_frames)
     clip = (float(n_sigma), int(iterations), float(minimum_sigma))
 
-    def combine(band):
+    def combine(band: tuple[int, int]) -> None:
         y0, y1 = band
         stack, rejected, errors = _read_band(read_rows, n_frames, y0, y1, shape)
         combine_rows(
@@ -149,7 +149,9 @@ def sorting_network(n: int) -> NDArray[np.int64]:
     return np.array(comparators, np.int64).reshape(-1, 2)
 
 
-def _read_band(read_rows, n_frames, y0, y1, shape):
+def _read_band(
+    read_rows: Callable[..., Any], n_frames: int, y0: int, y1: int, shape: tuple[int, int]
+) -> tuple[NDArray[np.floating], NDArray[np.bool_], NDArray[np.floating]]:
     stack = np.empty((n_frames, y1 - y0, shape[1]), np.float32)
     rejected = np.empty((0, 0, 0), bool)
     errors = np.empty((0, 0, 0), np.float32)

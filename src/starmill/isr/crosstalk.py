@@ -103,7 +103,7 @@ def measure_crosstalk(
     return np.where(weak, 0.0, linear), error
 
 
-def _in_readout_order(image, detector):
+def _in_readout_order(image: NDArray[np.floating], detector: Detector) -> list[NDArray[np.floating]]:
     amplifiers = []
     for amplifier in detector.amplifiers:
         pixels = image[amplifier.box.slices()]
@@ -112,7 +112,9 @@ def _in_readout_order(image, detector):
     return amplifiers
 
 
-def _ratios(victim, source, threshold):
+def _ratios(
+    victim: NDArray[np.floating], source: NDArray[np.floating], threshold: float
+) -> NDArray[np.floating]:
     background = np.nanmedian(victim)
     bright = (source > threshold) & np.isfinite(victim) & (victim < threshold)
     return (victim[bright] - background) / (source[bright])

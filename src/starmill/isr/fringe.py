@@ -110,7 +110,14 @@ def subtract_fringes(
     return result
 
 
-def _contrast(image, x, y, small, large, batch=500):
+def _contrast(
+    image: NDArray[np.floating],
+    x: NDArray[np.integer],
+    y: NDArray[np.integer],
+    small: int,
+    large: int,
+    batch: int = 500,
+) -> NDArray[np.floating]:
     values = np.empty(x.size)
     offsets = {half: np.arange(-half, half + 1) for half in (small, large)}
     every = slice(None, None, max(1, large // 8))  # a sixteenth of the large box is enough for its median
@@ -127,7 +134,7 @@ def _contrast(image, x, y, small, large, batch=500):
     return values
 
 
-def _row_medians(pixels):
+def _row_medians(pixels: NDArray[np.floating]) -> NDArray[np.floating]:
     finite = np.isfinite(pixels)
     medians = np.full(len(pixels), np.nan)
     complete = finite.all(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -99,5 +100,5 @@ def fit_linearity(signal: ArrayLike, light: ArrayLike, *, order: int = 2) -> NDA
     return np.asarray(solution[1:] / unit ** np.arange(1, order + 1))
 
 
-def _spline(linearity):
+def _spline(linearity: Linearity) -> Callable[..., Any]:
     return Akima1DInterpolator(np.array(linearity.nodes), np.array(linearity.coefficients))

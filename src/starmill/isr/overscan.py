@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from starmill.numerics.statistics import (
     robust_sigma,
     row_medians_and_sigmas,
 )
+
+if TYPE_CHECKING:
+    from starmill.numerics.statistics import ClippedStatistics
+
 
 __all__ = ["OVERSCAN_METHODS", "OverscanLevel", "fit_overscan"]
 
@@ -118,7 +122,14 @@ def fit_overscan(
     )
 
 
-def _level(values, statistics, method, order, n_sigma, iterations):
+def _level(
+    values: NDArray[np.floating],
+    statistics: ClippedStatistics,
+    method: str,
+    order: int,
+    n_sigma: float,
+    iterations: int,
+) -> NDArray[np.floating]:
     constant = {
         "median": statistics.median, "mean": statistics.mean, "clipped_mean": statistics.clipped_mean,
     }  # fmt: skip
@@ -138,7 +149,15 @@ def _level(values, statistics, method, order, n_sigma, iterations):
     return _smooth(rows, per_row, good, method, order, n_sigma, iterations)
 
 
-def _smooth(rows, per_row, good, method, order, n_sigma, iterations):
+def _smooth(
+    rows: NDArray[np.integer],
+    per_row: NDArray[np.floating],
+    good: NDArray[np.bool_],
+    method: str,
+    order: int,
+    n_sigma: float,
+    iterations: int,
+) -> NDArray[np.floating]:
     needed = order + 1 if method != "spline" else max(order, 2)
     fit = per_row
     for _ in range(max(iterations, 1)):
@@ -161,7 +180,9 @@ def _smooth(rows, per_row, good, method, order, n_sigma, iterations):
     return fit
 
 
-def _spline(rows, values, n_nodes, n_rows):
+def _spline(
+    rows: NDArray[np.integer], values: NDArray[np.floating], n_nodes: int, n_rows: int
+) -> NDArray[np.floating]:
     edges = np.linspace(0, n_rows, n_nodes + 1)
     index = np.clip(np.searchsorted(edges, rows, side="right") - 1, 0, n_nodes - 1)
     used = np.unique(index)

@@ -179,7 +179,13 @@ def fit_photon_transfer(
     )  # fmt: skip
 
 
-def _fit(mean, variance, weight, read_noise, model):
+def _fit(
+    mean: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    weight: NDArray[np.floating],
+    read_noise: float,
+    model: str,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     start = np.median(mean / (variance - read_noise**2))
     spread = variance * np.sqrt(2.0 / weight)
     if model == "linear":
@@ -190,7 +196,7 @@ def _fit(mean, variance, weight, read_noise, model):
         return np.array([gain, 0.0]), np.diag([gain**4 / np.sum(w * mean**2), 0.0])
     unit = 1 / (start * mean.max())
 
-    def residual(p):
+    def residual(p: NDArray[np.floating]) -> NDArray[np.floating]:
         return (_model((p[0], p[1] * unit), mean, read_noise) - variance) / spread
 
     solution = least_squares(residual, [start, -1e-3], x_scale=[start, 1e-2])
@@ -198,13 +204,15 @@ def _fit(mean, variance, weight, read_noise, model):
     return np.array([solution.x[0], solution.x[1] * unit]), covariance * np.outer([1, unit], [1, unit])
 
 
-def _model(parameters, mean, read_noise):
+def _model(
+    parameters: NDArray[np.floating] | tuple[float, float], mean: NDArray[np.floating], read_noise: float
+) -> NDArray[np.floating]:
     gain, a00 = parameters
     exponent = 2 * a00 * mean * gain
     growth = np.where(np.abs(exponent) > 1e-9, np.expm1(exponent) / np.where(exponent == 0, 1, exponent), 1.0)
     return mean / gain * growth + read_noise**2
 
 
-def _edges(length, cell):
+def _edges(length: int, cell: int) -> NDArray[np.integer]:
     count = max(1, length // cell)
     return np.linspace(0, length, count + 1).astype(np.int64)
