@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from starmill.datamodel.field import ConstantField
+from starmill.datamodel.field import ConstantField, FieldSum
+from starmill.datamodel.spline_field import SplineField
+from starmill.differencing.background_mesh import smooth_mesh
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.errors import AlgorithmError
 from starmill.kernels.cell_means import clipped_cell_means
 from starmill.numerics.tiles import map_tiles
 
-__all__ = ["DifferentialBackground", "fit_differential_background"]
+__all__ = ["DifferentialBackground", "fit_differential_background", "with_mesh"]
 
 
 _SAMPLES = 64
@@ -32,12 +34,15 @@ class DifferentialBackground:
     cells_used : int
     error : float
         Standard error of the background at a typical pixel.
+    mesh_scale : float
+        Width of the window over the cells of a mesh that was added, pixels; infinite without one.
     """
 
     field: object
     order: int
     cells_used: int
     error: float
+    mesh_scale: float = np.inf
 
 
 def fit_differential_background(
@@ -100,6 +105,36 @@ def fit_differential_background(
     design = terms.evaluate(x, y)
     typical = np.sqrt(np.mean(np.einsum("ij,jk,ik->i", design, covariance, design)))
     return DifferentialBackground(terms.field(coefficients), best, int(keep.sum()), float(typical * spread))
+
+
+def with_mesh(background, difference, variance, bad, box, *, cell, forced=False):
+    """Add what a mesh of small cells shows beyond a background: the glow of an edge, bands, scattered light.
+
+    Parameters
+    ----------
+    background : DifferentialBackground
+    difference, variance, bad, box
+        As in :func:`fit_differential_background`.
+    cell : int
+        Side of the cells in pixels; several FWHM, so that the clipped mean of a cell does not see its sources.
+    forced : bool
+        Smooth with the widest window when no window predicts left-out cells better than the background alone.
+
+    Returns
+    -------
+    background : DifferentialBackground
+        The given one when nothing is to be added.
+    """
+    x, y, mean, error = cell_means(difference, variance, bad, cell)
+    shape = len(np.unique(y)), len(np.unique(x))
+    if min(shape) < 4:  # fewer lines of cells tell no more than a polynomial
+        return background
+    excess = (mean - background.field(x + box.x0, y + box.y0)).reshape(shape)
+    smooth, scale = smooth_mesh(excess, error.reshape(shape), forced=forced)
+    if smooth is None:
+        return background
+    mesh = SplineField(box, np.unique(x) + box.x0, np.unique(y) + box.y0, smooth, "natural")
+    return replace(background, field=FieldSum([background.field, mesh]), mesh_scale=scale * cell)
 
 
 def cell_means(difference, variance, bad, cell):
