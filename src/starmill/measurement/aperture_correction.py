@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +10,19 @@ from numpy.typing import NDArray
 from starmill.datamodel.field import ChebyshevField
 from starmill.datamodel.geometry import Box
 from starmill.errors import AlgorithmError
-from starmill.numerics.field_fit import fit_chebyshev
+from starmill.numerics.field_fit import fit_chebyshev, term_exponents, term_matrix
+from starmill.numerics.least_squares import LinearFit, linear_least_squares
 
 MAD_TO_SIGMA = 1.482602218505602
-
-
-FLOOR = 0.005  # scatter of the ratios of bright stars: they must not rule alone
+SHARED = 0.02  # part of the smaller variance that two fluxes of a star do not share
+NOISE_FACTORS = np.geomspace(
+    1.0, 8.0, 8
+)  # of the variance: faint neighbours add noise that no variance image knows
+STAR_SCATTER = np.concatenate([[0.0], np.geomspace(2e-4, 2e-2, 9)])  # of the ratio of stars without any noise
+FEW_STARS = 20  # fewer do not tell their own noise, nor the sky
+FEW_STARS_SCATTER = 0.005  # theirs, taken for granted
+SKY_OF_NOISE = 0.5  # largest constant light expected, as a part of the noise of one star
+GRID = 7  # points along each side at which an inverse is fitted
 
 
 @dataclass(frozen=True)
@@ -27,31 +34,36 @@ class ApertureCorrection:
     field : ChebyshevField
         Factor over the image.
     error : ChebyshevField
-        Its error, constant: the scatter of the stars about the field over the root of their number
-        less the number of terms.
+        Its error, constant: root mean square over the stars, from their errors and scatter.
     used : (n,) bool array
         Stars in the fit.
     scatter : float
-        Robust standard deviation of the ratios about the field.
+        Robust standard deviation of the ratios of flux and reference about the field.
+    offset : float
+        Light that the flux of every star has more than its factor says, unit of the flux: what is left of the sky and
+        of faint neighbours in the larger aperture. Not part of the factor; 0 where it was not fitted.
     """
 
     field: ChebyshevField
     error: ChebyshevField
     used: NDArray[np.bool_]
     scatter: float
+    offset: float = 0.0
 
 
 def fit_aperture_correction(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
-    ratio: NDArray[np.float64],
+    flux: NDArray[np.float64],
+    reference: NDArray[np.float64],
     *,
     box: Box,
+    flux_err: NDArray[np.float64] | None = None,
+    reference_err: NDArray[np.float64] | None = None,
     order: int = 2,
-    n_sigma: float = 4.0,
-    n_iterations: int = 4,
+    n_sigma: float = 3.0,
+    n_iterations: int = 8,
     min_degrees_of_freedom: int = 1,
-    ratio_err: NDArray[np.float64] | None = None,
 ) -> ApertureCorrection:
     """Fit the ratio of the reference flux to another flux of stars.
 
@@ -59,19 +71,20 @@ def fit_aperture_correction(
     ----------
     x, y : (n,) array, pixels
         Parent frame.
-    ratio : (n,) array
-        Reference flux over flux; values that are not finite are left out.
+    flux, reference : (n,) array
+        Stars whose ratio is not finite and positive are left out.
     box : Box
-        Of the image.
+        Domain of the polynomials.
+    flux_err, reference_err : (n,) array, optional
+        Without them all stars count alike.
     order : int
-        Of the Chebyshev polynomials (sum of both degrees); lowered when the stars are few.
+        Largest order of the Chebyshev polynomials (total); lowered until ``min_degrees_of_freedom`` are left, and to
+        what the stars can tell from noise.
     n_sigma : float
-        Stars farther from the field than this many robust standard deviations are left out.
+        Stars beyond are left out.
     n_iterations : int
+        Rounds of leaving out.
     min_degrees_of_freedom : int
-        Stars less terms.
-    ratio_err : (n,) array, optional
-        Errors of the ratios, for the weights and the rejection; all count alike when they are not given.
 
     Returns
     -------
@@ -80,48 +93,207 @@ def fit_aperture_correction(
     Raises
     ------
     AlgorithmError
-        When not even a constant can be fitted.
+        When the stars are too few.
+
+    Notes
+    -----
+    The flux with less noise is the denominator: the mean of a ratio with a noisy denominator is too large. Two fluxes
+    of a star share the noise of the smaller, so their ratio has the difference of the variances. The order is that of
+    the smallest Bayesian information criterion (Schwarz 1978, Ann. Statist. 6, 461), which for 300 stars asks for a
+    fall of chi squared by 5.7 per term: polynomials that follow noise only are worse than none. A constant light per
+    star is fitted as well, what is left of the sky and of faint neighbours in the larger of the two apertures; it is
+    told from the factor by bright and faint stars.
     """
-    used = np.isfinite(ratio) & np.isfinite(x) & np.isfinite(y)
-    weights = np.ones(len(ratio))
-    if ratio_err is not None:
-        used &= np.isfinite(ratio_err)
-        weights[used] = 1 / (ratio_err[used] ** 2 + FLOOR**2)
-    fitted: ChebyshevField | None = None
-    n_terms = 1
-    for _ in range(n_iterations):
-        lower = _allowed_order(int(used.sum()), order, min_degrees_of_freedom)
-        n_terms = (lower + 1) * (lower + 2) // 2
-        fitted = fit_chebyshev(x[used], y[used], ratio[used], box=box, order=lower, weights=weights[used])
-        residual = (ratio - fitted(x, y)) * np.sqrt(weights)
-        spread = MAD_TO_SIGMA * np.median(np.abs(residual[used] - np.median(residual[used])))
-        keep = used & (np.abs(residual) <= n_sigma * spread + 1e-12)
-        if keep.sum() == used.sum():
-            break
-        if keep.sum() < min_degrees_of_freedom + 1:
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(flux / reference) & (flux > 0) & (reference > 0)
+        wider = _is_wider(flux_err, reference_err, finite)
+        ratio = flux / reference if wider else reference / flux
+        below = reference if wider else flux
+        error = _ratio_errors(flux_err, reference_err, below)
+    used = finite & np.isfinite(error)
+    told = flux_err is not None and reference_err is not None and used.sum() >= FEW_STARS
+    unit = float(np.median(below[used])) if used.any() else 1.0
+    sky = _Sky(unit / below, SKY_OF_NOISE * float(np.median((error * below)[used])) / unit) if told else None
+    found = _fitted(
+        x, y, ratio, error, used, sky, box, order, n_sigma, n_iterations,
+        min_degrees_of_freedom,
+    )  # fmt: skip
+    if not wider:
+        return replace(found, offset=-found.offset * unit)
+    return ApertureCorrection(
+        _inverse(found.field), _inverse_error(found, x, y), found.used, found.scatter, found.offset * unit
+    )
+
+
+@dataclass(frozen=True)
+class _Sky:
+    """Constant light of all stars: its column in the ratios, and how large it may be, in the unit of that column."""
+
+    light: NDArray[np.float64]
+    limit: float
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Variance of a ratio: that of its errors times ``factor``, plus ``scatter`` squared."""
+
+    factor: float
+    scatter: float
+
+    def variance(self, error: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the variance of the ratios of stars with these errors."""
+        return self.factor * error**2 + self.scatter**2
+
+
+def _fitted(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    ratio: NDArray[np.float64],
+    error: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+    sky: _Sky | None,
+    box: Box,
+    order: int,
+    n_sigma: float,
+    n_iterations: int,
+    min_degrees_of_freedom: int,
+) -> ApertureCorrection:
+    """Fit a ratio, and with ``light`` a constant times that column."""
+    used, noise = usable, _Noise(1.0, 0.0 if error.any() else 1.0)
+    extra = 0 if sky is None else 1
+    for turn in range(n_iterations):
+        largest = _allowed_order(int(used.sum()) - extra, order, min_degrees_of_freedom)
+        # the first round must not bend towards the outliers
+        design = _design(x, y, box, 0 if turn == 0 and used.sum() >= FEW_STARS else largest, sky)
+        fit = _solve(design[used], ratio[used], 1.0 / noise.variance(error[used]), sky)
+        residual = ratio - design @ fit.coefficients
+        if turn == 0:  # outliers have pulled the mean
+            residual -= np.median(residual[used])
+        noise = _noise_of(residual[used], error[used], design.shape[1])
+        keep = usable & (np.abs(residual) <= n_sigma * np.sqrt(noise.variance(error)) + 1e-12)
+        if keep.sum() - extra < min_degrees_of_freedom + 1 or (turn > 1 and np.array_equal(keep, used)):
             break
         used = keep
-    if fitted is None:
-        raise AlgorithmError(
-            "no round of the aperture correction was allowed", numbers={"n_iterations": n_iterations}
-        )
-    residual = (ratio - fitted(x, y))[used]
-    middle = _weighted_median(residual, weights[used])
-    fitted = ChebyshevField(box, _shifted(fitted.coefficients, middle))
-    scatter = float(MAD_TO_SIGMA * np.median(np.abs(residual - middle)))
-    effective = weights[used].sum() ** 2 / (weights[used] ** 2).sum()  # stars of equal weight
-    scaled = MAD_TO_SIGMA * np.median(np.abs(residual - middle) * np.sqrt(weights[used]))
-    error = scaled / np.sqrt(weights[used].mean()) / np.sqrt(max(min(effective, len(residual)) - n_terms, 1))
-    return ApertureCorrection(fitted, ChebyshevField(box, np.array([[error]])), used, scatter)
+    weights = 1.0 / noise.variance(error[used])
+    largest = _allowed_order(int(used.sum()) - extra, order, min_degrees_of_freedom)
+    design, fit, chosen = _best_order(x, y, ratio, used, sky, box, largest, weights)
+    residual = (ratio - design @ fit.coefficients)[used]
+    scatter = float(MAD_TO_SIGMA * np.median(np.abs(residual - np.median(residual))))
+    n_terms = design.shape[1] - extra
+    field_terms = design[used][:, :n_terms]
+    covariance = fit.covariance[:n_terms, :n_terms]
+    mean_variance = float(np.einsum("ij,jk,ik->i", field_terms, covariance, field_terms).mean())
+    coefficients = np.zeros((chosen + 1, chosen + 1))
+    i, j = term_exponents(chosen)
+    coefficients[j, i] = fit.coefficients[:n_terms]
+    return ApertureCorrection(
+        ChebyshevField(box, coefficients), _constant(box, np.sqrt(mean_variance)), used, scatter,
+        float(fit.coefficients[-1]) if extra else 0.0,
+    )  # fmt: skip
 
 
-def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Return the value with half of the weight below it; the usual median for equal weights."""
-    if np.all(weights == weights[0]):
-        return float(np.median(values))
-    order = np.argsort(values)
-    growth = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(growth, 0.5 * growth[-1])])
+def _solve(
+    design: NDArray[np.float64], ratio: NDArray[np.float64], weights: NDArray[np.float64], sky: _Sky | None
+) -> LinearFit:
+    """Solve for the terms, the constant light held near zero where stars of like flux do not tell it."""
+    if sky is None:
+        return linear_least_squares(design, ratio, weights)
+    prior = np.zeros(design.shape[1])
+    prior[-1] = 1.0
+    return linear_least_squares(
+        np.vstack([design, prior]), np.append(ratio, 0.0), np.append(weights, sky.limit**-2.0)
+    )
+
+
+def _best_order(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    ratio: NDArray[np.float64],
+    used: NDArray[np.bool_],
+    sky: _Sky | None,
+    box: Box,
+    largest: int,
+    weights: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], LinearFit, int]:
+    """Return design, fit and order of the smallest information criterion; the largest order for few stars."""
+
+    def attempt(order: int) -> tuple[float, NDArray[np.float64], LinearFit, int]:
+        design = _design(x, y, box, order, sky)
+        fit = _solve(design[used], ratio[used], weights, sky)
+        return fit.chi2 + np.log(used.sum()) * design.shape[1], design, fit, order
+
+    lowest = 0 if used.sum() >= FEW_STARS else largest
+    return min((attempt(order) for order in range(lowest, largest + 1)), key=lambda one: one[0])[1:]
+
+
+def _noise_of(residual: NDArray[np.float64], error: NDArray[np.float64], n_terms: int) -> _Noise:
+    """Return the noise that makes the residuals most likely; their scatter alone for few stars or without errors."""
+    if not error.any():
+        freedom = max(len(residual) - n_terms, 1)
+        spread = MAD_TO_SIGMA * float(np.median(np.abs(residual - np.median(residual))))
+        spread *= np.sqrt(len(residual) / freedom)
+        if freedom < 3:  # a median of so few says nothing
+            spread = np.sqrt((residual**2).sum() / freedom)
+        return _Noise(0.0, max(spread, 1e-12))
+    if len(residual) < FEW_STARS:
+        return _Noise(1.0, FEW_STARS_SCATTER)
+    variance = NOISE_FACTORS[:, None, None] * error**2 + STAR_SCATTER[:, None] ** 2
+    variance = np.maximum(variance, 1e-12)
+    surprise = (np.log(variance) + residual**2 / variance).sum(-1)
+    k, j = np.unravel_index(int(surprise.argmin()), surprise.shape)
+    return _Noise(float(NOISE_FACTORS[k]), float(STAR_SCATTER[j]))
+
+
+def _design(
+    x: NDArray[np.float64], y: NDArray[np.float64], box: Box, order: int, sky: _Sky | None
+) -> NDArray[np.float64]:
+    """Return the Chebyshev terms at the stars, and the column of the constant light."""
+    terms = term_matrix("chebyshev", x, y, box=box, order=order)
+    return terms if sky is None else np.column_stack([terms, sky.light])
+
+
+def _is_wider(
+    flux_err: NDArray[np.float64] | None, reference_err: NDArray[np.float64] | None, finite: NDArray[np.bool_]
+) -> bool:
+    """Return whether the flux of most stars has more noise than the reference."""
+    if flux_err is None or reference_err is None or not finite.any():
+        return False
+    return bool(np.median(flux_err[finite]) > np.median(reference_err[finite]))
+
+
+def _ratio_errors(
+    flux_err: NDArray[np.float64] | None,
+    reference_err: NDArray[np.float64] | None,
+    below: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the errors of ratios with this denominator; zeros when there are none."""
+    if flux_err is None or reference_err is None:
+        return np.zeros(len(below))
+    first, second = np.asarray(flux_err, np.float64) ** 2, np.asarray(reference_err, np.float64) ** 2
+    error: NDArray[np.float64] = np.sqrt(np.abs(first - second) + SHARED * np.minimum(first, second)) / below
+    return error
+
+
+def _inverse(field: ChebyshevField) -> ChebyshevField:
+    """Return the field of 1 / values, in the same terms: corrections differ by a few per cent over an image."""
+    order, box = field.coefficients.shape[0] - 1, field.box
+    if order == 0:
+        return _constant(box, 1.0 / field.coefficients[0, 0])
+    x, y = np.meshgrid(np.linspace(box.x0, box.x1 - 1, GRID), np.linspace(box.y0, box.y1 - 1, GRID))
+    return fit_chebyshev(x.ravel(), y.ravel(), 1.0 / field(x.ravel(), y.ravel()), box=box, order=order)
+
+
+def _inverse_error(
+    found: ApertureCorrection, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> ChebyshevField:
+    """Return the error of the inverse of a correction."""
+    level = float(np.median(found.field(x[found.used], y[found.used])))
+    return _constant(found.field.box, float(found.error.coefficients[0, 0]) / level**2)
+
+
+def _constant(box: Box, value: float) -> ChebyshevField:
+    """Return a field with the same value everywhere."""
+    return ChebyshevField(box, np.array([[value]]))
 
 
 def _allowed_order(n: int, order: int, degrees_of_freedom: int) -> int:
@@ -133,10 +305,3 @@ def _allowed_order(n: int, order: int, degrees_of_freedom: int) -> int:
             "too few stars for an aperture correction", numbers={"stars": n, "needed": degrees_of_freedom + 1}
         )
     return order
-
-
-def _shifted(coefficients: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
-    """Return coefficients of the field plus a constant."""
-    out = np.array(coefficients, np.float64)
-    out[0, 0] += shift
-    return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -57,9 +58,13 @@ class ApertureCorrectionConfig(Config):
         0.03, "Largest flux of all sources inside that radius, as a part of the star's.", ge=0
     )
     min_stars: int = field(20, "With fewer isolated stars, crowded ones are used as well.", ge=1)
-    order: int = field(2, "Order of the Chebyshev polynomials over the image.", ge=0)
-    n_sigma: float = field(4.0, "Stars beyond this many robust standard deviations are left out.", gt=0)
-    n_iterations: int = field(4, "Rounds of fitting and leaving out.", ge=1)
+    order: int = field(
+        2,
+        "Largest order of the Chebyshev polynomials over the image; lower where the stars tell no more.",
+        ge=0,
+    )
+    n_sigma: float = field(3.0, "Stars beyond this many standard deviations are left out.", gt=0)
+    n_iterations: int = field(8, "Rounds of fitting and leaving out.", ge=1)
     min_degrees_of_freedom: int = field(1, "Stars less terms; the order is lowered to reach it.", ge=1)
     allow_failure: list[str] = field(
         list, "Fluxes (or *) that may stay uncorrected when the stars are too few."
@@ -69,7 +74,8 @@ class ApertureCorrectionConfig(Config):
 class ApertureCorrectionTask(Task):
     """Measure the correction of every flux on stars and apply it to all sources.
 
-    For each flux the ratio of the reference flux to it is fitted over the image; flux and error are then
+    For each flux the ratio of the reference flux to it is fitted over the image, by a constant or a polynomial as the
+    stars ask for (:func:`~starmill.measurement.aperture_correction.fit_aperture_correction`); flux and error are then
     multiplied by the field. The fields stand in the result and in the exposure. A flux that was corrected
     already is brought back first, so that the task may run again.
     """
@@ -131,21 +137,17 @@ class ApertureCorrectionTask(Task):
         reference = catalog[self.config.reference]
         star = self.isolated(catalog, self.select(catalog, reference), reference)
         x, y = catalog["x"][star], catalog["y"][star]
-        relative_err = catalog[f"{self.config.reference}_err"][star] / reference[star]
+        reference_err = catalog[f"{self.config.reference}_err"][star]
         found: dict[str, ApertureCorrection] = {}
         for name in self.flux_names(catalog):
             flux, flux_err = (self.uncorrected(catalog, name, part)[star] for part in ("", "_err"))
-            with np.errstate(all="ignore"):
-                ratio = np.where(
-                    (flux > 0) & ~catalog_flag(catalog, name)[star], reference[star] / flux, np.nan
-                )
-                # a large aperture has far more noise than the reference: bright stars must count more
-                error = reference[star] / flux * np.hypot(relative_err, flux_err / flux)
+            flux = np.where(catalog_flag(catalog, name)[star], np.nan, flux)
             try:
                 one = fit_aperture_correction(
-                    x, y, ratio, box=exposure.box, order=self.config.order, n_sigma=self.config.n_sigma,
+                    x, y, flux, np.asarray(reference[star], np.float64), box=exposure.box, flux_err=flux_err,
+                    reference_err=reference_err, order=self.config.order, n_sigma=self.config.n_sigma,
                     n_iterations=self.config.n_iterations,
-                    min_degrees_of_freedom=self.config.min_degrees_of_freedom, ratio_err=error,
+                    min_degrees_of_freedom=self.config.min_degrees_of_freedom,
                 )  # fmt: skip
             except AlgorithmError as failure:
                 if name not in self.config.allow_failure and "*" not in self.config.allow_failure:
@@ -154,7 +156,7 @@ class ApertureCorrectionTask(Task):
                 continue
             used = np.zeros(len(catalog), bool)
             used[np.flatnonzero(star)[one.used]] = True
-            found[name] = ApertureCorrection(one.field, one.error, used, one.scatter)
+            found[name] = replace(one, used=used)
         return found
 
     def select(self, catalog: Catalog, reference: NDArray[np.float64]) -> NDArray[np.bool_]:
