@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 __all__ = ["smooth_mesh"]
@@ -16,7 +17,9 @@ NEEDED = 3.0
 _CAP = 25.0  # chi2 of a cell beyond which it is an outlier, whatever its value
 
 
-def smooth_mesh(values, errors, *, forced=False):
+def smooth_mesh(
+    values: NDArray[np.floating], errors: NDArray[np.floating], *, forced: bool = False
+) -> tuple[NDArray[np.floating] | None, float]:
     """Smooth the cell means of a difference with the widest window that predicts left-out cells as well as any.
 
     Parameters
@@ -58,19 +61,23 @@ def smooth_mesh(values, errors, *, forced=False):
     return _local_line(data, weight, chosen)[0], chosen
 
 
-def _left_out(data, weight, known, scale):
+def _left_out(
+    data: NDArray[np.floating], weight: NDArray[np.floating], known: NDArray[np.bool_], scale: float
+) -> NDArray[np.floating]:
     """Return (cell - prediction of the others) / error of every cell; 0 where nothing is known."""
     smooth, leverage = _local_line(data, weight, scale)
     rest = np.maximum(1 - leverage, 1e-3)
     return np.where(known & np.isfinite(smooth), (data - smooth) / rest * np.sqrt(weight), 0)
 
 
-def _local_line(data, weight, scale):
+def _local_line(
+    data: NDArray[np.floating], weight: NDArray[np.floating], scale: float
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return the local linear regression on a grid and the weight of every cell in its own value."""
     y, x = (np.arange(n, dtype=float) for n in data.shape)
     y = y[:, None]
 
-    def total(image):
+    def total(image: NDArray[np.floating]) -> NDArray[np.floating]:
         return gaussian_filter(image, scale, mode="constant", truncate=4.0)
 
     sums = {

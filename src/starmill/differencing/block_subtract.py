@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.differencing.unweighted_fit import UnweightedProblem
 from starmill.kernels.block_convolution import convolve_blocks
@@ -37,7 +38,9 @@ class BlockDifference:
     good: np.ndarray
 
 
-def kernel_image(problem: UnweightedProblem, solution, x, y):
+def kernel_image(
+    problem: UnweightedProblem, solution: NDArray[np.floating], x: int, y: int
+) -> NDArray[np.floating]:
     """Return the kernel at a position of the region, ``(k, k)``."""
     n = len(problem.basis)
     weights = problem.terms(x, y, problem.order)
@@ -45,7 +48,9 @@ def kernel_image(problem: UnweightedProblem, solution, x, y):
     return np.tensordot(np.concatenate([solution[:1], shapes]), problem.basis.images, 1)
 
 
-def block_kernels(problem: UnweightedProblem, solution, step):
+def block_kernels(
+    problem: UnweightedProblem, solution: NDArray[np.floating], step: int
+) -> NDArray[np.floating]:
     """Return the kernels of all blocks, ``(rows, columns, k, k)``.
 
     Parameters
@@ -65,7 +70,15 @@ def block_kernels(problem: UnweightedProblem, solution, step):
     )
 
 
-def subtract_in_blocks(problem: UnweightedProblem, solution, variances, mask, *, step, squared=True):
+def subtract_in_blocks(
+    problem: UnweightedProblem,
+    solution: NDArray[np.floating],
+    variances: tuple[NDArray[np.floating], NDArray[np.floating]],
+    mask: NDArray[np.integer],
+    *,
+    step: int,
+    squared: bool = True,
+) -> BlockDifference:
     """Convolve the reference and subtract it.
 
     Parameters

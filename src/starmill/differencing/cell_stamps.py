@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.differencing.histogram_sky import histogram_sky
 from starmill.kernels.block_convolution import score_box, search_cell
@@ -15,7 +16,14 @@ _SPOILED = 0xBF  # every input bit but 0x40, which only says that a bad pixel is
 _BOXES = 0xA00  # boxes of accepted stamps
 
 
-def cell_grid(shape, regions, cells, *, kernel_half_width, half_width):
+def cell_grid(
+    shape: tuple[int, int],
+    regions: tuple[int, int],
+    cells: tuple[int, int],
+    *,
+    kernel_half_width: int,
+    half_width: int,
+) -> tuple[int, int, int]:
     """Return the side of a grid cell and the numbers of cells in one region.
 
     Parameters
@@ -45,7 +53,9 @@ def cell_grid(shape, regions, cells, *, kernel_half_width, half_width):
     return side, max(sides[0] // side, 1), max(sides[1] // side, 1)
 
 
-def clipped_moments(values, clip, rounds=10):
+def clipped_moments(
+    values: NDArray[np.floating] | list[float], clip: float, rounds: int = 10
+) -> tuple[float, float]:
     """Return mean and standard deviation of what is left by repeated clipping.
 
     Parameters
@@ -86,8 +96,18 @@ class CellSearch:
 
 
 def find_cell_stamps(
-    searches, mask, grid, *, threshold, half_width, kernel_half_width, per_cell, clip=3.0, listed=None, fill=True
-):  # fmt: skip
+    searches: list[CellSearch],
+    mask: NDArray[np.integer],
+    grid: tuple[int, int, int],
+    *,
+    threshold: float,
+    half_width: int,
+    kernel_half_width: int,
+    per_cell: int,
+    clip: float = 3.0,
+    listed: NDArray[np.floating] | None = None,
+    fill: bool = True,
+) -> list[list[tuple[NDArray[np.int64], list[tuple[int, int]]]]]:
     """Return the stamps of every grid cell, best first.
 
     Parameters
@@ -146,7 +166,15 @@ def find_cell_stamps(
     return out
 
 
-def _listed_stamps(search, mask, cell, listed, floor, half_width, kernel_half_width):
+def _listed_stamps(
+    search: CellSearch,
+    mask: NDArray[np.integer],
+    cell: NDArray[np.integer],
+    listed: NDArray[np.floating],
+    floor: float,
+    half_width: int,
+    kernel_half_width: int,
+) -> list[tuple[int, int]]:
     """Return the listed positions of a cell whose boxes are clean, and mark them."""
     stamps, scratch = [], np.zeros(3)
     margin = kernel_half_width + 1

@@ -16,14 +16,23 @@ Kaiser 2001 (Pan-STARRS note); Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27; Reiss &
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import fft
 from scipy.signal import fftconvolve
 
 from starmill.differencing.convolve import KernelNodes, repair_bad
 from starmill.differencing.sides import sky_noise
 from starmill.differencing.subtract import convolve_with_nodes
+
+if TYPE_CHECKING:
+    from starmill.datamodel.geometry import Box
+    from starmill.datamodel.spatial_kernel import SpatialKernel
+    from starmill.differencing.kernel_fit import KernelFit
+    from starmill.differencing.sides import Side
+
 
 __all__ = [
     "central_filter", "correlation_excess", "prefiltered", "score_excess", "spike_image", "whiten", "whitened",
@@ -33,7 +42,13 @@ __all__ = [
 _FACTOR_ERROR = 1e-5  # of the absolute sum of a filter; the difference is not more accurate itself
 
 
-def whitening_filter(kernel_image, variance_target, variance_reference, *, half_width=24):
+def whitening_filter(
+    kernel_image: NDArray[np.floating],
+    variance_target: float,
+    variance_reference: float,
+    *,
+    half_width: int = 24,
+) -> NDArray[np.floating]:
     """Return the whitening filter at one position.
 
     Parameters
@@ -61,7 +76,12 @@ def whitening_filter(kernel_image, variance_target, variance_reference, *, half_
     return image / image.sum()
 
 
-def correlation_excess(kernel_image, variance_target, variance_reference, psf_image):
+def correlation_excess(
+    kernel_image: NDArray[np.floating],
+    variance_target: float,
+    variance_reference: float,
+    psf_image: NDArray[np.floating],
+) -> float:
     """Return the width of the matched-filter S/N on sky when the noise is taken for white.
 
     Parameters
@@ -83,7 +103,9 @@ def correlation_excess(kernel_image, variance_target, variance_reference, psf_im
     return float(np.sqrt((filter_power * spectrum).sum() / (filter_power.sum() * spectrum.mean())))
 
 
-def whiten(difference, filters, *, spacing):
+def whiten(
+    difference: NDArray[np.floating], filters: NDArray[np.floating], *, spacing: int
+) -> NDArray[np.floating]:
     """Convolve a difference image with whitening filters given on a grid, blended linearly in between.
 
     Parameters
@@ -105,7 +127,7 @@ def whiten(difference, filters, *, spacing):
     return convolve_with_nodes(image, KernelNodes.of_images(beyond[1], spacing, _FACTOR_ERROR))
 
 
-def _wrapped(image, side):
+def _wrapped(image: NDArray[np.floating], side: int) -> NDArray[np.floating]:
     """Return the image zero-padded to ``side`` with its centre at pixel (0, 0)."""
     out = np.zeros((side, side))
     size = image.shape[0]
@@ -113,7 +135,7 @@ def _wrapped(image, side):
     return np.roll(out, (-(size // 2), -(size // 2)), (0, 1))
 
 
-def score_excess(kernel, reference, target, box):
+def score_excess(kernel: SpatialKernel, reference: Side, target: Side, box: Box) -> float:
     """Return the width of the S/N on sky at the centre of the field if correlations are neglected.
 
     Parameters
@@ -127,14 +149,23 @@ def score_excess(kernel, reference, target, box):
     return correlation_excess(image, *sky_noise(target, reference), target.seeing.psf_image)
 
 
-def central_filter(kernel, reference, target, box):
+def central_filter(kernel: SpatialKernel, reference: Side, target: Side, box: Box) -> NDArray[np.floating]:
     """Return the whitening filter at the centre of the field, ``(m, m)``; parameters as :func:`score_excess`."""
     half = min(24, min(target.image.shape) // 4)
     image = kernel.kernel_at(*box.center)
     return whitening_filter(image, *sky_noise(target, reference), half_width=half)
 
 
-def spike_image(kernel, reference, target, box, is_convolved, is_white, *, half_width=7):
+def spike_image(
+    kernel: SpatialKernel,
+    reference: Side,
+    target: Side,
+    box: Box,
+    is_convolved: bool,
+    is_white: bool,
+    *,
+    half_width: int = 7,
+) -> NDArray[np.floating]:
     """Return what a single bright pixel of the science image becomes in the difference, ``(k, k)``, any scale.
 
     Parameters
@@ -157,7 +188,9 @@ def spike_image(kernel, reference, target, box, is_convolved, is_white, *, half_
     return image[middle - half : middle + half + 1, middle - half : middle + half + 1]
 
 
-def prefiltered(reference, target, fit, box):
+def prefiltered(
+    reference: Side, target: Side, fit: KernelFit, box: Box
+) -> tuple[tuple[Side, Side], NDArray[np.floating]]:
     """Return both images convolved with the central whitening filter, and the filter.
 
     Parameters
@@ -176,14 +209,22 @@ def prefiltered(reference, target, fit, box):
     spacing = 64 * -(-max(target.image.shape) // 64)
     filters = np.broadcast_to(central, (2, 2, *central.shape))
 
-    def filtered(side):
+    def filtered(side: Side) -> Side:
         clean = repair_bad(side.image, side.bad)
         return replace(side, image=whiten(clean, filters, spacing=spacing))
 
     return (filtered(reference), filtered(target)), central
 
 
-def whitened(difference, bad, reference, target, kernel, box, psf):
+def whitened(
+    difference: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    reference: Side,
+    target: Side,
+    kernel: SpatialKernel,
+    box: Box,
+    psf: NDArray[np.floating],
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
     """Return the whitened difference, its variance, and its PSF.
 
     Parameters
@@ -224,7 +265,7 @@ def whitened(difference, bad, reference, target, kernel, box, psf):
     return whiten(clean, filters, spacing=spacing), variance, _convolved_psf(psf, central)
 
 
-def _convolved_psf(psf, filter_image):
+def _convolved_psf(psf: NDArray[np.floating], filter_image: NDArray[np.floating]) -> NDArray[np.floating]:
     half = psf.shape[0] // 2 + filter_image.shape[0] // 2
     full = fftconvolve(psf, filter_image, mode="full")
     keep = min(25, half)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from scipy.optimize import least_squares
 
@@ -37,22 +38,31 @@ class Dipole:
     is_dipole: bool
 
     @property
-    def separation(self):
+    def separation(self) -> float:
         """Distance between the poles, pixels."""
         return float(np.hypot(self.positive[0] - self.negative[0], self.positive[1] - self.negative[1]))
 
     @property
-    def angle(self):
+    def angle(self) -> float:
         """Direction from the negative to the positive pole, radian counter-clockwise from +x."""
         return float(np.arctan2(self.positive[1] - self.negative[1], self.positive[0] - self.negative[0]))
 
     @property
-    def flux(self):
+    def flux(self) -> float:
         """Mean of the absolute fluxes of the poles."""
         return (abs(self.positive_flux) + abs(self.negative_flux)) / 2
 
 
-def fit_dipole(difference, variance, bad, psf_image, start, *, fwhm, significance=5.0):
+def fit_dipole(
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    psf_image: NDArray[np.floating],
+    start: list[float] | tuple[int, int, int, int],
+    *,
+    fwhm: float,
+    significance: float = 5.0,
+) -> Dipole:
     """Fit positions and fluxes of two point sources.
 
     Parameters
@@ -80,13 +90,13 @@ def fit_dipole(difference, variance, bad, psf_image, start, *, fwhm, significanc
     data = (np.where(good, difference[box], 0) * weight).ravel()
     half = psf_image.shape[0] // 2
 
-    def profiles(positions):
+    def profiles(positions: NDArray[np.floating]) -> NDArray[np.floating]:
         return np.stack([
             (map_coordinates(psf_image, [y - b + half, x - a + half], order=3) * weight).ravel()
             for a, b in positions.reshape(-1, 2)
         ])  # fmt: skip
 
-    def residual(positions):
+    def residual(positions: NDArray[np.floating]) -> NDArray[np.floating]:
         design = profiles(positions)
         return data - np.linalg.lstsq(design.T, data, rcond=None)[0] @ design
 
@@ -113,7 +123,7 @@ def fit_dipole(difference, variance, bad, psf_image, start, *, fwhm, significanc
     )  # fmt: skip
 
 
-def _fit_box(shape, start, fwhm):
+def _fit_box(shape: tuple[int, int], start: NDArray[np.floating], fwhm: float) -> tuple[slice, slice]:
     reach = 2 * fwhm
     left, right = min(start[0], start[2]) - reach, max(start[0], start[2]) + reach
     bottom, top = min(start[1], start[3]) - reach, max(start[1], start[3]) + reach

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.signal import fftconvolve, oaconvolve
 
 from starmill.datamodel.field import ConstantField
@@ -10,10 +13,14 @@ from starmill.datamodel.geometry import Box
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.subtract import convolve_image
 
+if TYPE_CHECKING:
+    from starmill.differencing.kernel_fit import KernelFit
+
+
 __all__ = ["fit_variance", "kernel_error_modes"]
 
 
-def kernel_error_modes(fit, x, y, *, modes=3):
+def kernel_error_modes(fit: KernelFit, x: float, y: float, *, modes: int = 3) -> NDArray[np.floating]:
     """Return the largest independent errors of the kernel at a position.
 
     Parameters
@@ -43,7 +50,15 @@ def kernel_error_modes(fit, x, y, *, modes=3):
     return (sizes[:modes, None] * directions[:modes]).reshape(-1, side, side)
 
 
-def fit_variance(reference, bad, fit, box, *, modes=3, prefilter=None):
+def fit_variance(
+    reference: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    fit: KernelFit,
+    box: Box,
+    *,
+    modes: int = 3,
+    prefilter: NDArray[np.floating] | None = None,
+) -> NDArray[np.floating]:
     """Return the variance of the matched reference due to the kernel's uncertainty.
 
     Parameters

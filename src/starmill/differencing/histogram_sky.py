@@ -5,10 +5,13 @@ The program draws the same pixels in every cell of the same size, so that its re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from itertools import islice
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["histogram_sky"]
 
@@ -23,7 +26,7 @@ _SEED = -666
 _TABLE = 97
 
 
-def _uniform_numbers():
+def _uniform_numbers() -> Iterator[Any]:
     """Yield the random numbers of the program."""
     (m1, a1, c1), (m2, a2, c2), (m3, a3, c3) = _GENERATORS
     first = (a1 * ((c1 - _SEED) % m1) + c1) % m1
@@ -31,7 +34,7 @@ def _uniform_numbers():
     first = (a1 * first + c1) % m1
     third = first % m3
 
-    def fraction():
+    def fraction() -> float:
         return (first + second * (1.0 / m2)) * (1.0 / m1)
 
     table = []
@@ -47,13 +50,13 @@ def _uniform_numbers():
 
 
 @cache
-def _random_pixels(ny, nx):
+def _random_pixels(ny: int, nx: int) -> NDArray[np.integer]:
     """Return the flat indices of the pixels that are drawn, in order, as many as there are pixels at most."""
     draws = np.array(list(islice(_uniform_numbers(), 2 * min(ny * nx, 50 * _SAMPLE))))
     return (draws[1::2] * ny).astype(np.int64) * nx + (draws[::2] * nx).astype(np.int64)
 
 
-def _clipped(values, clip):
+def _clipped(values: NDArray[np.floating], clip: float) -> tuple[float, float] | None:
     """Return mean and standard deviation after three clips; squares are rounded as the program rounds them."""
     squares = (values * values).astype(np.float64)
     values = values.astype(np.float64)
@@ -73,7 +76,9 @@ def _clipped(values, clip):
     return mean, scatter
 
 
-def histogram_sky(image, usable, clip=3.0):
+def histogram_sky(
+    image: NDArray[np.floating], usable: NDArray[np.bool_], clip: float = 3.0
+) -> tuple[float, float]:
     """Return the mode of the sky and its width.
 
     Parameters
@@ -125,7 +130,7 @@ def histogram_sky(image, usable, clip=3.0):
     return float(mode), 0.0
 
 
-def _mode_bin(bins):
+def _mode_bin(bins: NDArray[np.integer]) -> float:
     """Return the mean position of the bins from the start of the narrowest run that holds a tenth of the pixels."""
     tenth, counts, last = bins.sum() / 10, bins.tolist(), _BINS - 1
     densest, start, held, end = 0.0, 0, 0, 1
@@ -146,7 +151,7 @@ def _mode_bin(bins):
     return moment / max(held, 1) + 0.5
 
 
-def _percentile_bin(bins, share):
+def _percentile_bin(bins: NDArray[np.integer], share: float) -> float:
     """Return where a share of the pixels is reached, in bins, interpolated."""
     total = np.cumsum(bins)
     wanted = share * total[-1]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.errors import InputError
 
@@ -48,34 +49,36 @@ class KernelBasis:
     component: np.ndarray
     offsets: np.ndarray | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
     @property
-    def size(self):
+    def size(self) -> int:
         """The side of the images in pixels, odd."""
         return self.images.shape[1]
 
     @property
-    def half_width(self):
+    def half_width(self) -> int:
         """``(size - 1) / 2`` in pixels."""
         return self.size // 2
 
     @cached_property
-    def filters(self):
+    def filters(self) -> tuple[NDArray[np.floating], NDArray[np.integer], NDArray[np.floating]]:
         """Horizontal filters, their index and vertical filters as the compiled convolution takes them."""
         horizontal, vertical = (
             np.ascontiguousarray(factors[:, ::-1], np.float32) for factors in (self.horizontal, self.vertical)
         )
         return horizontal, np.ascontiguousarray(self.horizontal_index, np.int64), vertical
 
-    def gram(self):
+    def gram(self) -> NDArray[np.floating]:
         """Return the scalar products of the images, ``(n, n)``."""
         flat = self.images.reshape(len(self), -1)
         return flat @ flat.T
 
 
-def gaussian_basis(half_width, sigmas, degrees):
+def gaussian_basis(
+    half_width: int, sigmas: NDArray[np.floating] | list[float], degrees: list[int]
+) -> KernelBasis:
     r"""Return Gaussians times polynomials, :math:`x^a y^b \exp(-(x^2 + y^2) / 2 \sigma^2)`, :math:`a + b \le d`.
 
     Parameters
@@ -128,14 +131,14 @@ def gaussian_basis(half_width, sigmas, degrees):
     return KernelBasis(images, horizontal, index, vertical, minus_first, np.array(order), np.array(component))
 
 
-def _factor(profile, at, power):
+def _factor(profile: NDArray[np.floating], at: NDArray[np.floating], power: int) -> NDArray[np.floating]:
     """Return one 1-D factor: unit sum for even powers, unit sum of absolute values for odd powers."""
     factor = profile * at**power
     factor = np.where(np.abs(factor) < 1e-12 * np.abs(factor).max(), 0, factor)  # denormal numbers are slow
     return factor / (factor.sum() if power % 2 == 0 else np.abs(factor).sum())
 
 
-def delta_basis(half_width):
+def delta_basis(half_width: int) -> KernelBasis:
     """Return one image per pixel: the central pixel first, then every other pixel minus the central one.
 
     Parameters
@@ -160,7 +163,7 @@ def delta_basis(half_width):
     return KernelBasis(images, None, None, None, flags, radius, np.zeros(len(images), int), offsets)
 
 
-def roughness(basis):
+def roughness(basis: KernelBasis) -> NDArray[np.floating]:
     """Return the quadratic form of the second differences of a kernel, ``(n, n)``, of mean diagonal 1.
 
     A kernel with coefficients ``a`` has ``a @ roughness(basis) @ a`` proportional to the sum of the squares of its
@@ -183,7 +186,7 @@ def roughness(basis):
     return form / np.trace(form) * len(basis)
 
 
-def image_basis(images):
+def image_basis(images: NDArray[np.floating] | list[NDArray[np.floating]]) -> KernelBasis:
     """Return a basis made of given images: the first with unit sum, the first subtracted from the others.
 
     Parameters
@@ -212,7 +215,7 @@ def image_basis(images):
     return KernelBasis(images, None, None, None, with_sum, np.arange(n), np.zeros(n, int))
 
 
-def matching_widths(sigma_sharp, sigma_broad, *, floor=0.7):
+def matching_widths(sigma_sharp: float, sigma_broad: float, *, floor: float = 0.7) -> NDArray[np.floating]:
     """Return Gaussian widths suited to two seeings.
 
     Parameters

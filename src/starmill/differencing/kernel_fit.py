@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import linalg
 
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.kernel_basis import KernelBasis
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.errors import AlgorithmError
+
+if TYPE_CHECKING:
+    from starmill.differencing.stamp_system import StampSystem
+
 
 __all__ = ["KernelFit", "KernelModel", "fit_kernel", "solve_normal_equations"]
 
@@ -45,7 +51,7 @@ class KernelModel:
     kernel_norm: float = 1.0
 
     @property
-    def columns(self):
+    def columns(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """The image and the spatial term (of the longer of the two families) of every coefficient."""
         image = [0] * len(self.sum_terms)
         term = list(range(len(self.sum_terms)))
@@ -54,7 +60,7 @@ class KernelModel:
             term += list(range(len(self.shape_terms)))
         return np.array(image), np.array(term)
 
-    def design_at(self, x, y):
+    def design_at(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.floating]:
         """Return, for positions, the value of the spatial term of every coefficient, ``(n, n_coefficients)``."""
         image, term = self.columns
         shape = self.shape_terms.evaluate(x, y)
@@ -65,7 +71,7 @@ class KernelModel:
         out[:, ~first] = shape[:, term[~first]]
         return out
 
-    def precision(self):
+    def precision(self) -> NDArray[np.floating] | None:
         """Return the inverse covariance of the prior of the coefficients, ``(m, m)``, or None without one."""
         if not self.variation:
             return None
@@ -82,7 +88,7 @@ class KernelModel:
         out[n:, n:] = np.kron(gram, np.diag(strength))
         return out
 
-    def kernel(self, coefficients):
+    def kernel(self, coefficients: NDArray[np.floating]) -> SpatialKernel:
         """Return the SpatialKernel of a solution."""
         n_sum, n_shape = len(self.sum_terms), len(self.shape_terms)
         fields = [self.sum_terms.field(coefficients[:n_sum])]
@@ -136,22 +142,22 @@ class KernelFit:
     selection: dict = field(default_factory=dict)
 
     @property
-    def used(self):
+    def used(self) -> NDArray[np.bool_]:
         """Stamps that took part in the last solution, ``(n,)`` bool."""
         return self.status == USED
 
 
 def fit_kernel(
-    system,
-    model,
+    system: StampSystem,
+    model: KernelModel,
     *,
-    clip=4.0,
-    model_error=0.01,
-    max_iterations=16,
-    minimum=3,
-    maximum_condition=1e12,
-    penalty=None,
-):
+    clip: float = 4.0,
+    model_error: float = 0.01,
+    max_iterations: int = 16,
+    minimum: int = 3,
+    maximum_condition: float = 1e12,
+    penalty: NDArray[np.floating] | None = None,
+) -> KernelFit:
     """Solve for the kernel, rejecting stamps that do not agree, until the set of stamps no longer changes.
 
     Parameters
@@ -231,7 +237,9 @@ class StampQuality:
     amplitude_error: np.ndarray
 
 
-def solve_normal_equations(system, model, maximum_condition=1e12):
+def solve_normal_equations(
+    system: StampSystem, model: KernelModel, maximum_condition: float = 1e12
+) -> Solution:
     """Sum the stamps' equations and solve them by Cholesky decomposition of the scaled matrix.
 
     Parameters
@@ -249,7 +257,9 @@ def solve_normal_equations(system, model, maximum_condition=1e12):
     return solve_summed(matrix if prior is None else matrix + prior, vector, maximum_condition)
 
 
-def summed_equations(system, model):
+def summed_equations(
+    system: StampSystem, model: KernelModel
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return the normal matrix and vector of all coefficients, summed over stamps."""
     image, _ = model.columns
     design = model.design_at(system.x, system.y)
@@ -277,7 +287,13 @@ def summed_equations(system, model):
     return matrix, vector
 
 
-def solve_summed(matrix, vector, maximum_condition=1e12, *, with_covariance=True):
+def solve_summed(
+    matrix: NDArray[np.floating],
+    vector: NDArray[np.floating],
+    maximum_condition: float = 1e12,
+    *,
+    with_covariance: bool = True,
+) -> Solution:
     """Solve a normal matrix that may be nearly singular.
 
     The matrix is scaled to unit diagonal. When Cholesky fails or the condition number is above the limit,
@@ -321,7 +337,9 @@ def solve_summed(matrix, vector, maximum_condition=1e12, *, with_covariance=True
     )
 
 
-def stamp_quality(system, model, coefficients):
+def stamp_quality(
+    system: StampSystem, model: KernelModel, coefficients: NDArray[np.floating]
+) -> StampQuality:
     """Return how well a solution fits each stamp.
 
     Returns
@@ -340,7 +358,9 @@ def stamp_quality(system, model, coefficients):
     return StampQuality(chi2, product / power, 1 / np.sqrt(power))
 
 
-def local_coefficients(system, model, coefficients):
+def local_coefficients(
+    system: StampSystem, model: KernelModel, coefficients: NDArray[np.floating]
+) -> NDArray[np.floating]:
     """Return the coefficients of the images at each stamp, ``(n_stamps, n_images)``."""
     n_sum, n_shape = len(model.sum_terms), len(model.shape_terms)
     total = model.sum_terms.evaluate(system.x, system.y) @ coefficients[:n_sum]
@@ -348,7 +368,15 @@ def local_coefficients(system, model, coefficients):
     return np.concatenate([total[:, None], shape], axis=1)
 
 
-def _judge(status, quality, system, clip, model_error, *, first):
+def _judge(
+    status: NDArray[Any],
+    quality: StampQuality,
+    system: StampSystem,
+    clip: float,
+    model_error: float,
+    *,
+    first: bool,
+) -> NDArray[Any]:
     """Return the new status of every stamp that is not masked."""
     status = np.where(status == "masked", status, USED).astype("<U10")
     candidate = status == USED
@@ -370,7 +398,7 @@ def _judge(status, quality, system, clip, model_error, *, first):
     return status
 
 
-def _require(used, minimum, status):
+def _require(used: NDArray[np.bool_], minimum: int, status: NDArray[Any]) -> None:
     if used.sum() < minimum:
         names, counts = np.unique(status, return_counts=True)
         raise AlgorithmError(
@@ -383,6 +411,6 @@ def _require(used, minimum, status):
         )
 
 
-def with_selection(fit, selection):
+def with_selection(fit: KernelFit, selection: dict[str, Any]) -> KernelFit:
     """Return the fit with its cross-validation table."""
     return replace(fit, selection=selection)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import linalg
 
 from starmill.differencing.kernel_fit import summed_equations
+
+if TYPE_CHECKING:
+    from starmill.differencing.kernel_fit import KernelModel
+    from starmill.differencing.stamp_system import StampSystem
+
 
 __all__ = ["with_likely_variation"]
 
@@ -18,7 +25,7 @@ DECAYS = (0.25, 0.5, 1.0)
 """Ratios of the change by the terms of one order to that of the order before."""
 
 
-def with_likely_variation(system, model, kernel_norm):
+def with_likely_variation(system: StampSystem, model: KernelModel, kernel_norm: float) -> KernelModel:
     """Return the model with the prior of its spatial terms under which the stamps are most likely.
 
     Few stars do not fix dozens of gradients one by one, but they tell how large gradients are: with the prior, the
@@ -59,7 +66,7 @@ def with_likely_variation(system, model, kernel_norm):
     return trials[best] if np.isfinite(evidence[best]) else model
 
 
-def _log_evidence(matrix, vector, model):
+def _log_evidence(matrix: NDArray[np.floating], vector: NDArray[np.floating], model: KernelModel) -> float:
     """Return the logarithm of the evidence up to a constant that does not depend on the variation."""
     try:
         factor = linalg.cholesky(matrix + model.precision(), lower=True, check_finite=False)

@@ -20,14 +20,21 @@ Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27 (equations 13 to 16 and 25).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import fft
 
 from starmill.differencing.convolve import repair_bad
 from starmill.differencing.decorrelation import whiten
 from starmill.differencing.seeing import Seeing
 from starmill.differencing.sides import Side, sky_noise
+
+if TYPE_CHECKING:
+    from starmill.datamodel.geometry import Box
+    from starmill.datamodel.spatial_kernel import SpatialKernel
+
 
 __all__ = ["FilteredDifference", "blurred_side", "common_blur", "filter_difference", "sharpening"]
 
@@ -37,7 +44,7 @@ _FLOOR = 1e-5  # of the greatest noise power: where both images are blurred away
 _WHITE_FLOOR = 1e-2  # the same for the white image: greater gains would show the error of the convolution
 
 
-def psf_covariance(image):
+def psf_covariance(image: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the second moments of a PSF, ``[[xx, xy], [xy, yy]]``, weighted by a Gaussian of its own size."""
     half = image.shape[0] // 2
     y, x = np.mgrid[-half : half + 1, -half : half + 1]
@@ -57,7 +64,7 @@ def psf_covariance(image):
     return cov
 
 
-def sharpening(reference_psf, target_psf):
+def sharpening(reference_psf: NDArray[np.floating], target_psf: NDArray[np.floating]) -> float:
     """Return how many times broader the reference is than the target in the worst direction.
 
     Parameters
@@ -73,7 +80,9 @@ def sharpening(reference_psf, target_psf):
     return float(np.sqrt(max(np.linalg.eigvals(ratio).real.max(), 0.0)))
 
 
-def common_blur(reference_psf, target_psf, *, margin=0.25):
+def common_blur(
+    reference_psf: NDArray[np.floating], target_psf: NDArray[np.floating], *, margin: float = 0.25
+) -> NDArray[np.floating] | None:
     """Return the Gaussian that makes the target broader than the reference in every direction.
 
     Parameters
@@ -97,13 +106,13 @@ def common_blur(reference_psf, target_psf, *, margin=0.25):
     return image / image.sum()
 
 
-def _constant(image, kernel):
+def _constant(image: NDArray[np.floating], kernel: NDArray[np.floating]) -> NDArray[np.floating]:
     """Convolve an image with one kernel."""
     filters = np.broadcast_to(kernel, (2, 2, *kernel.shape))
     return whiten(image, filters, spacing=max(image.shape))
 
 
-def blurred_side(side: Side, blur, *, lost_limit) -> Side:
+def blurred_side(side: Side, blur: NDArray[np.floating], *, lost_limit: float) -> Side:
     """Return an image convolved with a known kernel, with its variance, unusable pixels and seeing.
 
     Parameters
@@ -148,7 +157,13 @@ class FilteredDifference:
 
 
 def filter_difference(
-    difference, bad, reference: Side, target: Side, kernel, box, blur=None
+    difference: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    reference: Side,
+    target: Side,
+    kernel: SpatialKernel,
+    box: Box,
+    blur: NDArray[np.floating] | None = None,
 ) -> FilteredDifference:
     """Filter a difference to white noise and to the signal-to-noise of point sources.
 
@@ -176,13 +191,13 @@ def filter_difference(
     central = _filters(kernel.kernel_at(*box.center), noise, target.seeing.psf_image, blur, half)
     nodes = [[_filters(image, noise, target.seeing.psf_image, blur, half) for image in row] for row in images]
 
-    def at_nodes(name):
+    def at_nodes(name: str) -> NDArray[np.floating]:
         return np.array([[filters[name] for filters in row] for row in nodes])
 
     clean = np.where(bad, 0, difference).astype(np.float32)
     variances = np.ascontiguousarray(target.variance), np.ascontiguousarray(reference.variance)
 
-    def noise_behind(name):
+    def noise_behind(name: str) -> NDArray[np.floating]:
         return sum(
             whiten(variance, at_nodes(f"{name}_{of}") ** 2, spacing=spacing)
             for variance, of in zip(variances, ("target", "reference"), strict=True)
@@ -199,7 +214,13 @@ def filter_difference(
     )  # fmt: skip
 
 
-def _filters(kernel_image, noise, psf, blur, half):
+def _filters(
+    kernel_image: NDArray[np.floating],
+    noise: tuple[float, float],
+    psf: NDArray[np.floating],
+    blur: NDArray[np.floating],
+    half: int,
+) -> dict[str, NDArray[np.floating]]:
     """Return the filters of one position and what they make of both noises."""
     side = 4 * half + 1
     transforms = [fft.rfft2(_wrapped(image, side)) for image in (kernel_image, psf, blur)]
@@ -223,7 +244,7 @@ def _filters(kernel_image, noise, psf, blur, half):
     }  # fmt: skip
 
 
-def _wrapped(image, side):
+def _wrapped(image: NDArray[np.floating], side: int) -> NDArray[np.floating]:
     """Return an image on a periodic square with its centre at pixel (0, 0); what does not fit is cut."""
     size = image.shape[0]
     if size > side:
@@ -235,14 +256,14 @@ def _wrapped(image, side):
     return np.roll(out, (-(size // 2), -(size // 2)), (0, 1))
 
 
-def _cut(transform, side, half):
+def _cut(transform: NDArray[Any], side: int, half: int) -> NDArray[np.floating]:
     """Return the central part of the image of a transform."""
     image = fft.fftshift(fft.irfft2(transform, s=(side, side)))
     middle = side // 2
     return image[middle - half : middle + half + 1, middle - half : middle + half + 1]
 
 
-def _full(one, other):
+def _full(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the convolution of two odd images, cut to the size of the greater one plus the other's half."""
     side = one.shape[0] + other.shape[0] - 1
     return _cut(fft.rfft2(_wrapped(one, side)) * fft.rfft2(_wrapped(other, side)), side, side // 2)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import fft
 
 __all__ = ["matched_filter"]
 
 
-def matched_filter(difference, variance, bad, psf_image, *, width=1.0):
+def matched_filter(
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    psf_image: NDArray[np.floating],
+    *,
+    width: float = 1.0,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     r"""Return flux and signal-to-noise of a point source centred on every pixel.
 
     Parameters
@@ -40,7 +48,7 @@ def matched_filter(difference, variance, bad, psf_image, *, width=1.0):
     return flux, significance
 
 
-def _same_convolution(image, kernel):
+def _same_convolution(image: NDArray[np.floating], kernel: NDArray[np.floating]) -> NDArray[np.floating]:
     ny, nx = image.shape
     half = kernel.shape[0] // 2
     shape = [fft.next_fast_len(side + 2 * half, real=True) for side in (ny, nx)]

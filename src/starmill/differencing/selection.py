@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.differencing.kernel_fit import (
     KernelModel,
@@ -17,18 +20,34 @@ from starmill.differencing.kernel_prior import with_likely_variation
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.errors import AlgorithmError
 
+if TYPE_CHECKING:
+    from starmill.datamodel.geometry import Box
+    from starmill.differencing.kernel_basis import KernelBasis
+    from starmill.differencing.kernel_fit import KernelFit
+    from starmill.differencing.stamp_system import StampSystem
+
+
 __all__ = ["best_basis", "fit_selected_kernel", "thinned_images"]
 
 
-def thinned_images(basis, highest):
+def thinned_images(basis: KernelBasis, highest: int) -> NDArray[np.integer]:
     """Return the images of a basis whose polynomial degree is at most ``highest``."""
     return np.flatnonzero(basis.order <= highest)
 
 
 def fit_selected_kernel(
-    system, basis, box, *, orders=(0, 1, 2, 3, 4), sum_orders=(0, 1), degrees=(2, 4, 6), penalties=(None,),
-    family="chebyshev", folds=5, **keywords,
-):  # fmt: skip
+    system: StampSystem,
+    basis: KernelBasis,
+    box: Box,
+    *,
+    orders: Sequence[int] = (0, 1, 2, 3, 4),
+    sum_orders: tuple[int, ...] = (0, 1),
+    degrees: tuple[int, ...] = (2, 4, 6),
+    penalties: Sequence[NDArray[np.floating] | None] = (None,),
+    family: str = "chebyshev",
+    folds: int = 5,
+    **keywords,
+) -> KernelFit:
     """Fit the kernel model that predicts left-out stamps best.
 
     The spatial order, the degree of the basis and the order of the kernel sum are chosen in turn. The spatial terms,
@@ -65,7 +84,7 @@ def fit_selected_kernel(
     clean = system.select(start.used)
     table, scores = {}, {}
 
-    def score(degree, order, sum_order, strength=strength):
+    def score(degree: int, order: int, sum_order: int, strength: int = strength) -> NDArray[np.floating]:
         key = (degree, order, sum_order, strength)
         if key not in scores:
             model = _model(basis, box, family, degree, order, sum_order)
@@ -106,7 +125,7 @@ def fit_selected_kernel(
     return replace(fit, selection=table)
 
 
-def best_basis(fits):
+def best_basis(fits: dict[str, KernelFit]) -> KernelFit:
     """Return the fit whose left-out stamps are predicted best; its table names all bases.
 
     Parameters
@@ -126,7 +145,7 @@ def best_basis(fits):
     return replace(fits[name], selection={**fits[name].selection, **scores})
 
 
-def _simplest(choices, chi2_of):
+def _simplest(choices: Sequence[int], chi2_of: Callable[..., Any]) -> int:
     """Return the best choice, or a simpler one that is not worse by its standard error over the stamps."""
     ranked = sorted(choices)
     best = min(ranked, key=lambda c: np.mean(chi2_of(c)))
@@ -141,7 +160,7 @@ def _simplest(choices, chi2_of):
     return best
 
 
-def _order_of_sum(choices, chi2_of):
+def _order_of_sum(choices: dict[int, NDArray[np.floating]] | list[int], chi2_of: Callable[..., Any]) -> int:
     """Return the order of the kernel sum: linear, unless a constant predicts better or a curve much better.
 
     A gradient that is not there costs little, one that is left out biases every flux by its size; a curvature that is
@@ -158,12 +177,14 @@ def _order_of_sum(choices, chi2_of):
     return chosen
 
 
-def _model(basis, box, family, degree, order, sum_order):
+def _model(basis: KernelBasis, box: Box, family: str, degree: int, order: int, sum_order: int) -> KernelModel:
     shape, total = SpatialTerms(box, order, family), SpatialTerms(box, sum_order, family)
     return KernelModel(basis, shape, total, thinned_images(basis, degree))
 
 
-def _first_fit(system, basis, box, family, keywords):
+def _first_fit(
+    system: StampSystem, basis: KernelBasis, box: Box, family: str, keywords: dict[str, Any]
+) -> KernelFit:
     """Fit a small model, to find the stamps that do not agree; the smallest that can be solved."""
     failure = None
     penalised = keywords.get("penalty") is not None
@@ -181,7 +202,9 @@ def _first_fit(system, basis, box, family, keywords):
     )
 
 
-def validation_chi2(system, model, folds, penalty=None):
+def validation_chi2(
+    system: StampSystem, model: KernelModel, folds: int, penalty: NDArray[np.floating] | None = None
+) -> NDArray[np.floating]:
     """Return the chi2 per pixel of every stamp when it is left out; infinite when a part cannot be solved.
 
     Each value is limited to the robust range of all, so that one odd star does not choose the model.

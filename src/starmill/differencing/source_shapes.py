@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, shift
 
 __all__ = ["extended_shapes", "shape_score", "spike_shapes"]
@@ -11,7 +12,7 @@ _LENGTHS = (4.0, 8.0)  # FWHM: of the trails and arcs that are tried
 _DIRECTIONS = 8
 
 
-def spike_shapes(spike):
+def spike_shapes(spike: NDArray[np.floating] | None) -> NDArray[np.floating]:
     """Return what one bright pixel and two neighbours of equal light become, ``(5, k + 2, k + 2)``.
 
     Parameters
@@ -25,7 +26,7 @@ def spike_shapes(spike):
     )
 
 
-def extended_shapes(psf_image, fwhm):
+def extended_shapes(psf_image: NDArray[np.floating], fwhm: float) -> NDArray[np.floating]:
     """Return the PSF smeared along lines of eight directions and two lengths, and blurred, ``(17, m, m)``.
 
     Parameters
@@ -50,7 +51,17 @@ def extended_shapes(psf_image, fwhm):
     return np.array(shapes)
 
 
-def shape_score(difference, variance, bad, shapes, sign, row, column, *, reach):
+def shape_score(
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    shapes: NDArray[np.floating],
+    sign: float,
+    row: int,
+    column: int,
+    *,
+    reach: int,
+) -> float:
     """Return the signal-to-noise of the shape, near a pixel, that is the strongest; 0 without any.
 
     Parameters

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, shift
 from scipy.spatial import cKDTree
 
@@ -62,18 +65,18 @@ DIFFERENCE_SCHEMA = Schema(
 
 
 def find_difference_sources(
-    difference,
-    variance,
-    bad,
-    score,
-    psf_image,
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    score: NDArray[np.floating],
+    psf_image: NDArray[np.floating],
     *,
-    threshold=5.0,
-    dipole_reach=None,
-    spike=None,
-    origin=(0, 0),
-    exposure_id=0,
-):
+    threshold: float = 5.0,
+    dipole_reach: float | None = None,
+    spike: NDArray[np.floating] | None = None,
+    origin: tuple[int, int] = (0, 0),
+    exposure_id: int = 0,
+) -> Catalog:
     """Find and measure sources of both signs.
 
     Parameters
@@ -130,7 +133,14 @@ def find_difference_sources(
     return Catalog(DIFFERENCE_SCHEMA, values)
 
 
-def forced_fluxes(difference, variance, bad, psf_image, x, y):
+def forced_fluxes(
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    psf_image: NDArray[np.floating],
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return PSF fluxes and errors at given array positions; NaN where no pixel is usable.
 
     Parameters
@@ -151,7 +161,15 @@ def forced_fluxes(difference, variance, bad, psf_image, x, y):
     return tuple(np.array(measured).reshape(-1, 2).T)
 
 
-def natural_reach(peaks, fwhm, area, *, chance=0.1, least=3.0, most=12.0):
+def natural_reach(
+    peaks: NDArray[np.floating],
+    fwhm: float,
+    area: int,
+    *,
+    chance: float = 0.1,
+    least: float = 3.0,
+    most: float = 12.0,
+) -> float:
     """Return how far apart, in FWHM, two opposite peaks may lie before they are unrelated.
 
     Parameters
@@ -172,7 +190,7 @@ def natural_reach(peaks, fwhm, area, *, chance=0.1, least=3.0, most=12.0):
     return float(np.clip(np.sqrt(chance * area / (np.pi * opposite)) / fwhm, least, most))
 
 
-def psf_fwhm(psf_image):
+def psf_fwhm(psf_image: NDArray[np.floating]) -> float:
     """Return the FWHM of a PSF image from the area above half of its peak, pixels."""
     from scipy.ndimage import zoom
 
@@ -182,7 +200,7 @@ def psf_fwhm(psf_image):
     return float(max(2 * np.sqrt((fine > fine.max() / 2).sum() / np.pi) / 4, 1.0))
 
 
-def peak_offset(patch):
+def peak_offset(patch: NDArray[np.floating]) -> tuple[float, float]:
     """Return the offset (x, y) of the maximum of a 3 x 3 patch by parabolas, at most half a pixel."""
     offsets = []
     for line in (patch[1], patch[:, 1]):
@@ -192,7 +210,15 @@ def peak_offset(patch):
     return tuple(offsets)
 
 
-def _psf_flux(difference, variance, bad, psf_image, x, y, reach):
+def _psf_flux(
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    psf_image: NDArray[np.floating],
+    x: float,
+    y: float,
+    reach: int,
+) -> tuple[float, float, float, float]:
     """Return flux, error, reduced chi2 and usable share of the core at one position."""
     column, row = round(float(x)), round(float(y))
     ny, nx = difference.shape
@@ -221,7 +247,18 @@ def _psf_flux(difference, variance, bad, psf_image, x, y, reach):
     return float(flux), float(1 / np.sqrt(norm)), float(chi2), usable
 
 
-def _add_dipoles(values, difference, variance, bad, psf_image, rows, columns, fwhm, reach, origin):
+def _add_dipoles(
+    values: dict[str, NDArray[Any]],
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    psf_image: NDArray[np.floating],
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+    fwhm: float,
+    reach: float,
+    origin: tuple[int, int],
+) -> None:
     """Fit a dipole to every pair of opposite peaks closer than ``reach`` FWHM."""
     score, negative = np.abs(values["signal_to_noise"]), values["is_negative"]
     values["dipole_separation"][:] = np.nan
@@ -236,7 +273,13 @@ def _add_dipoles(values, difference, variance, bad, psf_image, rows, columns, fw
             values["dipole_flux"][k] = fit.flux
 
 
-def _opposite_pairs(score, negative, rows, columns, reach):
+def _opposite_pairs(
+    score: NDArray[np.floating],
+    negative: NDArray[np.bool_],
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+    reach: float,
+) -> list[tuple[int, int]]:
     """Return pairs (positive, negative) of peaks within reach, each the other's best partner.
 
     The best partner is near and of similar strength: of cost ``distance (1 + |ln ratio of scores|)``.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.polynomial import chebyshev
+from numpy.typing import NDArray
 
 from starmill.datamodel.field import ChebyshevField, Field, PolynomialField
 from starmill.datamodel.geometry import Box
@@ -33,14 +34,14 @@ class SpatialTerms:
     order: int
     family: str = "chebyshev"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.family not in {"chebyshev", "polynomial", "bspline"}:
             raise InputError(f"unknown family of spatial terms {self.family!r}")
         if self.order < 0:
             raise InputError(f"spatial order must be >= 0, not {self.order}")
 
     @property
-    def degrees(self):
+    def degrees(self) -> list[tuple[int, int]]:
         """The powers ``(i, j)`` of x and y of each term, in order of total degree for polynomials."""
         if self.is_local:
             side = self.order + 3
@@ -48,19 +49,19 @@ class SpatialTerms:
         return [(i, total - i) for total in range(self.order + 1) for i in range(total, -1, -1)]
 
     @property
-    def orders(self):
+    def orders(self) -> NDArray[np.integer]:
         """The sum of both powers of each term, ``(n,)`` ints."""
         return np.array([i + j for i, j in self.degrees])
 
     @property
-    def is_local(self):
+    def is_local(self) -> bool:
         """The terms are splines."""
         return self.family == "bspline" and self.order > 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.degrees)
 
-    def evaluate(self, x, y):
+    def evaluate(self, x: NDArray[Any] | float, y: NDArray[Any] | float) -> NDArray[np.floating]:
         """Return the terms at positions, ``(..., n_terms)``."""
         along_x, along_y = (
             self._sides(x, self.box.center[0], self.box.width),
@@ -69,7 +70,9 @@ class SpatialTerms:
         i, j = np.array(self.degrees).T
         return along_x[..., i] * along_y[..., j]
 
-    def field(self, coefficients):
+    def field(
+        self, coefficients: NDArray[np.floating] | list[float]
+    ) -> ChebyshevField | PolynomialField | BSplineField:
         """Return the field ``sum_j coefficients[j] P_j``."""
         degrees = np.array(self.degrees)
         grid = np.zeros((degrees[:, 1].max() + 1, degrees[:, 0].max() + 1))
@@ -78,7 +81,7 @@ class SpatialTerms:
             return BSplineField(self.box, grid)
         return (PolynomialField if self.family == "polynomial" else ChebyshevField)(self.box, grid)
 
-    def _sides(self, at, center, length):
+    def _sides(self, at: NDArray[Any] | float, center: float, length: int) -> NDArray[np.floating]:
         scaled = (np.asarray(at, np.float64) - center) * (2 / length)
         if self.is_local:
             return _spline_terms(scaled, self.order)
@@ -87,7 +90,7 @@ class SpatialTerms:
         return chebyshev.chebvander(scaled, self.order).reshape(*scaled.shape, self.order + 1)
 
 
-def _spline_terms(scaled, intervals):
+def _spline_terms(scaled: NDArray[np.floating] | float, intervals: int) -> NDArray[np.floating]:
     """Return the cubic B-splines of ``intervals`` equal intervals of [-1, 1] at positions, ``(..., n + 3)``."""
     from scipy.interpolate import BSpline  # forty megabytes that no other family needs
 
@@ -111,11 +114,11 @@ class BSplineField(Field):
 
     kind = "bspline"
 
-    def __init__(self, box, coefficients):
+    def __init__(self, box: Box, coefficients: NDArray[np.floating] | list[list[float]]) -> None:
         self.box = box
         self.coefficients = np.array(coefficients, np.float64)
 
-    def _terms(self, x, y):
+    def _terms(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         ny, nx = self.coefficients.shape
         cx, cy = self.box.center
         return (
@@ -123,12 +126,12 @@ class BSplineField(Field):
             _spline_terms((np.asarray(y, np.float64) - cy) * (2 / self.box.height), ny - 3),
         )
 
-    def __call__(self, x: Any, y: Any):
+    def __call__(self, x: Any, y: Any) -> NDArray[np.floating] | float:
         x, y = np.broadcast_arrays(x, y)
         along_x, along_y = self._terms(x, y)
         return np.einsum("...j,ji,...i->...", along_y, self.coefficients, along_x)
 
-    def image(self, box: Box | None = None, dtype: Any = np.float64):
+    def image(self, box: Box | None = None, dtype: Any = np.float64) -> NDArray[np.floating]:
         box = box or self.box
         along_x, along_y = self._terms(np.arange(box.x0, box.x1), np.arange(box.y0, box.y1))
         return (along_y @ self.coefficients).astype(dtype) @ along_x.T.astype(dtype)
@@ -142,5 +145,5 @@ class BSplineField(Field):
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]):
+    def from_dict(cls, data: dict[str, Any]) -> BSplineField:
         return cls(Box(*data["box"]), data["coefficients"])

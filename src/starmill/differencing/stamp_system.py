@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import blas
 
 from starmill.kernels.normal_matrix import convolve_stamp, sparse_level, stamp_weights, weigh_design
 from starmill.numerics.tiles import map_tiles
+
+if TYPE_CHECKING:
+    from starmill.differencing.flags import FlaggedPixels
+    from starmill.differencing.kernel_basis import KernelBasis
+    from starmill.differencing.noise import PoissonVariance
+    from starmill.differencing.stamps import StampSet
+
 
 __all__ = ["StampSystem", "build_stamp_system", "convolve_with_basis"]
 
@@ -44,10 +53,10 @@ class StampSystem:
     pixels: np.ndarray
     masked_fraction: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.x)
 
-    def penalised(self, penalty):
+    def penalised(self, penalty: NDArray[np.floating] | None) -> StampSystem:
         """Return the system with a quadratic form added to every matrix, in units of the typical diagonal.
 
         Parameters
@@ -60,15 +69,28 @@ class StampSystem:
         typical = float(np.median(np.trace(self.matrix, axis1=1, axis2=2))) / len(penalty)
         return replace(self, matrix=self.matrix + typical * penalty)
 
-    def select(self, keep):
+    def select(self, keep: NDArray[np.bool_]) -> StampSystem:
         """Return the system of some of the stamps (index or bool array)."""
         return StampSystem(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
 
 def build_stamp_system(
-    reference, target, variance_reference, variance_target, bad_reference, bad_target,
-    stamps, basis, *, match_sigma, scale, origin=(0, 0), reach=None, noise_correction=None, prefilter=None,
-):  # fmt: skip
+    reference: NDArray[np.floating],
+    target: NDArray[np.floating],
+    variance_reference: NDArray[np.floating] | PoissonVariance,
+    variance_target: NDArray[np.floating] | PoissonVariance,
+    bad_reference: NDArray[np.bool_] | FlaggedPixels,
+    bad_target: NDArray[np.bool_] | FlaggedPixels,
+    stamps: StampSet,
+    basis: KernelBasis,
+    *,
+    match_sigma: float | None,
+    scale: float,
+    origin: tuple[int, int] = (0, 0),
+    reach: int | None = None,
+    noise_correction: float | None = None,
+    prefilter: NDArray[np.floating] | None = None,
+) -> StampSystem:
     """Return the normal equations of all stamps.
 
     Parameters
@@ -113,7 +135,7 @@ def build_stamp_system(
     profile, norm = _squared_gaussian(match_sigma, border)
     side = 2 * stamps.half_width + 1
 
-    def work(items):
+    def work(items: range) -> None:
         weights, design = np.empty((side, side)), np.empty((len(basis) + 2, side * side))
         for s in items:
             wide, inner = _parts(stamps.x[s], stamps.y[s], stamps.half_width, border)
@@ -139,7 +161,7 @@ def build_stamp_system(
     return StampSystem(stamps.x + origin[0], stamps.y + origin[1], matrix, vector, power, pixels, masked)
 
 
-def _parts(x, y, half, border):
+def _parts(x: int, y: int, half: int, border: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Return the slices of a stamp with and without the border of half a kernel."""
     reach = half + border
     return (
@@ -148,7 +170,13 @@ def _parts(x, y, half, border):
     )
 
 
-def _fill_design(cut, values, weights, basis, design):
+def _fill_design(
+    cut: NDArray[np.floating],
+    values: NDArray[np.floating],
+    weights: NDArray[np.floating],
+    basis: KernelBasis,
+    design: NDArray[np.floating],
+) -> None:
     """Write the weighted columns of a stamp: the convolved reference, the target, a constant."""
     size = values.size
     if basis.vertical is None:
@@ -161,13 +189,13 @@ def _fill_design(cut, values, weights, basis, design):
     weigh_design(convolved.reshape(len(basis), size), minus_first, values.ravel(), roots, design)
 
 
-def _symmetric_products(design):
+def _symmetric_products(design: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the scalar products of all rows, ``(n, n)``; only half of them are computed."""
     half = blas.dsyrk(1.0, design.T, trans=1)
     return half + np.triu(half, 1).T
 
 
-def _squared_gaussian(sigma, border):
+def _squared_gaussian(sigma: float | None, border: int) -> tuple[NDArray[np.floating], float]:
     """Return the profile of the square of a unit-sum Gaussian, with unit sum, and the sum of the square."""
     if sigma is None:
         return np.ones(1), 1.0
@@ -177,7 +205,7 @@ def _squared_gaussian(sigma, border):
     return profile / profile.sum(), 1 / (8 * np.pi * width**2)
 
 
-def convolve_with_basis(cut, basis):
+def convolve_with_basis(cut: NDArray[np.floating], basis: KernelBasis) -> NDArray[np.floating]:
     """Convolve a padded stamp with every basis image.
 
     Parameters
@@ -209,7 +237,7 @@ def convolve_with_basis(cut, basis):
     return out
 
 
-def neighbour_mean(variance):
+def neighbour_mean(variance: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the mean of the eight neighbours of every pixel.
 
     A variance made from the data goes up with the noise of its own pixel; used as a weight it would bias every
@@ -221,7 +249,7 @@ def neighbour_mean(variance):
     return (9 * uniform_filter(variance, 3, mode="nearest") - variance) / 8
 
 
-def _noise_gram(basis, prefilter):
+def _noise_gram(basis: KernelBasis, prefilter: NDArray[np.floating] | None) -> NDArray[np.floating]:
     """Return the scalar products of the basis images, convolved with the prefilter if there is one."""
     if prefilter is None:
         return basis.gram()

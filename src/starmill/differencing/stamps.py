@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.errors import AlgorithmError, InputError
 from starmill.kernels.kernel_convolution import block_peaks, mark_squares
 from starmill.numerics.tiles import map_tiles, row_bands
+
+if TYPE_CHECKING:
+    from starmill.differencing.noise import PoissonVariance
+
 
 __all__ = ["StampSet", "choose_stamps", "spread_mask", "stamps_at"]
 
@@ -41,23 +47,23 @@ class StampSet:
     cell: np.ndarray
     n_cells: int
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.x)
 
 
 def choose_stamps(
-    reference,
-    target,
-    bad,
-    variance,
+    reference: NDArray[np.floating],
+    target: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    variance: NDArray[np.floating] | PoissonVariance,
     *,
-    half_width,
-    margin,
-    cell_size=None,
-    per_cell=3,
-    threshold=20.0,
-    minimum=1,
-):
+    half_width: int,
+    margin: int,
+    cell_size: int | None = None,
+    per_cell: int = 3,
+    threshold: float = 20.0,
+    minimum: int = 1,
+) -> StampSet:
     """Choose the brightest usable objects of every cell of a grid.
 
     Parameters
@@ -121,7 +127,14 @@ def choose_stamps(
     return StampSet(x[kept], y[kept], half_width, signal[kept], cell[kept], grid_x * grid_y)
 
 
-def stamps_at(x, y, shape, *, half_width, margin):
+def stamps_at(
+    x: NDArray[np.floating] | list[int],
+    y: NDArray[np.floating] | list[int],
+    shape: tuple[int, int],
+    *,
+    half_width: int,
+    margin: int,
+) -> StampSet:
     """Return stamps at given positions, without those too near the edge.
 
     Parameters
@@ -142,12 +155,12 @@ def stamps_at(x, y, shape, *, half_width, margin):
     return StampSet(x[inside], y[inside], half_width, np.full(n, np.nan), np.arange(n), n)
 
 
-def _candidates(image, bad, border):
+def _candidates(image: NDArray[np.floating], bad: NDArray[np.bool_], border: int) -> NDArray[np.integer]:
     """Return the brightest usable pixel of every block that is also the maximum of its 3 x 3 neighbours."""
     image, bad = np.ascontiguousarray(image, np.float32), np.ascontiguousarray(bad)
     columns = image.shape[1] // _BLOCK
 
-    def search(rows):
+    def search(rows: tuple[int, int]) -> NDArray[np.integer]:
         blocks = -(-(rows[1] - rows[0]) // _BLOCK) * columns
         x, y = np.empty(blocks, np.int64), np.empty(blocks, np.int64)
         n = block_peaks(image, bad, *rows, _BLOCK, border, x, y)
@@ -156,7 +169,9 @@ def _candidates(image, bad, border):
     return np.concatenate(map_tiles(search, row_bands(image.shape[0], _BAND)), axis=1)
 
 
-def _cell_sky(image, bad, grid_y, grid_x):
+def _cell_sky(
+    image: NDArray[np.floating], bad: NDArray[np.bool_], grid_y: int, grid_x: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return the median and robust spread of some thousand pixels of each cell, ``(cells,)`` each."""
     sky, spread = np.empty(grid_y * grid_x), np.empty(grid_y * grid_x)
     step = max(4, min(image.shape[0] // grid_y, image.shape[1] // grid_x) // 32)
@@ -164,7 +179,7 @@ def _cell_sky(image, bad, grid_y, grid_x):
     rows = np.linspace(0, thin.shape[0], grid_y + 1).astype(int)
     columns = np.linspace(0, thin.shape[1], grid_x + 1).astype(int)
 
-    def measure(j):
+    def measure(j: int) -> None:
         for i in range(grid_x):
             part = np.s_[rows[j] : rows[j + 1], columns[i] : columns[i + 1]]
             values = thin[part][~thin_bad[part]]
@@ -176,7 +191,15 @@ def _cell_sky(image, bad, grid_y, grid_x):
     return sky, spread
 
 
-def _pick(x, y, cell, signal, bad, half_width, per_cell):
+def _pick(
+    x: NDArray[np.integer],
+    y: NDArray[np.integer],
+    cell: NDArray[np.integer],
+    signal: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    half_width: int,
+    per_cell: int,
+) -> NDArray[np.integer]:
     """Return the indices of the brightest candidates of each cell that are usable and do not overlap."""
     kept, per_cell_count = [], {}
     taken = np.zeros((bad.shape[0] // half_width + 2, bad.shape[1] // half_width + 2), bool)
@@ -195,7 +218,7 @@ def _pick(x, y, cell, signal, bad, half_width, per_cell):
     return np.array(kept, dtype=int)
 
 
-def spread_mask(bad, half_width):
+def spread_mask(bad: NDArray[np.bool_], half_width: int) -> NDArray[np.bool_]:
     """Return a mask grown by a square of the given half width, ``(ny, nx)`` bool."""
     out = np.array(bad, bool)
     y, x = np.divmod(np.flatnonzero(bad), bad.shape[1])

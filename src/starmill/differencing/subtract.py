@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.datamodel.geometry import Box
 from starmill.differencing.convolve import BandConvolver, Convolved
@@ -13,6 +15,12 @@ from starmill.kernels.kernel_convolution import LONG_RUN, padded_rows
 from starmill.kernels.pixel_limits import subtract_rows
 from starmill.numerics.memory import release_free_memory
 from starmill.numerics.tiles import map_tiles, row_bands
+
+if TYPE_CHECKING:
+    from starmill.datamodel.spatial_kernel import SpatialKernel
+    from starmill.differencing.convolve import KernelNodes
+    from starmill.differencing.noise import PoissonVariance
+
 
 __all__ = [
     "Subtracted", "convolve_image", "convolve_with_nodes", "subtract_convolved", "subtract_matched",
@@ -41,15 +49,25 @@ class Subtracted:
     status: np.ndarray
 
     @property
-    def bad(self):
+    def bad(self) -> FlaggedPixels:
         """Unusable pixels (`FlaggedPixels`)."""
         return FlaggedPixels(self.status, above=1)
 
 
 def subtract_matched(
-    reference, target, kernel, *, variances, bad, lost_limit, origin=(0, 0), squared=True, threads=None,
-    keep_convolved=True, out=None,
-):  # fmt: skip
+    reference: NDArray[np.floating],
+    target: NDArray[np.floating],
+    kernel: SpatialKernel,
+    *,
+    variances: tuple[PoissonVariance | NDArray[np.floating], PoissonVariance | NDArray[np.floating]],
+    bad: tuple[FlaggedPixels, FlaggedPixels],
+    lost_limit: float,
+    origin: tuple[int, int] = (0, 0),
+    squared: bool = True,
+    threads: int | None = None,
+    keep_convolved: bool = True,
+    out: NDArray[np.floating] | None = None,
+) -> Subtracted:
     """Convolve the reference and subtract it from the target, band by band.
 
     Parameters
@@ -88,7 +106,7 @@ def subtract_matched(
     variance = np.empty(reference.shape, np.float32)
     status = np.empty(reference.shape, np.uint16)
 
-    def work(ends):
+    def work(ends: tuple[int, int]) -> None:
         rows = slice(*ends)
         image = np.empty_like(variance[rows]) if convolved is None else convolved[rows]
         band = convolver.rows(*ends, image, variance[rows])
@@ -102,7 +120,16 @@ def subtract_matched(
     return Subtracted(convolved, difference, variance, status)
 
 
-def convolve_image(image, kernel, *, variance=None, bad=None, origin=(0, 0), squared=True, threads=None):
+def convolve_image(
+    image: NDArray[np.floating],
+    kernel: SpatialKernel,
+    *,
+    variance: NDArray[np.floating] | None = None,
+    bad: NDArray[np.bool_] | None = None,
+    origin: tuple[int, int] = (0, 0),
+    squared: bool = True,
+    threads: int | None = None,
+) -> Convolved:
     """Convolve an image, and its variance with the squared kernel.
 
     Parameters
@@ -131,7 +158,7 @@ def convolve_image(image, kernel, *, variance=None, bad=None, origin=(0, 0), squ
     out, lost = np.empty(image.shape, np.float32), np.empty(image.shape, np.float32)
     out_variance = None if variance is None else np.empty(image.shape, np.float32)
 
-    def work(ends):
+    def work(ends: tuple[int, int]) -> None:
         rows = slice(*ends)
         band = convolver.rows(*ends, out[rows], None if out_variance is None else out_variance[rows])
         lost[rows] = band.lost
@@ -140,7 +167,12 @@ def convolve_image(image, kernel, *, variance=None, bad=None, origin=(0, 0), squ
     return Convolved(out, out_variance, lost)
 
 
-def subtract_convolved(convolved, target, target_variance, background=None):
+def subtract_convolved(
+    convolved: Convolved,
+    target: NDArray[np.floating],
+    target_variance: NDArray[np.floating],
+    background: NDArray[np.floating] | None = None,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return target minus convolved minus background, and the sum of the variances.
 
     Parameters
@@ -163,7 +195,9 @@ def subtract_convolved(convolved, target, target_variance, background=None):
     return difference, np.add(convolved.variance, target_variance, dtype=np.float32)
 
 
-def convolve_with_nodes(image, nodes, threads=None):
+def convolve_with_nodes(
+    image: NDArray[np.floating], nodes: KernelNodes, threads: int | None = None
+) -> NDArray[np.floating]:
     """Convolve an image without bad pixels with tabulated kernels; edges repeat.
 
     Parameters
@@ -181,7 +215,7 @@ def convolve_with_nodes(image, nodes, threads=None):
     out, half = np.empty(image.shape, np.float32), nodes.half_width
     good = np.zeros((1, nx), bool)
 
-    def work(ends):
+    def work(ends: tuple[int, int]) -> None:
         first, last = ends
         low, high = max(first - half, 0), min(last + half, ny)
         padded = np.empty((last - first + 2 * half + 1, nx + 2 * half + LONG_RUN), np.float32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.differencing.cell_stamps import clipped_moments
 from starmill.differencing.kernel_basis import KernelBasis
@@ -51,14 +52,18 @@ class UnweightedProblem:
     background_order: int
     clip: float = 3.0
 
-    def scaled(self, x, y):
+    def scaled(
+        self, x: NDArray[np.integer] | int, y: NDArray[np.integer] | int
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Return positions on [-1, 1) of the image."""
         ny, nx = self.target.shape
         return (np.asarray(x, np.float64) - nx / 2) / (nx / 2), (np.asarray(y, np.float64) - ny / 2) / (
             ny / 2
         )
 
-    def terms(self, x, y, order):
+    def terms(
+        self, x: NDArray[np.integer] | int, y: NDArray[np.integer] | int, order: int
+    ) -> NDArray[np.floating]:
         """Return the monomials ``x^i y^j``, ``i`` slow, ``(n_terms, ...)``."""
         u, v = self.scaled(x, y)
         return np.array([u**i * v**j for i in range(order + 1) for j in range(order + 1 - i)])
@@ -67,7 +72,7 @@ class UnweightedProblem:
 class _Stamp:
     """What one stamp brings to the normal equations."""
 
-    def __init__(self, problem, x, y):
+    def __init__(self, problem: UnweightedProblem, x: int, y: int) -> None:
         self.x, self.y = x, y
         h, k = problem.half_width, problem.basis.half_width
         cut = problem.reference[y - h - k : y + h + k + 1, x - h - k : x + h + k + 1]
@@ -84,7 +89,7 @@ class _Stamp:
         self.cross = self.vectors @ self.background.T
         self.product = self.vectors @ self.data
 
-    def local_solution(self):
+    def local_solution(self) -> NDArray[np.floating]:
         """Return the coefficients from this stamp alone, with a constant background; NaN when singular."""
         n, pixels = len(self.vectors), len(self.data)
         matrix = np.empty((n + 1, n + 1))
@@ -97,7 +102,7 @@ class _Stamp:
         except np.linalg.LinAlgError:
             return np.full(n, np.nan)
 
-    def merits(self, solution):
+    def merits(self, solution: NDArray[np.floating]) -> tuple[float, float, float]:
         """Return mean and scatter of squared residuals over variance, and the width of residuals over noise."""
         n, m = len(self.vectors), len(self.weights)
         shapes = solution[1 : 1 + (n - 1) * m].reshape(n - 1, m) @ self.weights
@@ -112,7 +117,7 @@ class _Stamp:
         return float(np.mean(pull**2)), float(np.std(pull)), float(upper - lower) / 1.35
 
 
-def _convolved(cut, basis, side):
+def _convolved(cut: NDArray[np.floating], basis: KernelBasis, side: int) -> NDArray[np.floating]:
     """Return a cutout convolved with every basis image, ``(n_basis, side * side)``."""
     if basis.horizontal is None:
         windows = np.lib.stride_tricks.sliding_window_view(cut, basis.images.shape[1:])
@@ -124,7 +129,7 @@ def _convolved(cut, basis, side):
     return out.reshape(len(basis), -1)
 
 
-def _solve(stamps, problem):
+def _solve(stamps: list[_Stamp], problem: UnweightedProblem) -> NDArray[np.floating]:
     """Return the solution: sum of the kernel, shape terms (image slow, position fast), background."""
     n = len(problem.basis)
     m = (problem.order + 1) * (problem.order + 2) // 2
@@ -181,18 +186,20 @@ class UnweightedFit:
     scatter: float
 
 
-def local_coefficients(problem, x, y):
+def local_coefficients(problem: UnweightedProblem, x: int, y: int) -> NDArray[np.floating]:
     """Return the coefficients of the basis images from one stamp alone, ``(n_basis,)``."""
     return _Stamp(problem, x, y).local_solution()
 
 
-def stamp_vectors_at(problem, x, y):
+def stamp_vectors_at(problem: UnweightedProblem, x: int, y: int) -> NDArray[np.floating]:
     """Return the pixels of one stamp convolved with every basis image, ``(n_basis, side, side)``."""
     side = 2 * problem.half_width + 1
     return _Stamp(problem, x, y).vectors.reshape(-1, side, side)
 
 
-def fit_unweighted_kernel(problem, cells, *, reject, merit="v"):
+def fit_unweighted_kernel(
+    problem: UnweightedProblem, cells: list[list[tuple[int, int]]], *, reject: float, merit: str = "v"
+) -> UnweightedFit:
     """Fit the kernel, and step to the next stamp of a cell when its present one fits badly.
 
     Parameters
@@ -237,7 +244,9 @@ def fit_unweighted_kernel(problem, cells, *, reject, merit="v"):
     return UnweightedFit(solution, current, values, mean, scatter)
 
 
-def direction_merit(problem, cells, *, reject, merit="v"):
+def direction_merit(
+    problem: UnweightedProblem, cells: list[list[tuple[int, int]]], *, reject: float, merit: str = "v"
+) -> tuple[float, NDArray[np.floating], NDArray[np.bool_]]:
     """Return how well the reference can be matched to the target; smaller is better.
 
     Parameters

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, zoom
 from scipy.signal import fftconvolve
 
@@ -43,18 +44,18 @@ class KernelWings:
     error: float
 
     @property
-    def total(self):
+    def total(self) -> float:
         """The kernel sum carried by the wings."""
         return float(self.weights.sum())
 
-    def image(self, reference, bad):
+    def image(self, reference: NDArray[np.floating], bad: NDArray[np.bool_]) -> NDArray[np.floating]:
         """Return the wings' part of the convolved reference, ``(ny, nx)`` float32."""
         binned = _binned_light(reference, bad)
         kernel = sum(w * ring for w, ring in zip(self.weights, _rings(self.sigmas, self.inner), strict=True))
         wings = fftconvolve(binned, kernel, mode="same")
         return _enlarge(wings, reference.shape)
 
-    def kernel_image(self, half_width):
+    def kernel_image(self, half_width: int) -> NDArray[np.floating]:
         """Return the wings as a kernel at full resolution, ``(2 h + 1, 2 h + 1)``, cut at the half width."""
         y, x = np.mgrid[-half_width : half_width + 1, -half_width : half_width + 1]
         total = np.zeros(x.shape)
@@ -65,7 +66,16 @@ class KernelWings:
         return total
 
 
-def fit_wings(reference, difference, variance, bad, bad_reference, *, core_half_width, background_order=3):
+def fit_wings(
+    reference: NDArray[np.floating],
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    bad_reference: NDArray[np.bool_],
+    *,
+    core_half_width: int,
+    background_order: int = 3,
+) -> KernelWings:
     """Fit the wings to a difference image made with the core of the kernel.
 
     Parameters
@@ -115,11 +125,11 @@ def fit_wings(reference, difference, variance, bad, bad_reference, *, core_half_
     return KernelWings(sigmas, inner, coefficients[:2], error)
 
 
-def _ring(r2, sigma, inner):
+def _ring(r2: NDArray[np.integer], sigma: float, inner: float) -> NDArray[np.floating]:
     return np.exp(-r2 / (2 * sigma**2)) * (1 - np.exp(-r2 / (2 * inner**2)))
 
 
-def _rings(sigmas, inner):
+def _rings(sigmas: NDArray[np.floating], inner: float) -> list[NDArray[np.floating]]:
     """Return the rings on the binned grid, each with unit sum."""
     half = int(np.ceil(4 * max(sigmas) / BIN))
     y, x = np.mgrid[-half : half + 1, -half : half + 1] * BIN
@@ -127,18 +137,18 @@ def _rings(sigmas, inner):
     return [ring / ring.sum() for ring in rings]
 
 
-def _bin(image):
+def _bin(image: NDArray[np.floating]) -> NDArray[np.floating]:
     ny, nx = (side // BIN * BIN for side in image.shape)
     return image[:ny, :nx].reshape(ny // BIN, BIN, nx // BIN, BIN).mean(axis=(1, 3), dtype=np.float64)
 
 
-def _binned_light(reference, bad):
+def _binned_light(reference: NDArray[np.floating], bad: NDArray[np.bool_]) -> NDArray[np.floating]:
     """Return the reference above its median, bad pixels zero, binned."""
     thin = reference[::5, ::5][~bad[::5, ::5]]
     return _bin(np.where(bad, 0, reference - (np.median(thin) if len(thin) else 0)))
 
 
-def _enlarge(binned, shape):
+def _enlarge(binned: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.floating]:
     """Interpolate a binned image linearly to full resolution, ``shape`` float32."""
     out = np.empty(shape, np.float32)
     ny, nx = (side * BIN for side in binned.shape)

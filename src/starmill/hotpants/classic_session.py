@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.differencing.block_subtract import kernel_image, subtract_in_blocks
 from starmill.differencing.cell_stamps import CellSearch, cell_grid, find_cell_stamps
@@ -38,6 +39,10 @@ from starmill.hotpants.session import Hotpants
 from starmill.hotpants.statistics import program_touched_ratio
 from starmill.hotpants.substamp import NOT_NEEDED, Substamp, SubstampStatus
 
+if TYPE_CHECKING:
+    from starmill.differencing.kernel_basis import KernelBasis
+
+
 __all__ = ["ClassicHotpants"]
 
 _OWN = {"t": 0x300, "i": 0xC00}  # bits of stamps and borders of the two searches
@@ -59,7 +64,18 @@ class _ClassicFit:
 class ClassicHotpants(Hotpants):
     """A HOTPANTS run by the method of the C program; same steps and products as `Hotpants`."""
 
-    def _prepare(self, data, mask, error, upper, lower, pedestal, gain, read_noise, name):
+    def _prepare(
+        self,
+        data: NDArray[np.floating],
+        mask: NDArray[np.integer] | None,
+        error: NDArray[np.floating] | None,
+        upper: float | None,
+        lower: float | None,
+        pedestal: float,
+        gain: float,
+        read_noise: float,
+        name: str,
+    ) -> dict[str, NDArray[Any]]:
         """Return pixels, variance and mask bits; bits of a mask are taken as they are, 0x80 is bad."""
         bits = np.zeros(data.shape, np.int32)
         if mask is not None:
@@ -105,13 +121,13 @@ class ClassicHotpants(Hotpants):
         }
 
     @property
-    def _basis(self):
+    def _basis(self) -> KernelBasis:
         if self.config.use_pca and self.config.pca_images:
             return image_basis([load_image(image)[0] for image in self.config.pca_images])
         return program_basis(self.config)
 
     @raise_typed
-    def find_stamps(self):
+    def find_stamps(self) -> tuple[list[Substamp], list[Substamp]]:
         """Find substamps on the template and on the image; see `Hotpants.find_stamps`."""
         config = self.config
         self.fit, self.conv_direction, self.results = None, None, {}
@@ -141,7 +157,9 @@ class ClassicHotpants(Hotpants):
         self.template_substamps, self.image_substamps = lists["t"], lists["i"]
         return self.template_substamps, self.image_substamps
 
-    def _search(self, directions, grid, threshold):
+    def _search(
+        self, directions: tuple[str, ...], grid: tuple[int, int, int], threshold: float
+    ) -> dict[str, Any]:
         config = self.config
         mask = self._template["bits"] | self._image["bits"]
         spread = int(self._basis.half_width * config.kf_spread_mask1) // 2
@@ -167,14 +185,14 @@ class ClassicHotpants(Hotpants):
         )  # fmt: skip
         return dict(zip(directions, found, strict=True))
 
-    def _kernel_limit(self, direction):
+    def _kernel_limit(self, direction: str) -> tuple[float, float]:
         """Return the upper count of kernel stars, that of valid pixels when not given, and the pedestal."""
         c = self.config
         if direction == "t":
             return (c.tuthresh if c.tuktresh is None else c.tuktresh), c.tpedestal
         return (c.iuthresh if c.iuktresh is None else c.iuktresh), c.ipedestal
 
-    def _substamp(self, identity, cell, x, y):
+    def _substamp(self, identity: int, cell: int, x: int, y: int) -> Substamp:
         r = self.config.rss
         part = np.s_[y - r : y + r + 1, x - r : x + r + 1]
         return Substamp(
@@ -183,7 +201,7 @@ class ClassicHotpants(Hotpants):
             noise_variance_cutout=self._template["variance"][part] + self._image["variance"][part],
         )  # fmt: skip
 
-    def _problem(self, direction):
+    def _problem(self, direction: str) -> UnweightedProblem:
         reference, target = self._pair(direction)
         return UnweightedProblem(
             reference["data"], target["data"], reference["variance"] + target["variance"],
@@ -192,7 +210,7 @@ class ClassicHotpants(Hotpants):
         )  # fmt: skip
 
     @raise_typed
-    def fit_and_select_direction(self):
+    def fit_and_select_direction(self) -> str:
         """Choose the image to convolve; see `Hotpants.fit_and_select_direction`."""
         if not self._stamps:
             raise HotpantsError("find_stamps has not been run")
@@ -233,7 +251,7 @@ class ClassicHotpants(Hotpants):
         return self.conv_direction
 
     @raise_typed
-    def iterative_fit_and_clip(self):
+    def iterative_fit_and_clip(self) -> tuple[NDArray[np.floating], list[Substamp]]:
         """Solve for the kernel; see `Hotpants.iterative_fit_and_clip`."""
         if self.conv_direction is None:
             raise HotpantsError("fit_and_select_direction has not been run")
@@ -262,7 +280,9 @@ class ClassicHotpants(Hotpants):
         return self.kernel_solution, survivors
 
     @raise_typed
-    def convolve_and_difference(self):
+    def convolve_and_difference(
+        self,
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]]:
         """Convolve in blocks and subtract; see `Hotpants.convolve_and_difference`."""
         if self.fit is None:
             raise HotpantsError("iterative_fit_and_clip has not been run")
@@ -292,14 +312,18 @@ class ClassicHotpants(Hotpants):
             difference, (parts.convolved / scale).astype(np.float32), noise, (mask & 0xFFFF).astype(np.uint16)
         )
 
-    def _touched_ratio(self, difference, noise, mask):
+    def _touched_ratio(
+        self, difference: NDArray[np.floating], noise: NDArray[np.floating], mask: NDArray[np.integer]
+    ) -> float:
         return program_touched_ratio(difference, noise, mask, self.config.stat_sig)
 
-    def kernel_image(self, x, y):
+    def kernel_image(self, x: int, y: int) -> NDArray[np.floating]:
         """Return the kernel at a position, ``(k, k)``."""
         return kernel_image(self._problem(self.conv_direction), self.kernel_solution[1:], x, y)
 
-    def with_kernel(self, solution, direction, merits=(0.0, 0.0, 0.0, 0.0)):
+    def with_kernel(
+        self, solution: NDArray[np.floating], direction: str, merits: list[float] = (0.0, 0.0, 0.0, 0.0)
+    ) -> None:
         """Put a known solution in place of a fit, with the figures of merit that are known of it."""
         kernel, _ = kernel_from_solution(solution, self.config, self.box, self._basis)
         self.kernel_solution, self.conv_direction = np.asarray(solution, np.float64), direction

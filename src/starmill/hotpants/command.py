@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import DifferentialBackground
@@ -21,10 +24,17 @@ from starmill.hotpants.products import refuse_overwriting, write_run
 from starmill.hotpants.regions import RegionRun, plan_regions
 from starmill.hotpants.session import Hotpants
 
+if TYPE_CHECKING:
+    from starmill.hotpants.classic_session import ClassicHotpants
+    from starmill.hotpants.many import ListOptions
+    from starmill.hotpants.options import HotpantsConfig
+    from starmill.hotpants.regions import Region
+
+
 __all__ = ["run_hotpants", "work"]
 
 
-def run_hotpants(arguments, progress=None):
+def run_hotpants(arguments: list[str], progress: type | None = None) -> int:
     """Run difference imaging as a HOTPANTS command line says.
 
     Parameters
@@ -56,7 +66,7 @@ def run_hotpants(arguments, progress=None):
     return 0
 
 
-def work(values):
+def work(values: dict[str, Any]) -> dict[str, Any]:
     """Run one command line, in a worker or here.
 
     Parameters
@@ -76,7 +86,9 @@ def work(values):
         return {"state": "done", "regions": _run(words, values.get("recorded"))}
 
 
-def _run_list(lines, options, progress):
+def _run_list(
+    lines: list[tuple[str, list[str]]], options: ListOptions, progress: Callable[..., Any] | None
+) -> int:
     """Run the command lines of a list and say what became of each."""
     from starmill.execution.loose import (
         exit_code_of_all,
@@ -84,7 +96,7 @@ def _run_list(lines, options, progress):
 
     watch = None if progress is None else progress("differences", len(lines))
 
-    def tell(outcome):
+    def tell(outcome: dict[str, Any]) -> None:
         sentence = f"{outcome['image']}: " + {
             "done": "; ".join(outcome["regions"]) or "done", "kept": "kept from before",
         }.get(outcome["state"], f"FAILED: {outcome.get('error')}")  # fmt: skip
@@ -100,12 +112,12 @@ def _run_list(lines, options, progress):
     return exit_code_of_all(outcomes)
 
 
-def _value_of(words, flag):
+def _value_of(words: list[str], flag: str) -> str:
     place = next((i for i, word in enumerate(words) if word.lower() == flag), len(words)) + 1
     return words[place] if place < len(words) else ""
 
 
-def _run(words, recorded=None):
+def _run(words: list[str], recorded: dict[str, str] | None = None) -> list[str]:
     """Run one command line; return what it tells."""
     config, extra = parse_flags(words)
     refuse_overwriting(config, extra)
@@ -143,7 +155,7 @@ def _run(words, recorded=None):
     return list(_sentences(runs, config.verbose)) if config.verbose else []
 
 
-def _read_inputs(extra, classic):
+def _read_inputs(extra: dict[str, Any], classic: bool) -> dict[str, Any]:
     """Return the planes of the command line; those of the classic method are cut to the common part of both images."""
     from starmill.io.fits import read_image
     from starmill.io.hotpants_files import read_stamp_list
@@ -159,7 +171,7 @@ def _read_inputs(extra, classic):
     shape = tuple(min(sides) for sides in zip(*shapes, strict=True))
     common = np.s_[: shape[0], : shape[1]]
 
-    def plane(name, of):
+    def plane(name: str, of: tuple[int, int]) -> NDArray[np.integer] | None:
         if name not in extra:
             return None
         data, _ = read_image(extra[name])
@@ -179,10 +191,10 @@ def _read_inputs(extra, classic):
     }  # fmt: skip
 
 
-def _session(config, inputs, region):
+def _session(config: HotpantsConfig, inputs: dict[str, Any], region: Region) -> ClassicHotpants | Hotpants:
     """Return the session of one region."""
 
-    def cut(name):
+    def cut(name: str) -> NDArray[Any] | None:
         return None if inputs[name] is None else inputs[name][region.read]
 
     catalog = inputs["catalog"]
@@ -198,7 +210,7 @@ def _session(config, inputs, region):
     return session
 
 
-def _boxes(extra, inputs):
+def _boxes(extra: dict[str, Any], inputs: dict[str, Any]) -> list[tuple[int, int, int, int]] | None:
     """Return the regions of -rf or -rkw, inclusive, or None."""
     from starmill.io.hotpants_files import read_region_file
 
@@ -220,13 +232,17 @@ def _boxes(extra, inputs):
     return boxes
 
 
-def _tables(path):
+def _tables(path: str) -> tuple[list[NDArray[np.floating]], dict[str, Any], Mapping[str, Any]]:
     from starmill.io.hotpants_files import read_kernel_tables
 
     return read_kernel_tables(path)
 
 
-def _reuse_kernel(session, tables, number):
+def _reuse_kernel(
+    session: ClassicHotpants | Hotpants,
+    tables: tuple[list[NDArray[np.floating]], dict[str, Any], Mapping[str, Any]],
+    number: int,
+) -> None:
     """Put the kernel of a table in place of a fit."""
     solutions, _, header = tables
     direction = str(header.get(f"CONVOL{number:02d}", "")).upper()[:1]
@@ -253,7 +269,7 @@ class _KnownKernel:
         self.used = np.ones(1, bool)
 
 
-def _sentences(runs, verbosity):
+def _sentences(runs: list[RegionRun], verbosity: int) -> Iterator[Any]:
     for run in runs:
         session = run.session
         stats = session.get_final_outputs()["stats"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.errors import StarmillError
 from starmill.hotpants.options import HotpantsError
@@ -38,7 +39,7 @@ def raise_typed(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def load_image(data):
+def load_image(data: NDArray[np.floating] | str | Path) -> tuple[NDArray[np.float32], Any]:
     """Return pixels as float32 and the header (None for arrays)."""
     if isinstance(data, str | Path):
         from starmill.io.fits import read_image
@@ -57,14 +58,14 @@ def load_image(data):
     return image, None
 
 
-def minus(image, pedestal, in_place=False):
+def minus(image: NDArray[np.floating], pedestal: float, in_place: bool = False) -> NDArray[np.floating]:
     """Return an image without its pedestal."""
     if not pedestal:
         return image
     return np.subtract(image, np.float32(pedestal), out=image if in_place and image.flags.writeable else None)
 
 
-def check_catalog(catalog):
+def check_catalog(catalog: NDArray[np.floating] | list[list[float]] | None) -> NDArray[np.floating] | None:
     """Return a star catalogue as (n, 2) numbers, or None."""
     if catalog is None:
         return None

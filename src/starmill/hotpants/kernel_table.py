@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from math import comb
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.datamodel.field import PolynomialField
 from starmill.datamodel.geometry import Box
@@ -12,10 +14,14 @@ from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.kernel_basis import KernelBasis
 from starmill.hotpants.options import HotpantsError
 
+if TYPE_CHECKING:
+    from starmill.hotpants.options import HotpantsConfig
+
+
 __all__ = ["kernel_from_solution", "program_basis", "solution_vector"]
 
 
-def program_basis(config):
+def program_basis(config: HotpantsConfig) -> KernelBasis:
     """Return the basis of a configuration in the normalisation of the C program.
 
     There, images that are not even in both powers are not normalised, and the exponents of the Gaussians are in
@@ -45,7 +51,9 @@ def program_basis(config):
     )  # fmt: skip
 
 
-def solution_vector(kernel, basis, config, background):
+def solution_vector(
+    kernel: SpatialKernel, basis: KernelBasis, config: HotpantsConfig, background: PolynomialField | None
+) -> NDArray[np.floating]:
     """Return the coefficients in the order and normalisation of the C program.
 
     Parameters
@@ -72,7 +80,9 @@ def solution_vector(kernel, basis, config, background):
     return np.concatenate([values, np.zeros(max(0, length - len(values)))])
 
 
-def kernel_from_solution(solution, config, box: Box, basis=None):
+def kernel_from_solution(
+    solution: NDArray[np.floating], config: HotpantsConfig, box: Box, basis: KernelBasis | None = None
+) -> tuple[SpatialKernel, PolynomialField]:
     """Return the SpatialKernel and the background field of a solution vector.
 
     Parameters
@@ -101,7 +111,7 @@ def kernel_from_solution(solution, config, box: Box, basis=None):
     return SpatialKernel(basis.images, fields), _field(box, rest, config.bgo)
 
 
-def _field(box, values, order):
+def _field(box: Box, values: NDArray[np.floating], order: int) -> PolynomialField:
     """Return the polynomial of one run of coefficients of the table."""
     grid = np.zeros((order + 1, order + 1))
     for (i, j), value in zip(_powers(order), values, strict=True):
@@ -109,7 +119,7 @@ def _field(box, values, order):
     return PolynomialField(box, _moved(PolynomialField(box, grid), -1))
 
 
-def _moved(field, direction):
+def _moved(field: PolynomialField, direction: int) -> NDArray[np.floating]:
     """Return the coefficients of a polynomial whose variables are centred half a pixel away.
 
     The C program scales positions as ``(x - n / 2) / (n / 2)``; the centre of our box is ``(n - 1) / 2``.
@@ -124,16 +134,16 @@ def _moved(field, direction):
     return np.array(matrices[0]) @ coefficients @ np.array(matrices[1]).T
 
 
-def _picked(coefficients, powers, factor):
+def _picked(coefficients: NDArray[np.floating], powers: list[tuple[int, int]], factor: float) -> list[float]:
     ny, nx = coefficients.shape
     return [float(coefficients[j, i]) * factor if j < ny and i < nx else 0.0 for i, j in powers]
 
 
-def _powers(order):
+def _powers(order: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(order + 1) for j in range(order + 1 - i)]
 
 
-def _factors(basis, config):
+def _factors(basis: KernelBasis, config: HotpantsConfig) -> list[float]:
     """Return what our coefficients are multiplied by: images that are not even in both powers are not normalised there."""
     if config.use_pca and config.pca_images:
         return [1.0] * len(basis)

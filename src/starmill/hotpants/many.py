@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from starmill.errors import ConfigError, InputError
 
@@ -32,7 +33,7 @@ class ListOptions:
     json: bool = False
 
 
-def own_options(words):
+def own_options(words: list[str]) -> tuple[list[str], ListOptions]:
     """Take the options of this program, not of the subtraction, out of a command line.
 
     Parameters
@@ -61,7 +62,7 @@ def own_options(words):
     return rest, ListOptions(**found)
 
 
-def expanded(words):
+def expanded(words: list[str]) -> list[tuple[str, list[str]]] | None:
     """Return one command line for each image of a list.
 
     Parameters
@@ -97,7 +98,11 @@ def expanded(words):
     return lines
 
 
-def run_many(lines, options, report: Callable[[dict], None] = lambda _: None):
+def run_many(
+    lines: list[tuple[str, list[str]]],
+    options: ListOptions,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> list[dict[str, Any]]:
     """Run many command lines through the executors; one that fails does not stop the others.
 
     Parameters
@@ -120,14 +125,14 @@ def run_many(lines, options, report: Callable[[dict], None] = lambda _: None):
         for number, (_, words) in enumerate(lines)
     ]
 
-    def outcome(answer):
+    def outcome(answer: dict[str, Any]) -> dict[str, Any]:
         return {"image": lines[answer["id"]][0], "regions": [], **outcome_of(answer)}
 
     answers = run_messages(messages, options.processes, lambda answer: report(outcome(answer)))
     return [outcome(answer) for answer in answers]
 
 
-def is_made(words):
+def is_made(words: list[str]) -> bool:
     """Tell whether the difference of a command line is there and newer than the images it names."""
     from starmill.io.hotpants_files import read_command
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -81,7 +82,7 @@ class HotpantsConfig:
     stamp_region_file: str | None = None
     verbose: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.deg_fixe) != len(self.sigma_gauss):
             raise ConfigError(f"{len(self.deg_fixe)} degrees but {len(self.sigma_gauss)} widths of Gaussians")
         self.ngauss = len(self.sigma_gauss)
@@ -207,7 +208,7 @@ FLAGS: dict[str, tuple[str, int, Any, str]] = {
 _LIMITS = {"tuthresh": 25000.0, "iuthresh": 25000.0, "tlthresh": 0.0, "ilthresh": 0.0}
 
 
-def parse_flags(arguments):
+def parse_flags(arguments: Sequence[str]) -> tuple[HotpantsConfig, dict[str, Any]]:
     """Read a HOTPANTS command line.
 
     Parameters
@@ -263,7 +264,7 @@ def parse_flags(arguments):
     return config, {name: value for name, value in found.items() if name not in known}
 
 
-def _value(flag, kind, words):
+def _value(flag: str, kind: type, words: list[str]) -> float | str:
     if not words:
         raise ConfigError(f"-{flag} needs a value")
     try:
@@ -272,7 +273,7 @@ def _value(flag, kind, words):
         raise ConfigError(f"-{flag}: {error}") from error
 
 
-def _variable_flag(flag, words):
+def _variable_flag(flag: str, words: list[str]) -> dict[str, Any]:
     """Read -ng (number, degrees and widths) or -pca (number, files)."""
     count = _value(flag, int, words)
     if flag == "pca":
@@ -285,7 +286,7 @@ HELP_FLAGS = frozenset({"-h", "-help", "--help"})
 """Words that ask for the table of flags."""
 
 
-def usage():
+def usage() -> str:
     """Return the table of flags."""
     lines = ["Usage: hotpants -inim SCIENCE -tmplim TEMPLATE -outim DIFFERENCE [options]", ""]
     lines += [f"  -{flag:8s} {text}" for flag, (_, _, _, text) in FLAGS.items()]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill import __version__
 from starmill.hotpants.inputs import UNUSABLE
@@ -13,6 +16,12 @@ from starmill.hotpants.options import ConfigError, HotpantsError
 from starmill.hotpants.regions import Region, RegionRun, assembled
 from starmill.hotpants.statistics import final_merit, program_statistics, region_statistics
 from starmill.hotpants.substamp import NOT_NEEDED, SubstampStatus
+
+if TYPE_CHECKING:
+    from starmill.hotpants.classic_session import ClassicHotpants
+    from starmill.hotpants.options import HotpantsConfig
+    from starmill.hotpants.session import Hotpants
+
 
 __all__ = ["refuse_overwriting", "write_products", "write_run"]
 
@@ -30,14 +39,14 @@ _OBJECTS = {
 }  # fmt: skip
 
 
-def _paths(config):
+def _paths(config: HotpantsConfig) -> list[str | None]:
     return [
         config.output_file, config.noise_image_file, config.mask_image_file, config.sigma_image_file,
         config.convolved_image_file, config.kernel_file,
     ]  # fmt: skip
 
 
-def refuse_overwriting(config, extra):
+def refuse_overwriting(config: HotpantsConfig, extra: dict[str, Any]) -> None:
     """Raise an error when ``-nc`` is set and a file of the run exists."""
     if extra.get("nc"):
         present = [p for p in _paths(config) if p and Path(p).exists()]
@@ -47,14 +56,16 @@ def refuse_overwriting(config, extra):
         raise ConfigError("a kernel table (-hki, -oki, -ki) needs a basis of Gaussians, not -pca")
 
 
-def write_products(session):
+def write_products(session: ClassicHotpants | Hotpants) -> None:
     """Write every file that the configuration of one session names."""
     ny, nx = session.box.shape
     region = Region(0, nx, 0, ny, 0, (ny, nx))
     write_run([RegionRun(region, session)], session.config, session.output_header, {})
 
 
-def write_run(runs, config, header, extra):
+def write_run(
+    runs: list[RegionRun], config: HotpantsConfig, header: Mapping[str, Any] | None, extra: dict[str, Any]
+) -> None:
     """Write every file of a run.
 
     Parameters
@@ -88,7 +99,7 @@ def write_run(runs, config, header, extra):
         _write_stamp_regions(runs, Path(config.stamp_region_file))
 
 
-def _padded(planes, config, shape):
+def _padded(planes: dict[str, Any], config: HotpantsConfig, shape: tuple[int, int] | None) -> dict[str, Any]:
     """Return the planes with unusable pixels up to the size of the larger input."""
     if shape is None or planes["diff_image"].shape == shape:
         return planes
@@ -102,7 +113,9 @@ def _padded(planes, config, shape):
     return out
 
 
-def _with_clipped(planes, sigma, extra):
+def _with_clipped(
+    planes: dict[str, Any], sigma: NDArray[np.floating] | None, extra: dict[str, Any]
+) -> NDArray[np.integer]:
     """Return the mask in which pixels that do not fit into the 16-bit integers to write are unusable too."""
     mask, written = planes["output_mask"], []
     if extra.get("sht"):
@@ -117,14 +130,14 @@ def _with_clipped(planes, sigma, extra):
     return mask
 
 
-def _integer_limits(extra, scale, zero):
+def _integer_limits(extra: dict[str, Any], scale: str, zero: str) -> tuple[float, float]:
     """Return the lowest and the highest value that 16-bit integers of a scale hold."""
     bscale, bzero = _scale_of(extra, scale, zero)
     ends = np.array([-32768, 32767]) * bscale + bzero
     return ends.min(), ends.max()
 
 
-def _scale_of(extra, scale, zero):
+def _scale_of(extra: dict[str, Any], scale: str, zero: str) -> tuple[float, float]:
     bscale, bzero = float(extra.get(scale, 1.0)), float(extra.get(zero, 0.0))
     if bscale == 0 or not np.isfinite([bscale, bzero]).all():
         raise ConfigError(
@@ -133,7 +146,9 @@ def _scale_of(extra, scale, zero):
     return bscale, bzero
 
 
-def _header_cards(runs, config, extra):
+def _header_cards(
+    runs: list[RegionRun], config: HotpantsConfig, extra: dict[str, Any]
+) -> dict[str, float | str]:
     """Return the header cards of the difference: for each region direction, kernel sum, statistics."""
     cards = {}
     for number, run in enumerate(runs):
@@ -149,7 +164,7 @@ def _header_cards(runs, config, extra):
     } | ({"KERFILE": str(config.kernel_file)} if config.kernel_file else {})  # fmt: skip
 
 
-def _region_cards(run, config):
+def _region_cards(run: RegionRun, config: HotpantsConfig) -> dict[str, float | str]:
     session, inner = run.session, run.region.inner
     planes = session.results
     mask = planes["output_mask"][inner]
@@ -174,7 +189,7 @@ def _region_cards(run, config):
     return cards | {"NSCALO": round(ratio, 5)}
 
 
-def kernel_cards(config):
+def kernel_cards(config: HotpantsConfig) -> dict[str, float]:
     """Return the cards of the kernel table."""
     cards = {
         "NGAUSS": config.ngauss,
@@ -187,7 +202,7 @@ def kernel_cards(config):
     return cards
 
 
-def _solution(session):
+def _solution(session: ClassicHotpants | Hotpants) -> NDArray[np.floating]:
     """Return the solution of a session with its background, as the table holds it."""
     config = session.config
     if config.classic or not hasattr(session.fit, "model"):  # in the order of the table already
@@ -198,7 +213,13 @@ def _solution(session):
     return solution_vector(session.fit.kernel, session._basis, session.config, background)
 
 
-def _write_main(planes, sigma, cards, table, context):
+def _write_main(
+    planes: dict[str, Any],
+    sigma: NDArray[np.floating] | None,
+    cards: dict[str, float | str],
+    table: tuple[list[NDArray[np.floating]], dict[str, float]] | None,
+    context: tuple[HotpantsConfig, Mapping[str, Any] | None, dict[str, Any]],
+) -> None:
     from starmill.io.hotpants_files import write_layers
 
     config, header, extra = context
@@ -215,18 +236,24 @@ def _write_main(planes, sigma, cards, table, context):
     write_layers(config.output_file, layers, header, table if extra.get("hki") else None)
 
 
-def _titled(name, cards=None):
+def _titled(name: str, cards: dict[str, float | str] | None = None) -> dict[str, Any]:
     """Return the cards of a plane that is not the difference, with the object that the C program names."""
     return {"EXTNAME": name, **(cards or {}), "OBJECT": _OBJECTS[name]}
 
 
-def _noise_cards(cards, config):
+def _noise_cards(cards: dict[str, float | str], config: HotpantsConfig) -> dict[str, float]:
     """Return the cards that only a noise image has; gain and read noise of the science image are not its own."""
     scales = {name: value for name, value in cards.items() if name.startswith("NSCALO")}
     return {"GAIN": 1.0, "RDNOISE": 0.0, "MASKVAL": config.fillval_noise, **scales}
 
 
-def _write_planes(planes, sigma, cards, table, context):
+def _write_planes(
+    planes: dict[str, Any],
+    sigma: NDArray[np.floating] | None,
+    cards: dict[str, float | str],
+    table: tuple[list[NDArray[np.floating]], dict[str, float]] | None,
+    context: tuple[HotpantsConfig, Mapping[str, Any] | None, dict[str, Any]],
+) -> None:
     from starmill.io.hotpants_files import write_kernel_table, write_layers
 
     config, header, extra = context
@@ -254,13 +281,22 @@ def _write_planes(planes, sigma, cards, table, context):
         )
 
 
-def _unsigned(mask, cards):
+def _unsigned(
+    mask: NDArray[np.integer], cards: dict[str, float | str]
+) -> tuple[NDArray[np.integer], dict[str, float | str]]:
     """Return the layer of a mask of 16 bits as FITS stores it: signed integers above an offset."""
     stored = (mask.astype(np.uint16, copy=False) ^ np.uint16(UNUSABLE)).view(np.int16)
     return stored, {**cards, "BSCALE": 1, "BZERO": 32768}
 
 
-def _scaled(image, cards, extra, flag, scale, zero):
+def _scaled(
+    image: NDArray[np.floating],
+    cards: dict[str, Any],
+    extra: dict[str, Any],
+    flag: str,
+    scale: str,
+    zero: str,
+) -> tuple[NDArray[Any], dict[str, Any]]:
     """Return the layer, as 16-bit integers when the flag is set; values out of range are clipped."""
     if not extra.get(flag):
         return image, dict(cards)
@@ -269,7 +305,7 @@ def _scaled(image, cards, extra, flag, scale, zero):
     return stored, {**cards, "BSCALE": bscale, "BZERO": bzero}
 
 
-def _write_stamp_regions(runs, path):
+def _write_stamp_regions(runs: list[RegionRun], path: Path) -> None:
     """Write FILE (used), FILE.all and FILE.skipped with boxes of the substamps, 1-based."""
     from starmill.io.regions import write_regions
 

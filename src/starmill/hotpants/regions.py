@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from starmill.differencing.cell_stamps import cell_grid
 from starmill.hotpants.options import HotpantsError
+
+if TYPE_CHECKING:
+    from starmill.hotpants.options import HotpantsConfig
+
 
 __all__ = ["Region", "RegionRun", "assembled", "plan_regions"]
 
@@ -77,7 +81,13 @@ class RegionRun:
     session: Any
 
 
-def plan_regions(config, shape, *, section=None, boxes=None):
+def plan_regions(
+    config: HotpantsConfig,
+    shape: tuple[int, int],
+    *,
+    section: list[int] | None = None,
+    boxes: list[tuple[int, int, int, int]] | None = None,
+) -> list[Region]:
     """Return the regions of a run.
 
     Parameters
@@ -118,7 +128,7 @@ def plan_regions(config, shape, *, section=None, boxes=None):
     ]  # fmt: skip
 
 
-def _clipped(x0, x1, y0, y1, margin, shape):
+def _clipped(x0: int, x1: int, y0: int, y1: int, margin: int, shape: tuple[int, int]) -> Region:
     ny, nx = shape
     region = Region(max(x0, 0), min(x1, nx), max(y0, 0), min(y1, ny), margin, shape)
     if region.x1 <= region.x0 or region.y1 <= region.y0:
@@ -126,7 +136,7 @@ def _clipped(x0, x1, y0, y1, margin, shape):
     return region
 
 
-def assembled(runs, config, *, fill=True):
+def assembled(runs: list[RegionRun], config: HotpantsConfig, *, fill: bool = True) -> dict[str, Any]:
     """Return the planes of the whole image from those of its regions.
 
     Parameters

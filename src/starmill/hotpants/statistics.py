@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.differencing.cell_stamps import clipped_moments
 from starmill.differencing.subtract import BAND
@@ -10,6 +13,11 @@ from starmill.hotpants.inputs import UNUSABLE
 from starmill.hotpants.substamp import SubstampStatus
 from starmill.kernels.pixel_limits import difference_sums
 from starmill.numerics.tiles import map_tiles, row_bands
+
+if TYPE_CHECKING:
+    from starmill.hotpants.classic_session import ClassicHotpants
+    from starmill.hotpants.session import Hotpants
+
 
 __all__ = [
     "difference_statistics", "final_merit", "program_statistics", "program_touched_ratio", "region_statistics",
@@ -21,7 +29,9 @@ ROUNDS = 5
 """How often the C program measures the moments of a difference while it clips."""
 
 
-def touched_ratio(difference, noise, mask):
+def touched_ratio(
+    difference: NDArray[np.floating], noise: NDArray[np.floating], mask: NDArray[np.integer]
+) -> float:
     """Return how much wider than good pixels those are that are touched but usable, in units of their noise.
 
     1 when there are fewer than twenty of either.
@@ -34,7 +44,9 @@ def touched_ratio(difference, noise, mask):
     return float(widths[0] / widths[1]) if widths[1] > 0 else 1.0
 
 
-def program_touched_ratio(difference, noise, mask, clip):
+def program_touched_ratio(
+    difference: NDArray[np.floating], noise: NDArray[np.floating], mask: NDArray[np.integer], clip: float
+) -> float:
     """Return `touched_ratio` as the C program measures it: clipped scatter over the clipped mean noise."""
     touched, good = _touched(mask), mask == 0
     if touched.sum() < 2 or good.sum() < 2:
@@ -46,17 +58,17 @@ def program_touched_ratio(difference, noise, mask, clip):
     return float(ratios[0] / ratios[1]) if ratios[1] > 0 else 1.0
 
 
-def scale_touched(noise, mask, ratio):
+def scale_touched(noise: NDArray[np.floating], mask: NDArray[np.integer], ratio: float) -> None:
     """Multiply the noise of touched pixels by a ratio above 1, in place."""
     if ratio > 1:
         np.multiply(noise, np.float32(ratio), out=noise, where=_touched(mask))
 
 
-def _touched(mask):
+def _touched(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
     return ((mask & 0xFF) > 0) & (mask < UNUSABLE)
 
 
-def final_merit(session):
+def final_merit(session: ClassicHotpants | Hotpants) -> tuple[float, float]:
     """Return mean and scatter of the reduced chi2 of the used substamps of a session on its difference."""
     reach, values, planes = session.config.rss, [], session.results
     for s in session.substamps_of(session.conv_direction):
@@ -70,12 +82,18 @@ def final_merit(session):
     return clipped_moments(values, session.config.stat_sig) if values else (0.0, 0.0)
 
 
-def difference_statistics(difference, noise, mask, clip):
+def difference_statistics(
+    difference: NDArray[np.floating], noise: NDArray[np.floating], mask: NDArray[np.integer], clip: float
+) -> dict[str, float]:
     """Return the statistics of the pixels without any flag, or of all usable ones when there are too few."""
     for refused in (np.uint16(0xFFFF), np.uint16(UNUSABLE)):
         sums = np.zeros((len(row_bands(len(mask), BAND)), 6))
 
-        def add(item, refused=refused, sums=sums):
+        def add(
+            item: tuple[int, tuple[int, int]],
+            refused: NDArray[np.integer] = refused,
+            sums: NDArray[np.floating] = sums,
+        ) -> None:
             rows = slice(*item[1])
             bits = np.asarray(mask[rows], np.uint16)
             difference_sums(difference[rows], noise[rows], bits, refused, np.float32(clip), sums[item[0]])
@@ -91,7 +109,9 @@ def difference_statistics(difference, noise, mask, clip):
     }  # fmt: skip
 
 
-def region_statistics(difference, noise, mask, clip):
+def region_statistics(
+    difference: NDArray[np.floating], noise: NDArray[np.floating], mask: NDArray[np.integer], clip: float
+) -> dict[str, float]:
     """Return the cards X2NRM to DSIGO of one region; pixels within some times their noise count for the means."""
     sums = np.zeros(6)
     difference_sums(difference, noise, mask, np.uint16(0xFFFF), np.float32(clip), sums)
@@ -105,7 +125,9 @@ def region_statistics(difference, noise, mask, clip):
     return _cards(n, chi2 / max(n, 1), (middle, width), noise_sum / max(n, 1), touched, level)
 
 
-def program_statistics(difference, noise, mask, clip):
+def program_statistics(
+    difference: NDArray[np.floating], noise: NDArray[np.floating], mask: NDArray[np.integer], clip: float
+) -> dict[str, float]:
     """Return the cards X2NRM to DSIGO of one region as the C program measures them: moments after clipping."""
     good = mask == 0
     n = int(good.sum())
@@ -118,7 +140,14 @@ def program_statistics(difference, noise, mask, clip):
     return _cards(n, chi2, means[0], means[1][0], means[2], means[3][0])
 
 
-def _cards(n, chi2, good, noise, touched, touched_noise):
+def _cards(
+    n: float,
+    chi2: float,
+    good: tuple[float, float],
+    noise: float,
+    touched: tuple[float, float],
+    touched_noise: float,
+) -> dict[str, float]:
     numbers = {
         "X2NRM": chi2, "DMEAN": good[0], "DSIGE": good[1], "DSIG": noise, "DMEANO": touched[0], "DSIGEO": touched[1],
         "DSIGO": touched_noise,
@@ -126,7 +155,9 @@ def _cards(n, chi2, good, noise, touched, touched_noise):
     return {"NX2NRM": int(n)} | {name: round(float(number), 6) for name, number in numbers.items()}
 
 
-def _touched_pixels(difference, noise, mask):
+def _touched_pixels(
+    difference: NDArray[np.floating], noise: NDArray[np.floating], mask: NDArray[np.integer]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return difference and noise of the flagged but usable pixels, collected in bands of rows."""
     found = []
     for first, last in row_bands(len(mask)):

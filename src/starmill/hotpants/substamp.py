@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["NOT_NEEDED", "Substamp", "SubstampStatus"]
 
@@ -64,33 +66,35 @@ class Substamp:
     _convolve: Any = field(default=None, repr=False)
     _direction: str = field(default="t", repr=False)
 
-    def set_models(self, local, convolve, direction):
+    def set_models(
+        self, local: NDArray[np.floating] | Callable[..., Any], convolve: Callable[..., Any], direction: str
+    ) -> None:
         """Remember how basis vectors are made and the fit of this substamp alone, or a function that makes it."""
         self._local, self._convolve, self._direction = local, convolve, direction
 
     @property
-    def local_coefficients(self):
+    def local_coefficients(self) -> NDArray[np.floating]:
         """Coefficients of the fit of this substamp alone, ``(n_basis,)``; None before the fits."""
         if callable(self._local):
             self._local = self._local(self)
         return self._local
 
     @property
-    def basis_vectors(self):
+    def basis_vectors(self) -> NDArray[np.floating]:
         """The cutout that is convolved, with every basis image, ``(n_basis, n, n)``; None before the fits."""
         return None if self._convolve is None else self._convolve(self)
 
     @property
-    def local_model(self):
+    def local_model(self) -> NDArray[np.floating]:
         """Model of the other image from the fit of this substamp alone, ``(n, n)``; None before the fits."""
         return self._model(self.local_coefficients)
 
     @property
-    def global_model(self):
+    def global_model(self) -> NDArray[np.floating]:
         """Model of the other image from the final kernel, ``(n, n)``; None before the final fit."""
         return self._model(self.global_coefficients)
 
-    def _model(self, coefficients):
+    def _model(self, coefficients: NDArray[np.floating]) -> NDArray[np.floating]:
         if coefficients is None or self._convolve is None:
             return None
         model = np.tensordot(coefficients, self.basis_vectors, 1)

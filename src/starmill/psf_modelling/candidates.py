@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +65,12 @@ class StarStamps:
         """Offset along y, pixel."""
         return self.y - (self.y0 + self.size // 2)
 
-    def take(self, index) -> StarStamps:
+    def take(self, index: NDArray[Any]) -> StarStamps:
         """Return the stamps of a bool mask or of indices."""
         names = ("images", "variances", "good", "x", "y", "x0", "y0", "sky_variance")
         return replace(self, **{name: getattr(self, name)[index] for name in names})
 
-    def good_fraction(self, radius) -> NDArray[np.float64]:
+    def good_fraction(self, radius: float) -> NDArray[np.float64]:
         """Return the share of usable pixels within ``radius`` pixels of the central one, (n,)."""
         half = self.size // 2
         yy, xx = np.mgrid[-half : half + 1, -half : half + 1]
@@ -78,19 +79,19 @@ class StarStamps:
 
 
 def extract_star_stamps(
-    image,
-    variance,
-    mask,
-    x,
-    y,
+    image: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    mask: NDArray[np.integer],
+    x: NDArray[np.floating] | list[float],
+    y: NDArray[np.floating] | list[float],
     *,
-    size,
-    bad_bits=0,
-    detected_bits=0,
-    neighbour_x=None,
-    neighbour_y=None,
-    origin=(0, 0),
-):
+    size: int,
+    bad_bits: int = 0,
+    detected_bits: int = 0,
+    neighbour_x: NDArray[np.floating] | None = None,
+    neighbour_y: NDArray[np.floating] | None = None,
+    origin: tuple[int, int] = (0, 0),
+) -> StarStamps:
     """Cut the stamps of stars and mask what is not theirs.
 
     Parameters
@@ -146,7 +147,7 @@ def extract_star_stamps(
     return StarStamps(images, variances, good, x, y, x0, y0, sky_variance, slope)
 
 
-def _other_detections(detected):
+def _other_detections(detected: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the detected pixels that are not connected with the central one, grown by two pixels."""
     half = detected.shape[-1] // 2
     labels, _ = ndimage.label(detected, _CONNECTED)
@@ -157,7 +158,13 @@ def _other_detections(detected):
     )
 
 
-def _neighbour_pairs(x, y, other_x, other_y, size):
+def _neighbour_pairs(
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    other_x: NDArray[np.floating],
+    other_y: NDArray[np.floating],
+    size: int,
+) -> tuple[NDArray[np.integer], NDArray[np.floating], NDArray[np.floating]]:
     """Return offsets, x and y of the sources within reach of each stamp, without the star itself."""
     finite = np.isfinite(other_x) & np.isfinite(other_y)
     others = np.stack([other_x[finite], other_y[finite]], axis=1)
@@ -176,7 +183,9 @@ def _neighbour_pairs(x, y, other_x, other_y, size):
     return offsets, np.ascontiguousarray(others[order, 0]), np.ascontiguousarray(others[order, 1])
 
 
-def _variance_model(images, variances, good):
+def _variance_model(
+    images: NDArray[np.floating], variances: NDArray[np.floating], good: NDArray[np.bool_]
+) -> tuple[NDArray[np.floating], float]:
     """Return the sky variance of each stamp and the slope of variance with star signal.
 
     Notes
@@ -201,7 +210,9 @@ def _variance_model(images, variances, good):
     return sky, float(max(slope, 0.0))
 
 
-def require_usable(stamps, core_radius, *, min_fraction=0.9, min_stars=1):
+def require_usable(
+    stamps: StarStamps, core_radius: float, *, min_fraction: float = 0.9, min_stars: int = 1
+) -> NDArray[np.bool_]:
     """Keep the stamps whose core is free of masked pixels and neighbours.
 
     Parameters

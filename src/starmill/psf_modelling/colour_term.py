@@ -8,8 +8,10 @@ with the same weights and the same soft prior as the pixels of that model.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.datamodel.colour_psf import ColourPsf
 from starmill.errors import AlgorithmError
@@ -17,13 +19,27 @@ from starmill.psf_modelling.consistency import choose_consistent
 from starmill.psf_modelling.pixel_grid import render, sampling_operators, unit_residual
 from starmill.psf_modelling.star_scaling import scale_and_mask
 
+if TYPE_CHECKING:
+    from starmill.psf_modelling.candidates import StarStamps
+    from starmill.psf_modelling.consistency import PsfFit
+
+
 _PRIOR_RELATIVE = (
     0.1  # change of a pixel for a star one standard deviation off the mean colour, over the model ...
 )
 _PRIOR_OF_PEAK = 1e-3  # ... and over its peak
 
 
-def fit_colour_term(stamps, fit, colour, *, n_sigma=3.0, iterations=2, solver_iterations=8, min_stars=10):
+def fit_colour_term(
+    stamps: StarStamps,
+    fit: PsfFit,
+    colour: NDArray[np.floating],
+    *,
+    n_sigma: float = 3.0,
+    iterations: int = 2,
+    solver_iterations: int = 8,
+    min_stars: int = 10,
+) -> tuple[ColourPsf, NDArray[np.bool_]]:
     """Add a colour term to a PSF model.
 
     Parameters
@@ -88,22 +104,30 @@ def fit_colour_term(stamps, fit, colour, *, n_sigma=3.0, iterations=2, solver_it
     return psf, used
 
 
-def _prior(profile):
+def _prior(profile: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return 1 / sigma**2 of the image at every grid point."""
     sigma = _PRIOR_RELATIVE * np.abs(profile) + _PRIOR_OF_PEAK * profile.max()
     return 1.0 / sigma**2
 
 
-def _solve(residual, weight, offset, operators, image, prior, n_iterations):
+def _solve(
+    residual: NDArray[np.floating],
+    weight: NDArray[np.floating],
+    offset: NDArray[np.floating],
+    operators: tuple[NDArray[np.floating], NDArray[np.floating]],
+    image: NDArray[np.floating],
+    prior: NDArray[np.floating],
+    n_iterations: int,
+) -> NDArray[np.floating]:
     """Return the correction of the image by conjugate gradients with a diagonal preconditioner."""
     rows, columns = operators
     share = offset[:, None, None]
 
-    def back(images):
+    def back(images: NDArray[np.floating]) -> NDArray[np.floating]:
         grids = rows.transpose(0, 2, 1) @ (images * share @ columns)
         return grids.sum(axis=0, dtype=np.float64)
 
-    def normal(one):
+    def normal(one: NDArray[np.floating]) -> NDArray[np.floating]:
         drawn = rows @ (one.astype(np.float32) @ columns.transpose(0, 2, 1)) * share
         return back(drawn * weight) + prior * one
 

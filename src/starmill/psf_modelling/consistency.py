@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,11 @@ from numpy.typing import NDArray
 from starmill.datamodel.psf import Psf
 from starmill.psf_modelling.spatial_fit import spatial_terms
 from starmill.psf_modelling.star_scaling import StarScales
+
+if TYPE_CHECKING:
+    from starmill.datamodel.geometry import Box
+    from starmill.psf_modelling.candidates import StarStamps
+
 
 _MAD_TO_SIGMA = 1.4826  # median absolute deviation to standard deviation of a Gaussian
 
@@ -42,7 +48,9 @@ class PsfFit:
     order: int
 
 
-def choose_consistent(stamps, scales, n_sigma, *, max_chi2=3.0, min_good=0.5):
+def choose_consistent(
+    stamps: StarStamps, scales: StarScales, n_sigma: float, *, max_chi2: float = 3.0, min_good: float = 0.5
+) -> NDArray[np.bool_]:
     """Return the stars whose size, ellipticity and chi squared agree with the others, (n,) bool.
 
     Differences are counted in the scatter of the others and the error of each star, so that a faint star is
@@ -74,7 +82,16 @@ def choose_consistent(stamps, scales, n_sigma, *, max_chi2=3.0, min_good=0.5):
     return used
 
 
-def recentred(stamps, given, scales, used, box, order, *, max_shift=0.5):
+def recentred(
+    stamps: StarStamps,
+    given: StarStamps,
+    scales: StarScales,
+    used: NDArray[np.bool_],
+    box: Box,
+    order: int,
+    *,
+    max_shift: float = 0.5,
+) -> StarStamps:
     """Move each star to the centre that the model finds, without moving the stars as a whole.
 
     Parameters

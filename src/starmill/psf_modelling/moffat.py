@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,11 @@ from starmill.errors import AlgorithmError
 from starmill.kernels.psf_fit import fit_profiles
 from starmill.psf_modelling.spatial_fit import fit_parameter_fields, supported_order
 from starmill.psf_modelling.star_scaling import stamp_weights
+
+if TYPE_CHECKING:
+    from starmill.datamodel.geometry import Box
+    from starmill.psf_modelling.candidates import StarStamps
+
 
 _N_FOR_BETA = 100  # the brightest stars fix the wings, more add only time
 _FIT_RADIUS = 8.0  # in sigma; wings further out hardly change the shape
@@ -58,8 +64,15 @@ class ProfileFit:
 
 
 def fit_star_profiles(
-    stamps, sigma, *, profile="moffat", beta=None, radius=None, systematic=0.02, max_iterations=30
-):
+    stamps: StarStamps,
+    sigma: float,
+    *,
+    profile: str = "moffat",
+    beta: float | None = None,
+    radius: float | None = None,
+    systematic: float = 0.02,
+    max_iterations: int = 30,
+) -> ProfileFit:
     """Fit an elliptical profile with a constant background to each star.
 
     Parameters
@@ -114,7 +127,7 @@ def fit_star_profiles(
     )
 
 
-def _start_parameters(stamps, sigma, gaussian, beta):
+def _start_parameters(stamps: StarStamps, sigma: float, gaussian: bool, beta: float) -> NDArray[np.floating]:
     """Return the (n, 8) start values of the fit."""
     half = stamps.size // 2
     core = np.where(stamps.good, stamps.images, 0.0)[:, half - 1 : half + 2, half - 1 : half + 2]
@@ -131,7 +144,14 @@ def _start_parameters(stamps, sigma, gaussian, beta):
     return start
 
 
-def _run_fit(images, weights, parameters, gaussian, fit_beta, max_iterations):
+def _run_fit(
+    images: NDArray[np.floating],
+    weights: NDArray[np.floating],
+    parameters: NDArray[np.floating],
+    gaussian: bool,
+    fit_beta: bool,
+    max_iterations: int,
+) -> tuple[NDArray[np.floating], NDArray[np.integer], NDArray[np.bool_]]:
     n = len(images)
     chi2, used, converged = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.bool_)
     images = np.ascontiguousarray(images, np.float32)
@@ -140,7 +160,17 @@ def _run_fit(images, weights, parameters, gaussian, fit_beta, max_iterations):
     return chi2, used, converged
 
 
-def fit_moffat_psf(stamps, box, sigma, *, profile="moffat", size=None, order=2, radius=None, min_stars=1):
+def fit_moffat_psf(
+    stamps: StarStamps,
+    box: Box,
+    sigma: float,
+    *,
+    profile: str = "moffat",
+    size: int | None = None,
+    order: int = 2,
+    radius: float | None = None,
+    min_stars: int = 1,
+) -> tuple[MoffatPsf, ProfileFit, NDArray[np.bool_]]:
     """Fit an elliptical Moffat or Gaussian PSF with smooth spatial variation.
 
     Parameters

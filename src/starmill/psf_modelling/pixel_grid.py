@@ -13,7 +13,10 @@ Anderson & King 2000, PASP 112, 1360 (effective PSF: stars centred with the mode
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.datamodel.psf import PixelBasisPsf
 from starmill.datamodel.psf_models import MoffatPsf
@@ -23,24 +26,30 @@ from starmill.psf_modelling.consistency import PsfFit, choose_consistent, recent
 from starmill.psf_modelling.spatial_fit import spatial_terms, supported_order, unit_fields
 from starmill.psf_modelling.star_scaling import scale_and_mask
 
+if TYPE_CHECKING:
+    from starmill.datamodel.geometry import Box
+    from starmill.psf_modelling.candidates import StarStamps
+    from starmill.psf_modelling.star_scaling import StarScales
+
+
 _KERNEL_ORDER = 5  # half width of the interpolation kernel, as in PixelBasisPsf
 _PRIOR_RELATIVE = 0.2  # how far a pixel may leave the analytic model, relative to the model ...
 _PRIOR_OF_PEAK = 2e-3  # ... and relative to the peak
 
 
 def fit_pixel_grid_psf(
-    stamps,
-    box,
-    start,
+    stamps: StarStamps,
+    box: Box,
+    start: MoffatPsf,
     *,
-    order=2,
-    samples_per_pixel=1,
-    iterations=None,
-    solver_iterations=None,
-    n_sigma=3.0,
-    recentre=True,
-    min_stars=1,
-):
+    order: int = 2,
+    samples_per_pixel: int = 1,
+    iterations: int | None = None,
+    solver_iterations: int | None = None,
+    n_sigma: float = 3.0,
+    recentre: bool = True,
+    min_stars: int = 1,
+) -> PsfFit:
     """Fit a pixel-grid PSF to stars.
 
     Parameters
@@ -127,7 +136,9 @@ def fit_pixel_grid_psf(
     return PsfFit(psf, used, current.x, current.y, scales, current.good, order)
 
 
-def _centred_on_analytic(stamps, basis, box, order, step, rounds=2):
+def _centred_on_analytic(
+    stamps: StarStamps, basis: NDArray[np.floating], box: Box, order: int, step: int, rounds: int = 2
+) -> StarStamps:
     """Return the stamps with the centres that the analytic model finds.
 
     Centroids of undersampled stars are pulled towards the centres of pixels. A pixel model fitted to such positions
@@ -143,7 +154,7 @@ def _centred_on_analytic(stamps, basis, box, order, step, rounds=2):
     return current
 
 
-def analytic_basis(psf, box, order, size, step):
+def analytic_basis(psf: MoffatPsf, box: Box, order: int, size: int, step: int) -> NDArray[np.floating]:
     """Return images whose polynomial sum over the field is closest to an analytic PSF, (n_terms, grid, grid)."""
     grid = size if step == 1 else 2 * ((size * step) // 2) + 1
     fine = MoffatPsf(psf.fwhm * float(step), psf.e1, psf.e2, psf.beta, grid)
@@ -155,7 +166,9 @@ def analytic_basis(psf, box, order, size, step):
     return normalise(solution.reshape(-1, grid, grid))
 
 
-def sampling_operators(dx, dy, size, grid, step):
+def sampling_operators(
+    dx: NDArray[np.floating], dy: NDArray[np.floating], size: int, grid: int, step: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return the matrices that sample a grid at the pixels of each star.
 
     Parameters
@@ -182,7 +195,11 @@ def sampling_operators(dx, dy, size, grid, step):
     return tuple(operators)
 
 
-def render(basis, terms, operators):
+def render(
+    basis: NDArray[np.floating],
+    terms: NDArray[np.floating],
+    operators: tuple[NDArray[np.floating], NDArray[np.floating]],
+) -> NDArray[np.floating]:
     """Return the images of stars of unit flux, (n, size, size) float32."""
     rows, columns = operators
     n_terms, grid, _ = basis.shape
@@ -190,7 +207,11 @@ def render(basis, terms, operators):
     return rows @ (grids @ columns.transpose(0, 2, 1))
 
 
-def _back_project(images, terms, operators):
+def _back_project(
+    images: NDArray[np.floating],
+    terms: NDArray[np.floating],
+    operators: tuple[NDArray[np.floating], NDArray[np.floating]],
+) -> NDArray[np.floating]:
     """Adjoint of :func:`render`: (n_terms, grid, grid)."""
     rows, columns = operators
     grids = rows.transpose(0, 2, 1) @ (images @ columns)
@@ -198,7 +219,9 @@ def _back_project(images, terms, operators):
     return (terms.T @ grids.reshape(n, -1)).reshape(-1, grid, grid)
 
 
-def unit_residual(stamps, models, scales):
+def unit_residual(
+    stamps: StarStamps, models: NDArray[np.floating], scales: StarScales
+) -> NDArray[np.floating]:
     """Return what a unit star lacks in the model, its offset from the given position included, (n, size, size).
 
     The offsets stay in, because their mean belongs to the model; each star's own is taken out by
@@ -211,7 +234,17 @@ def unit_residual(stamps, models, scales):
         return np.where(stamps.good, (stamps.images - background) / flux - models, np.float32(0.0))
 
 
-def _solve_basis(residual, scales, weights, terms, operators, used, basis, prior_mean, n_iterations):
+def _solve_basis(
+    residual: NDArray[np.floating],
+    scales: StarScales,
+    weights: NDArray[np.floating],
+    terms: NDArray[np.floating],
+    operators: tuple[NDArray[np.floating], NDArray[np.floating]],
+    used: NDArray[np.bool_],
+    basis: NDArray[np.floating],
+    prior_mean: NDArray[np.floating],
+    n_iterations: int,
+) -> NDArray[np.floating]:
     """Return the correction of the basis images by preconditioned conjugate gradients."""
     rows, columns = (operator[used] for operator in operators)
     chosen = (rows, columns)
@@ -229,11 +262,11 @@ def _solve_basis(residual, scales, weights, terms, operators, used, basis, prior
     blocks += prior.reshape(-1)[:, None, None] * np.eye(n_terms)
     inverse = np.linalg.inv(blocks)
 
-    def precondition(image):
+    def precondition(image: NDArray[np.floating]) -> NDArray[np.floating]:
         flat = np.einsum("pij,jp->ip", inverse, image.reshape(n_terms, -1))
         return flat.reshape(n_terms, grid, grid)
 
-    def normal(image):
+    def normal(image: NDArray[np.floating]) -> NDArray[np.floating]:
         return _back_project(render(image, terms, chosen) * weight, terms, chosen) + prior * image
 
     right = _back_project(residual * weight, terms, chosen) - prior * (basis - prior_mean)
@@ -256,14 +289,14 @@ def _solve_basis(residual, scales, weights, terms, operators, used, basis, prior
     return solution
 
 
-def _prior_weights(prior_mean, grid):
+def _prior_weights(prior_mean: NDArray[np.floating], grid: int) -> NDArray[np.floating]:
     """Return 1/sigma**2 of the departure from the analytic model at each grid point, (grid, grid)."""
     profile = np.abs(prior_mean[0])
     sigma = _PRIOR_RELATIVE * profile + _PRIOR_OF_PEAK * profile.max()
     return (1.0 / sigma**2).reshape(grid, grid)
 
 
-def normalise(basis):
+def normalise(basis: NDArray[np.floating]) -> NDArray[np.floating]:
     """Give the constant image unit sum and the others zero sum."""
     out = basis.copy()
     out[0] /= out[0].sum()

@@ -13,7 +13,10 @@ Everson & Sirovich 1995, JOSA A 12, 1657 (missing pixels).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy import linalg, ndimage
 
 from starmill.datamodel.psf import PixelBasisPsf, shift_images
@@ -23,30 +26,38 @@ from starmill.psf_modelling.pixel_grid import render, sampling_operators
 from starmill.psf_modelling.spatial_fit import field_from_terms, spatial_terms, supported_order
 from starmill.psf_modelling.star_scaling import scale_and_mask
 
+if TYPE_CHECKING:
+    from starmill.datamodel.colour_psf import ColourPsf
+    from starmill.datamodel.geometry import Box
+    from starmill.datamodel.psf_models import MoffatPsf
+    from starmill.psf_modelling.candidates import StarStamps
+    from starmill.psf_modelling.star_scaling import StarScales
+
+
 _FADE_LEVEL = 0.02  # of the peak; further out the components beyond the first are mostly noise
 _NOISE_FLOOR = 0.005  # relative; brighter stars than this do not weigh more
 
 
 def fit_principal_component_psf(
-    stamps,
-    box,
-    start,
+    stamps: StarStamps,
+    box: Box,
+    start: MoffatPsf,
     *,
-    n_components=4,
-    order=2,
-    cell_size=256,
-    stars_per_cell=3,
-    stars_per_cell_fit=5,
-    max_component_stars=300,
-    gappy_passes=10,
-    tolerance=10.0,
-    border=2,
-    iterations=3,
-    max_chi2=2.0,
-    n_sigma=3.0,
-    recentre=True,
-    min_stars=1,
-):
+    n_components: int = 4,
+    order: int = 2,
+    cell_size: int = 256,
+    stars_per_cell: int = 3,
+    stars_per_cell_fit: int = 5,
+    max_component_stars: int = 300,
+    gappy_passes: int = 10,
+    tolerance: float = 10.0,
+    border: int = 2,
+    iterations: int = 3,
+    max_chi2: float = 2.0,
+    n_sigma: float = 3.0,
+    recentre: bool = True,
+    min_stars: int = 1,
+) -> PsfFit:
     """Fit a principal-component PSF to stars.
 
     Parameters
@@ -124,7 +135,9 @@ def fit_principal_component_psf(
     return PsfFit(psf, used, current.x, current.y, scales, current.good, n_order)
 
 
-def start_images(psf, stamps):
+def start_images(
+    psf: ColourPsf | PixelBasisPsf | MoffatPsf, stamps: StarStamps
+) -> tuple[NDArray[np.floating], NDArray[np.integer], NDArray[np.integer]]:
     """Return the images of a PSF in the frames of stamps, float32, cut or padded to their size, and x0, y0."""
     images, x0, y0 = psf.images_at(stamps.x, stamps.y)
     size, have = stamps.size, images.shape[-1]
@@ -137,7 +150,9 @@ def start_images(psf, stamps):
     return out, x0, y0
 
 
-def cell_rank(stamps, flux, used, box, cell_size):
+def cell_rank(
+    stamps: StarStamps, flux: NDArray[np.floating], used: NDArray[np.bool_], box: Box, cell_size: int
+) -> NDArray[np.integer]:
     """Return the rank in brightness of each used star within its cell, 0 the brightest; others a large number."""
     nx = -(-box.width // cell_size)
     cell = ((stamps.y - box.y0 + 0.5) // cell_size) * nx + (stamps.x - box.x0 + 0.5) // cell_size
@@ -150,7 +165,17 @@ def cell_rank(stamps, flux, used, box, cell_size):
     return rank
 
 
-def component_images(stamps, chosen, models, flux, noise, n_components, max_passes, tolerance, border):
+def component_images(
+    stamps: StarStamps,
+    chosen: NDArray[np.bool_],
+    models: NDArray[np.floating],
+    flux: NDArray[np.floating],
+    noise: NDArray[np.floating],
+    n_components: int,
+    max_passes: int,
+    tolerance: float,
+    border: int,
+) -> NDArray[np.floating]:
     """Return the principal components of unit-flux stars, (k, size, size): the first of sum 1, the others of sum 0.
 
     Parameters
@@ -201,7 +226,12 @@ def component_images(stamps, chosen, models, flux, noise, n_components, max_pass
     return images
 
 
-def _expected_rows(data, gaps, vectors, window):
+def _expected_rows(
+    data: NDArray[np.floating],
+    gaps: NDArray[np.bool_],
+    vectors: NDArray[np.floating],
+    window: NDArray[np.floating],
+) -> NDArray[np.floating]:
     """Return what the components say of each star, its coefficients fitted to its present pixels.
 
     The coefficients are pulled towards zero by their variance over the stars (probabilistic principal components,
@@ -219,7 +249,7 @@ def _expected_rows(data, gaps, vectors, window):
     return np.linalg.solve(normal, right[..., None])[..., 0] @ images
 
 
-def _core_window(data, size):
+def _core_window(data: NDArray[np.floating], size: int) -> NDArray[np.floating]:
     """Return weights of the pixels, (size * size,): near 1 in the core and small in the wings.
 
     The wings hold most of the pixels and of the noise, but little of what changes from star to star.
@@ -229,7 +259,7 @@ def _core_window(data, size):
     return profile / (profile + 0.05 * profile.max())
 
 
-def _leading_vectors(data, k):
+def _leading_vectors(data: NDArray[np.floating], k: int) -> NDArray[np.floating]:
     """Return the k leading eigenvectors of the inner products of the rows, (n, k), the largest first."""
     n = len(data)
     single = data.astype(np.float32)
@@ -238,7 +268,7 @@ def _leading_vectors(data, k):
     return vectors[:, ::-1]
 
 
-def _updated_vectors(data, vectors):
+def _updated_vectors(data: NDArray[np.floating], vectors: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the leading vectors after a small change of the rows, by subspace iteration and a small eigenproblem."""
     for _ in range(2):
         vectors, _ = np.linalg.qr(data @ (data.T @ vectors))
@@ -247,7 +277,16 @@ def _updated_vectors(data, vectors):
     return vectors @ rotation[:, ::-1]
 
 
-def fit_coefficients(stamps, fitted, basis, operators, models, flux, box, order):
+def fit_coefficients(
+    stamps: StarStamps,
+    fitted: NDArray[np.bool_],
+    basis: NDArray[np.floating],
+    operators: tuple[NDArray[np.floating], NDArray[np.floating]],
+    models: NDArray[np.floating],
+    flux: NDArray[np.floating],
+    box: Box,
+    order: int,
+) -> NDArray[np.floating]:
     """Fit the coefficients of the components to stars in one linear problem.
 
     Returns
@@ -286,13 +325,29 @@ def fit_coefficients(stamps, fitted, basis, operators, models, flux, box, order)
     return coefficients
 
 
-def _component_models(stamps, basis, coefficients, operators, box, order):
+def _component_models(
+    stamps: StarStamps,
+    basis: NDArray[np.floating],
+    coefficients: NDArray[np.floating],
+    operators: tuple[NDArray[np.floating], NDArray[np.floating]],
+    box: Box,
+    order: int,
+) -> NDArray[np.floating]:
     """Return unit-flux star images of the model, (n, size, size) float32."""
     values = spatial_terms(stamps.x, stamps.y, box, order) @ coefficients.T
     return render(basis, values.astype(np.float32), operators)
 
 
-def _reject(stamps, scales, used, iteration, iterations, max_chi2, n_sigma, min_stars):
+def _reject(
+    stamps: StarStamps,
+    scales: StarScales,
+    used: NDArray[np.bool_],
+    iteration: int,
+    iterations: int,
+    max_chi2: float,
+    n_sigma: float,
+    min_stars: int,
+) -> NDArray[np.bool_]:
     """Return the stars that stay: the worst are dropped gradually, all that disagree in the last round."""
     agree = choose_consistent(stamps, scales, n_sigma, max_chi2=max_chi2)
     bad = used & ~agree

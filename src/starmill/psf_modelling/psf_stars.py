@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from starmill.datamodel.psf import Psf
 from starmill.psf_modelling.principal_components import start_images
 from starmill.psf_modelling.star_scaling import scale_and_mask
+
+if TYPE_CHECKING:
+    from starmill.psf_modelling.candidates import StarStamps
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,13 @@ class PsfStars:
         return f"PsfStars({len(self)} candidates, {int(self.used.sum())} used, {int(self.reserved.sum())} reserved)"
 
 
-def compare_stars_to_psf(stamps, psf: Psf, ids, used, reserved) -> PsfStars:
+def compare_stars_to_psf(
+    stamps: StarStamps,
+    psf: Psf,
+    ids: NDArray[np.integer],
+    used: NDArray[np.bool_],
+    reserved: NDArray[np.bool_],
+) -> PsfStars:
     """Fit a PSF to stars and return data, models and residuals.
 
     Parameters

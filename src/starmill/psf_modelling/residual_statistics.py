@@ -111,7 +111,9 @@ def measure_star_shapes(stars: PsfStars) -> StarShapes:
     return StarShapes(sizes[0], sizes[1], e1[0], e2[0], e1[1], e2[1], valid)
 
 
-def residual_statistics(stars: PsfStars, shapes: StarShapes | None = None, which=None) -> ResidualStatistics:
+def residual_statistics(
+    stars: PsfStars, shapes: StarShapes | None = None, which: NDArray[np.bool_] | None = None
+) -> ResidualStatistics:
     """Summarise the residual shapes of stars.
 
     Parameters
@@ -139,7 +141,9 @@ def residual_statistics(stars: PsfStars, shapes: StarShapes | None = None, which
     return ResidualStatistics(len(chosen), *means[0], *means[1][:2], *means[2][:2], scatter)
 
 
-def _clipped_weighted_mean(values, snr, n_sigma=4.0, iterations=5):
+def _clipped_weighted_mean(
+    values: NDArray[np.floating], snr: NDArray[np.floating], n_sigma: float = 4.0, iterations: int = 5
+) -> tuple[float, float, float]:
     """Return mean, its error and the robust scatter, weights ``1 / (1 / snr**2 + 0.01**2)``."""
     if not len(values):
         return float("nan"), float("nan"), float("nan")
@@ -160,7 +164,14 @@ def _clipped_weighted_mean(values, snr, n_sigma=4.0, iterations=5):
     return float(center), float(spread), scatter
 
 
-def rho_statistics(x, y, shapes: StarShapes, which=None, *, edges=None) -> RhoStatistics:
+def rho_statistics(
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    shapes: StarShapes,
+    which: NDArray[np.bool_] | None = None,
+    *,
+    edges: NDArray[np.floating] | None = None,
+) -> RhoStatistics:
     """Correlate the residuals of pairs of stars.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.datamodel.field import ChebyshevField
 from starmill.datamodel.geometry import Box
@@ -10,7 +11,7 @@ from starmill.datamodel.geometry import Box
 _MAD_TO_SIGMA = 1.4826  # median absolute deviation to standard deviation of a Gaussian
 
 
-def supported_order(n_stars, wanted, stars_per_term=3):
+def supported_order(n_stars: int, wanted: int, stars_per_term: float = 3) -> int:
     """Return the largest order up to ``wanted`` for which every coefficient has ``stars_per_term`` stars.
 
     Parameters
@@ -31,12 +32,12 @@ def supported_order(n_stars, wanted, stars_per_term=3):
     return order
 
 
-def term_exponents(order):
+def term_exponents(order: int) -> NDArray[np.integer]:
     """Return the (x, y) orders of the terms of total order up to ``order``, the constant first, (n_terms, 2)."""
     return np.array([(total - j, j) for total in range(order + 1) for j in range(total + 1)])
 
 
-def unit_fields(box: Box, order):
+def unit_fields(box: Box, order: int) -> list[ChebyshevField]:
     """Return one Chebyshev field for each product ``T_i(x) T_j(y)``, in the order of :func:`term_exponents`."""
     fields = []
     for i, j in term_exponents(order):
@@ -46,7 +47,9 @@ def unit_fields(box: Box, order):
     return fields
 
 
-def spatial_terms(x, y, box: Box, order):
+def spatial_terms(
+    x: NDArray[np.floating], y: NDArray[np.floating], box: Box, order: int
+) -> NDArray[np.floating]:
     """Return the values of the terms at positions.
 
     Parameters
@@ -68,7 +71,7 @@ def spatial_terms(x, y, box: Box, order):
     return along_x[:, exponents[:, 0]] * along_y[:, exponents[:, 1]]
 
 
-def field_from_terms(box: Box, order, coefficients):
+def field_from_terms(box: Box, order: int, coefficients: NDArray[np.floating]) -> ChebyshevField:
     """Return the Chebyshev field with these coefficients, in the order of :func:`term_exponents`."""
     matrix = np.zeros((order + 1, order + 1))
     for (i, j), value in zip(term_exponents(order), coefficients, strict=True):
@@ -76,7 +79,17 @@ def field_from_terms(box: Box, order, coefficients):
     return ChebyshevField(box, matrix)
 
 
-def fit_parameter_fields(values, weights, x, y, box: Box, order, *, n_sigma=3.0, iterations=5):
+def fit_parameter_fields(
+    values: NDArray[np.floating],
+    weights: NDArray[np.floating],
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    box: Box,
+    order: int,
+    *,
+    n_sigma: float = 3.0,
+    iterations: int = 5,
+) -> tuple[list[ChebyshevField], NDArray[np.bool_]]:
     """Fit smooth fields to parameters measured at positions, leaving out stars that do not follow.
 
     Parameters

@@ -10,12 +10,17 @@ The model of a star to first order around the PSF image ``M``::
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from starmill.kernels.psf_fit import scale_normals, star_residuals, star_weights
+
+if TYPE_CHECKING:
+    from starmill.psf_modelling.candidates import StarStamps
+
 
 _SYSTEMATIC = 0.02  # model error in the weights, so that one bright star does not rule
 
@@ -52,7 +57,7 @@ class StarScales:
     residual: NDArray[np.float32]
 
 
-def stamp_weights(stamps, systematic=0.0):
+def stamp_weights(stamps: StarStamps, systematic: float = 0.0) -> NDArray[np.floating]:
     """Return 1/variance of the stamps, the signal taken from the 3 x 3 mean of the data.
 
     Parameters
@@ -73,7 +78,9 @@ def stamp_weights(stamps, systematic=0.0):
     return np.where(stamps.good, 1 / variance, np.float32(0.0))
 
 
-def model_weights(stamps, models, flux, systematic=0.0):
+def model_weights(
+    stamps: StarStamps, models: NDArray[np.floating], flux: NDArray[np.floating], systematic: float = 0.0
+) -> NDArray[np.floating]:
     """Return 1/variance of the stamps for stars of known flux.
 
     Parameters
@@ -96,7 +103,7 @@ def model_weights(stamps, models, flux, systematic=0.0):
     return weights
 
 
-def core_flux(stamps, models):
+def core_flux(stamps: StarStamps, models: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return a flux for each star from the usable pixels of its core, (n,) float64, electron."""
     half = stamps.size // 2
     core = np.s_[:, half - 3 : half + 4, half - 3 : half + 4]
@@ -106,7 +113,13 @@ def core_flux(stamps, models):
     return signal / np.maximum(power, 1e-30)
 
 
-def fit_star_scales(stamps, models, weights, *, fit_shape=False):
+def fit_star_scales(
+    stamps: StarStamps,
+    models: NDArray[np.floating],
+    weights: NDArray[np.floating],
+    *,
+    fit_shape: bool = False,
+) -> StarScales:
     """Fit the PSF model to each star, linearly.
 
     Parameters
@@ -156,7 +169,15 @@ def fit_star_scales(stamps, models, weights, *, fit_shape=False):
     )
 
 
-def scale_and_mask(stamps, models, flux, *, mask_outliers=False, fit_shape=False, n_sigma=5.0):
+def scale_and_mask(
+    stamps: StarStamps,
+    models: NDArray[np.floating],
+    flux: NDArray[np.floating] | None,
+    *,
+    mask_outliers: bool = False,
+    fit_shape: bool = False,
+    n_sigma: float = 5.0,
+) -> tuple[StarScales, NDArray[np.floating], StarStamps]:
     """Scale the model to each star and mask pixels that do not fit.
 
     Parameters
@@ -189,7 +210,7 @@ def scale_and_mask(stamps, models, flux, *, mask_outliers=False, fit_shape=False
     return fit_star_scales(stamps, models, weights, fit_shape=fit_shape), weights, stamps
 
 
-def _grown(where):
+def _grown(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Grow masks by the four neighbours of each pixel."""
     out = where.copy()
     out[:, 1:] |= where[:, :-1]
@@ -199,7 +220,9 @@ def _grown(where):
     return out
 
 
-def _solve(normal, right):
+def _solve(
+    normal: NDArray[np.floating], right: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Solve the small systems and return solutions and covariances; singular ones give NaN."""
     scale = np.sqrt(np.maximum(np.einsum("nii->ni", normal), 1e-300))
     scaled = normal / (scale[:, :, None] * scale[:, None, :])
@@ -212,6 +235,6 @@ def _solve(normal, right):
     return np.einsum("nij,nj->ni", inverse, right), inverse
 
 
-def _error(variance):
+def _error(variance: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the square root of variances; NaN where a nearly singular fit left none that is positive."""
     return np.sqrt(np.where(variance > 0, variance, np.nan))

@@ -47,27 +47,27 @@ class StarSelection:
 
 
 def select_stars(
-    flux,
-    flux_err,
-    xx,
-    yy,
-    xy,
-    x,
-    y,
-    bad=None,
+    flux: NDArray[np.floating],
+    flux_err: NDArray[np.floating],
+    xx: NDArray[np.floating],
+    yy: NDArray[np.floating],
+    xy: NDArray[np.floating],
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    bad: NDArray[np.bool_] | None = None,
     *,
-    doubtful=None,
-    min_snr=50.0,
-    min_width=0.6,
-    max_width=10.0,
-    max_relative_width=0.15,
-    sharp_width=1.0,
-    max_relative_width_sharp=0.25,
-    n_sigma=2.5,
-    max_ellipticity_offset=0.15,
-    max_order=2,
-    min_stars=1,
-):
+    doubtful: NDArray[np.bool_] | None = None,
+    min_snr: float = 50.0,
+    min_width: float = 0.6,
+    max_width: float = 10.0,
+    max_relative_width: float = 0.15,
+    sharp_width: float = 1.0,
+    max_relative_width_sharp: float = 0.25,
+    n_sigma: float = 2.5,
+    max_ellipticity_offset: float = 0.15,
+    max_order: int = 2,
+    min_stars: int = 1,
+) -> StarSelection:
     """Select the stars of an image by size, flux and flags.
 
     Parameters
@@ -167,7 +167,12 @@ def select_stars(
     return StarSelection(selected, good, width, np.exp(expected), float(scatter), numbers)
 
 
-def _locus_peak(log_width, size_err, bandwidth=0.03, minimum_height=0.5):
+def _locus_peak(
+    log_width: NDArray[np.floating],
+    size_err: NDArray[np.floating],
+    bandwidth: float = 0.03,
+    minimum_height: float = 0.5,
+) -> float:
     """Return the logarithm of the width at the smallest dense peak of the widths.
 
     Each source is a Gaussian of its own size error and ``bandwidth``, normalised to unit area; the first peak
@@ -188,12 +193,12 @@ def _locus_peak(log_width, size_err, bandwidth=0.03, minimum_height=0.5):
     return grid[1 + first[0]] if len(first) else grid[np.argmax(density)]
 
 
-def _drift_terms(x, y, order):
+def _drift_terms(x: NDArray[np.floating], y: NDArray[np.floating], order: int) -> NDArray[np.floating]:
     """Return the (n, n_terms) polynomial terms of total degree up to ``order`` on scaled positions."""
     return np.stack([x**i * y**j for i in range(order + 1) for j in range(order + 1 - i)], axis=1)
 
 
-def _drift_order(n_stars, max_order):
+def _drift_order(n_stars: int, max_order: int) -> int:
     """Return the order of the drift that ``n_stars`` can carry: five stars for every coefficient."""
     order = max_order
     while order > 0 and n_stars < 5 * (order + 1) * (order + 2) // 2:
@@ -201,7 +206,18 @@ def _drift_order(n_stars, max_order):
     return order
 
 
-def _refine_locus(log_width, size_err, x, y, good, near, n_sigma, limit, max_order, iterations=10):
+def _refine_locus(
+    log_width: NDArray[np.floating],
+    size_err: NDArray[np.floating],
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    good: NDArray[np.bool_],
+    near: NDArray[np.bool_],
+    n_sigma: float,
+    limit: float,
+    max_order: int,
+    iterations: int = 10,
+) -> tuple[NDArray[np.bool_], NDArray[np.floating], float]:
     """Fit the drift of the locus and clip; returns (selected, expected log width, scatter)."""
     center_x, center_y = np.mean(x[good]), np.mean(y[good])
     scale = max(np.ptp(x[good]), np.ptp(y[good]), 1.0) / 2.0
@@ -234,7 +250,9 @@ def _refine_locus(log_width, size_err, x, y, good, near, n_sigma, limit, max_ord
     return selected, expected, scatter
 
 
-def _ellipticity_agrees(e1, e2, selected, max_offset):
+def _ellipticity_agrees(
+    e1: NDArray[np.floating], e2: NDArray[np.floating], selected: NDArray[np.bool_], max_offset: float
+) -> NDArray[np.bool_]:
     """Return which sources have the ellipticity of the locus."""
     if selected.sum() < _MIN_FOR_CLIPPING:
         return np.ones(len(e1), dtype=bool)
@@ -244,7 +262,7 @@ def _ellipticity_agrees(e1, e2, selected, max_offset):
         return offset <= min(max_offset, max(5.0 * scatter, 0.02))
 
 
-def reserve_stars(n_stars, fraction, seed=0):
+def reserve_stars(n_stars: int, fraction: float, seed: int = 0) -> NDArray[np.bool_]:
     """Choose stars that are kept out of the PSF fit, to judge the model on.
 
     Parameters
