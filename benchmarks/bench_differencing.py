@@ -7,7 +7,6 @@ default 49 basis images, variance and mask.
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import subprocess
 import sys
@@ -19,7 +18,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-from astropy.io import fits
 
 from starmill.hotpants import Hotpants, HotpantsConfig
 from starmill.numerics.tiles import set_threads
@@ -33,8 +31,8 @@ STEPS = (
 )
 
 
-def memory(name="VmHWM"):
-    """Return the largest resident memory since it was last forgotten (or that of now, ``VmRSS``), MB."""
+def memory(name):
+    """Return the largest resident memory of this process (``VmHWM``) or another number of its status, MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
 
@@ -61,51 +59,61 @@ def simulate(n, seed=1):
     return noisy[0], noisy[1], mask
 
 
+MODES = {
+    "all planes": {},
+    "in place": {
+        "keep_convolved": False,
+        "overwrite_inputs": True,
+    },  # the planes that the C program writes here
+}
+
+
+def run_engine(folder, threads, mode):
+    """Print CPU and wall time of the engine and the largest memory of this process, which does nothing else."""
+    template, science, mask = (np.load(f"{folder}/{key}.npy") for key in "tsm")
+    config = HotpantsConfig(
+        tuthresh=49999, iuthresh=49999, tlthresh=5, ilthresh=5, tgain=15, igain=1.5, trdnoise=15, irdnoise=8,
+        normalize="i", **MODES[mode],
+    )  # fmt: skip
+    part = np.s_[:512, :512]
+    Hotpants(template[part].copy(), science[part].copy(), config=config).run_pipeline()
+    set_threads(threads)
+    cpu, wall = time.process_time(), time.perf_counter()
+    session = Hotpants(template, science, i_mask=mask, config=config)
+    steps = {}
+    for name in STEPS:
+        begin = time.process_time()
+        getattr(session, name)()
+        steps[name] = time.process_time() - begin
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    label = f"{mode}, {threads} thread" + "s" * (threads > 1)
+    print(
+        f"{label:22s} {cpu:7.2f} CPU s {wall:7.2f} s wall {memory('VmHWM'):7.0f} MB, {memory('RssFile'):.0f} of them pages "
+        "of shared libraries"
+    )
+    steps = {"classify_pixels": cpu - sum(steps.values()), **steps}
+    print("   " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items()))
+
+
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--hotpants", help="the C program, built with -O3")
     options = parser.parse_args()
-    template, science, mask = simulate(options.size)
-    folder = tempfile.TemporaryDirectory()
-    for key, image in (("t", template), ("s", science), ("m", mask)):
-        fits.writeto(f"{folder.name}/{key}.fits", image)
-    config = HotpantsConfig(
-        tuthresh=49999,
-        iuthresh=49999,
-        tlthresh=5,
-        ilthresh=5,
-        tgain=15,
-        igain=1.5,
-        trdnoise=15,
-        irdnoise=8,
-        normalize="i",
-    )
-    Hotpants(template[:512, :512], science[:512, :512], config=config).run_pipeline()
-    for threads in (1, 2):
-        set_threads(threads)
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of memory so far
-        held = memory("VmRSS") - sum(a.nbytes for a in (template, science, mask)) / 2**20
-        cpu, wall = time.process_time(), time.perf_counter()
-        session = Hotpants(template, science, i_mask=mask, config=config)
-        steps = {}
-        for name in STEPS:
-            begin = time.process_time()
-            getattr(session, name)()
-            steps[name] = time.process_time() - begin
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        del session
-        label = f"in memory, {threads} thread" + "s" * (threads > 1)
-        print(
-            f"{label:22s} {cpu:7.2f} CPU s {wall:7.2f} s wall {memory():7.0f} MB, {held:.0f} of them interpreter, "
-            f"compiler and libraries: {memory() - held:.0f} for inputs, work and outputs"
-        )
-        steps = {"classify_pixels": cpu - sum(steps.values()), **steps}
-        print("   " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items()))
-    with folder:
-        compare_commands(folder.name, options.hotpants)
+    from astropy.io import fits  # the engine does without it
+
+    with tempfile.TemporaryDirectory() as folder:
+        for key, image in zip("tsm", simulate(options.size), strict=True):
+            np.save(f"{folder}/{key}.npy", image)
+            fits.writeto(f"{folder}/{key}.fits", image)
+        for mode in MODES:
+            for threads in ("1", "2"):
+                code = "import sys, bench_differencing as b; b.run_engine(sys.argv[1], int(sys.argv[2]), sys.argv[3])"
+                subprocess.run(
+                    [sys.executable, "-c", code, folder, threads, mode], check=True, cwd=Path(__file__).parent
+                )
+        compare_commands(folder, options.hotpants)
 
 
 def compare_commands(folder, program):

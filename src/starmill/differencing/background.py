@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from starmill.datamodel.field import ConstantField, FieldSum
-from starmill.datamodel.spline_field import SplineField
-from starmill.differencing.background_mesh import smooth_mesh
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.errors import AlgorithmError
 from starmill.kernels.cell_means import clipped_cell_means
@@ -125,6 +123,9 @@ def with_mesh(background, difference, variance, bad, box, *, cell, forced=False)
     background : DifferentialBackground
         The given one when nothing is to be added.
     """
+    from starmill.datamodel.spline_field import SplineField  # 25 MB of imports that no polynomial needs
+    from starmill.differencing.background_mesh import smooth_mesh
+
     x, y, mean, error = cell_means(difference, variance, bad, cell)
     shape = len(np.unique(y)), len(np.unique(x))
     if min(shape) < 4:  # fewer lines of cells tell no more than a polynomial

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from starmill.differencing.flags import bad_positions
 from starmill.kernels.kernel_convolution import (
     LONG_RUN,
     convolve_separable,
@@ -192,13 +193,14 @@ class BandConvolver:
         nx = self.box.width
         low, high = max(first - half - REACH, 0), min(last + half + REACH, self.box.height)
         padded = np.empty((last - first + 2 * half + 1, nx + 2 * half + LONG_RUN), np.float32)
+        bad = self.bad[low:high]
         for source, nodes, fill, out in (
             (self.image, self._nodes, self._fill, image),
             (self.variance, self._squared, self._fill_variance, variance),
         ):
             if source is not None:
                 slab = np.asarray(source[low:high], np.float32)
-                padded_rows(slab, self.bad[low:high], first, last, low, half, REACH, fill, padded)
+                padded_rows(slab, bad, first, last, low, half, REACH, fill, padded)
                 nodes.convolve(padded, first, out)
         return Convolved(image, variance, self._lost.rows(first, last))
 
@@ -224,7 +226,7 @@ class LostShare:
         images = np.abs(kernel.kernels_at((columns + box.x0)[None, :], (rows + box.y0)[:, None]))
         images /= images.sum(axis=(2, 3), keepdims=True)
         self._kernels = images.astype(np.float32)
-        self._y, self._x = np.divmod(np.flatnonzero(bad), bad.shape[1])
+        self._y, self._x = bad_positions(bad)
         mean = images.mean(axis=(0, 1))
         self._half = half = mean.shape[0] // 2
         # the share beyond an edge, at distances 0, 1, ... from it

@@ -11,7 +11,7 @@ import numpy as np
 from starmill.datamodel.geometry import Box
 from starmill.differencing.background import fit_differential_background
 from starmill.differencing.convolve import repair_bad
-from starmill.differencing.flags import FlaggedPixels
+from starmill.differencing.flags import FlaggedPixels, FlagList, flag_plane
 from starmill.differencing.kernel_basis import gaussian_basis, image_basis
 from starmill.differencing.kernel_fit import KernelModel, fit_kernel
 from starmill.differencing.noise import PoissonVariance
@@ -116,7 +116,6 @@ class Hotpants:
 
     def _prepare(self, data, mask, error, upper, lower, pedestal, gain, read_noise, name):
         """Return pixels, variance, mask bits and bad pixels of one image."""
-        bits = np.zeros(data.shape, np.uint8)
         if mask is not None:
             mask = np.asarray(mask)
             if mask.shape != data.shape:
@@ -126,20 +125,26 @@ class Hotpants:
             error = np.asarray(error, np.float32)
             if error.shape != data.shape:
                 raise HotpantsError(f"the noise of the {name} is {error.shape}, the image {data.shape}")
-            known = np.isfinite(error) & (error > 0)
-            variance = np.where(known, error, 0).astype(np.float32) ** 2
-            bits[~(variance > 0)] |= INPUT_BAD
+            variance = np.where(np.isfinite(error) & (error > 0), error, np.float32(0))
+            np.square(variance, out=variance)
         codes = np.array([FILL, SATURATED, LOW, NOT_A_NUMBER], np.uint8) | np.uint8(INPUT_BAD)
         high, low = (np.inf if upper is None else upper), (-np.inf if lower is None else lower)
         fill = np.float32(self.config.fillval)
 
         def classify(ends):
             rows = slice(*ends)
+            flags = np.zeros((ends[1] - ends[0], data.shape[1]), np.uint8)
+            if error is not None:
+                flags[~(variance[rows] > 0)] = INPUT_BAD
             if mask is not None:
-                bits[rows][mask[rows] != 0] = EXTERNAL | INPUT_BAD
-            return classify_pixels(data[rows], high - pedestal, low - pedestal, fill, codes, bits[rows])
+                flags[mask[rows] != 0] = EXTERNAL | INPUT_BAD
+            n_bad, n_not_finite = classify_pixels(
+                data[rows], high - pedestal, low - pedestal, fill, codes, flags
+            )
+            return FlagList([flags], data.shape[1]), n_bad, n_not_finite
 
-        n_bad, n_not_finite = np.sum(map_tiles(classify, row_bands(len(data), BAND)), axis=0)
+        parts, *counts = zip(*map_tiles(classify, row_bands(len(data), BAND)), strict=True)
+        bits, (n_bad, n_not_finite) = flag_plane(parts), np.sum(counts, axis=1)
         if n_bad > 0.98 * data.size:
             shares = {
                 n: ((bits & b) > 0).mean()
@@ -154,7 +159,7 @@ class Hotpants:
                 + ", ".join(f"{share:.1%} {what}" for what, share in shares.items())
             )
         if n_not_finite:
-            data = repair_bad(data, bits > 0)
+            data = repair_bad(data, bits[:] > 0)
         return {"data": data, "variance": variance, "bits": bits, "bad": FlaggedPixels(bits)}
 
     @functools.cached_property
@@ -308,6 +313,7 @@ class Hotpants:
             system = self._system(direction)
             merits[direction] = self._check(direction, system)
         self.conv_direction = min(merits, key=lambda d: merits[d])
+        self._systems = {d: system for d, system in self._systems.items() if d == self.conv_direction}
         if not np.isfinite(merits[self.conv_direction]):
             raise HotpantsError(
                 f"no substamp passes the figure-of-merit check ({ {d: len(s) for d, s in self._stamps.items()} })"

@@ -6,7 +6,9 @@ import numpy as np
 
 from starmill.kernels._jit import njit
 
-__all__ = ["classify_pixels", "difference_sums", "finish_difference", "poisson_variance", "subtract_rows"]
+__all__ = [
+    "classify_pixels", "difference_sums", "finish_difference", "paste_flags", "poisson_variance", "subtract_rows",
+]  # fmt: skip
 
 
 @njit
@@ -48,6 +50,34 @@ def classify_pixels(data, upper, lower, fill, codes, bits):
                 flags[x] |= codes[2]
             n_bad += flags[x] != 0
     return n_bad, n_not_finite
+
+
+@njit
+def paste_flags(first, columns, values, x0, y_step, x_step, out):
+    """Write flags that are kept as a list into a part of an image.
+
+    Parameters
+    ----------
+    first : (rows + 1,) int64 array
+        Where in the list each row of the part begins, and where the last one ends.
+    columns : (n,) int32 array
+        Column in the image of every pixel that has flags, in order within a row.
+    values : (n,) uint8 array
+        Its flags.
+    x0 : int
+        Column of the image at which the part begins.
+    y_step, x_step : int
+        Every so many rows and columns belong to the part.
+    out : (-(-rows // y_step), nx) uint8 array
+        Zero; changed where there are flags.
+    """
+    n_rows, width = out.shape[0], out.shape[1] * x_step
+    for j in range(n_rows):
+        y = j * y_step
+        for k in range(first[y], first[y + 1]):
+            x = columns[k] - x0
+            if 0 <= x < width and x % x_step == 0:
+                out[j, x // x_step] = values[k]
 
 
 @njit
