@@ -29,6 +29,11 @@ __all__ = ["command"]
     type=float,
     help="Pixels at or below this value hold no data.  [default: exact zeros far below the sky]",
 )
+@click.option(
+    "--exclude", multiple=True, metavar='X,Y,R|RA,DEC,R"',
+    help="Leave a disc out of the kernel fit, for example a known transient: pixels of the science image counted from 0, or "
+    'degrees and arcsec (with "). Repeatable.',
+)  # fmt: skip
 @click.option("--threshold", type=float, help="Score of a source.  [default: 5]")
 @click.option("--no-report", is_flag=True, help="No PNG and HTML.")
 @click.option(
@@ -48,6 +53,7 @@ def command(settings: Settings, template: str, science: tuple[str, ...], output:
     given = {
         "align": options["align"], "gain": options["gain"], "read_noise": options["read_noise"],
         "saturation": options["saturation"], "minimum": options["minimum"], "measure.threshold": options["threshold"],
+        "exclude": list(options["exclude"]) or None,
     }  # fmt: skip
     config = resolve_config(DifferenceFrameConfig, settings)
     config = config.override({name: value for name, value in given.items() if value is not None})

@@ -33,6 +33,8 @@ class DifferenceQuality:
         Kernel sum carried by the wings; 0 when not fitted.
     scale_error : float
         Relative standard error of the kernel sum: by so much of the light of the template every flux may be wrong.
+    lone_error : float
+        The same without the brightest object, for a cutout: when it is large, the scale rests on one object.
     reasons : tuple of str
         What is wrong; empty for a good difference.
     """
@@ -46,6 +48,7 @@ class DifferenceQuality:
     usable_fraction: float
     wings: float
     scale_error: float
+    lone_error: float
     reasons: tuple
 
     @property
@@ -65,7 +68,9 @@ class DifferenceQuality:
         return values
 
 
-def judge_difference(difference, variance, bad, fit, stamps, score, wings=None, scale_error=0.0):
+def judge_difference(
+    difference, variance, bad, fit, stamps, score, wings=None, scale_error=0.0, lone_error=0.0, light=np.inf
+):
     """Judge a difference image.
 
     Parameters
@@ -79,6 +84,10 @@ def judge_difference(difference, variance, bad, fit, stamps, score, wings=None, 
     wings : KernelWings, optional
     scale_error : float
         Relative standard error of the kernel sum.
+    lone_error : float
+        The same without the brightest object, for a cutout.
+    light : float
+        Signal-to-noise of the brightest light of the template: what is faint needs no photometric scale.
 
     Returns
     -------
@@ -99,12 +108,19 @@ def judge_difference(difference, variance, bad, fit, stamps, score, wings=None, 
         (flatness > 0.5, f"background is uneven by {flatness:.2f} of the pixel noise"),
         (fit.used.sum() < 0.3 * len(stamps), f"only {fit.used.sum()} of {len(stamps)} stamps agree"),
         (good.mean() < 0.1, f"only {good.mean():.1%} of the pixels are usable"),
-        (scale_error > SCALE_LIMIT, f"the photometric scale is uncertain by {scale_error:.0%}"),
+        (
+            scale_error > SCALE_LIMIT and scale_error * light > 3,
+            f"the photometric scale is uncertain by {scale_error:.0%}",
+        ),
+        (
+            lone_error > SCALE_LIMIT >= scale_error and lone_error * light > 3,
+            f"the scale rests on one object, whose change would not be seen (off by {min(lone_error, 9.99):.0%} without)",
+        ),
         (not fit.converged, f"stamp rejection did not converge in {fit.iterations} iterations"),
     )
     return DifferenceQuality(
         int(fit.used.sum()), len(stamps), residual, float(sky_width), float(score_width), flatness,
-        float(good.mean()), 0.0 if wings is None else wings.total, float(scale_error),
+        float(good.mean()), 0.0 if wings is None else wings.total, float(scale_error), float(lone_error),
         tuple(text for wrong, text in limits if wrong),
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -12,7 +12,7 @@ from starmill.differencing.convolve import repair_bad
 from starmill.differencing.stamps import choose_stamps
 from starmill.errors import AlgorithmError
 
-__all__ = ["Seeing", "bright_positions", "extend_profile", "measure_seeing"]
+__all__ = ["Seeing", "bright_positions", "extend_profile", "faint_seeing", "measure_seeing"]
 
 NARROWEST = 0.55  # pixels; an object whose light is in one pixel is a hot pixel or a cosmic ray
 
@@ -81,6 +81,20 @@ def measure_seeing(image, variance, bad, *, half_width=12, threshold=20.0):
     stars = np.abs(np.log(sigma / reference)) < width
     psf_image = extend_profile(np.median(cuts[stars], axis=0))
     return Seeing(float(np.median(sigma[stars])), psf_image, int(stars.sum()))
+
+
+def faint_seeing(image, variance, bad):
+    """Return the seeing of the faint objects of a small image, which counts as of no stars; NaN when there are none.
+
+    Parameters
+    ----------
+    image, variance, bad : (ny, nx) arrays
+        As in :func:`measure_seeing`.
+    """
+    try:
+        return replace(measure_seeing(image, variance, bad, threshold=5.0), stars=0)
+    except AlgorithmError:
+        return Seeing(np.nan, np.zeros((1, 1)), 0)
 
 
 def extend_profile(stack, *, half_width=25):

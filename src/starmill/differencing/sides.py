@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
+from starmill.datamodel.geometry import Box
 from starmill.differencing.seeing import Seeing
+from starmill.errors import AlgorithmError
 
-__all__ = ["Side", "flux_ratio", "sky_noise"]
+__all__ = ["Side", "discs", "flux_ratio", "sky_noise", "with_some_seeing"]
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,53 @@ def sky_noise(target, reference):
     """Return the median variance of the target and of the reference."""
     medians = [float(np.median(side.variance[::5, ::5][~side.bad[::5, ::5]])) for side in (target, reference)]
     return medians[0], medians[1]
+
+
+def discs(box: Box, x: NDArray[Any], y: NDArray[Any], radius: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return the pixels whose centres are inside any of some discs.
+
+    Parameters
+    ----------
+    box : Box
+        Of the image.
+    x, y : (n,) arrays
+        Centres, parent frame; they may be outside.
+    radius : (n,) array
+        Pixels.
+
+    Returns
+    -------
+    inside : (ny, nx) bool array
+    """
+    inside = np.zeros(box.shape, bool)
+    for a, b, r in zip(x - box.x0, y - box.y0, radius, strict=True):
+        top, left = (max(int(np.ceil(c - r)), 0) for c in (b, a))
+        part = np.s_[top : max(int(b + r) + 1, 0), left : max(int(a + r) + 1, 0)]
+        v, u = np.indices(inside[part].shape)
+        inside[part] |= (u + left - a) ** 2 + (v + top - b) ** 2 <= r**2
+    return inside
+
+
+def with_some_seeing(sides):
+    """Return the images of a pair, one without a measurable object with the seeing of the other.
+
+    Parameters
+    ----------
+    sides : dict of str to Side
+
+    Raises
+    ------
+    AlgorithmError
+        When neither has an object.
+    """
+    known = [side.seeing for side in sides.values() if np.isfinite(side.seeing.sigma)]
+    if not known:
+        ny, nx = next(iter(sides.values())).bad.shape
+        raise AlgorithmError(
+            "neither image has an object from which the seeing can be measured; give psf_fwhm",
+            numbers={"height": ny, "width": nx, "signal_to_noise_needed": 5},
+        )
+    return {
+        name: side if np.isfinite(side.seeing.sigma) else replace(side, seeing=replace(known[0], stars=0))
+        for name, side in sides.items()
+    }

@@ -13,8 +13,8 @@ from starmill.datamodel.field import ConstantField
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.mask import Mask
 from starmill.datamodel.psf import GaussianPsf, PixelBasisPsf
-from starmill.datamodel.spatial_kernel import SpatialKernel
 from starmill.differencing.background import fit_differential_background, with_mesh
+from starmill.differencing.cutout import fit_cutout
 from starmill.differencing.decorrelation import (
     central_filter,
     prefiltered,
@@ -31,19 +31,19 @@ from starmill.differencing.kernel_basis import (
     roughness,
 )
 from starmill.differencing.kernel_fit import KernelFit, KernelModel, fit_kernel
+from starmill.differencing.kernel_sum import kernel_sum_error, kernel_sum_image
 from starmill.differencing.proper import blurred_side, common_blur, filter_difference, sharpening
 from starmill.differencing.quality import DifferenceQuality, judge_difference
 from starmill.differencing.score import matched_filter
-from starmill.differencing.seeing import Seeing, measure_seeing
+from starmill.differencing.seeing import Seeing, faint_seeing, measure_seeing
 from starmill.differencing.selection import best_basis, fit_selected_kernel
-from starmill.differencing.sides import Side, flux_ratio
+from starmill.differencing.sides import Side, discs, flux_ratio, with_some_seeing
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamp_system import StampSystem, build_stamp_system
 from starmill.differencing.stamps import StampSet, choose_stamps, stamps_at
 from starmill.differencing.subtract import convolve_image, subtract_convolved
-from starmill.differencing.wings import KernelWings, fit_wings
+from starmill.differencing.wings import fit_wings
 from starmill.errors import AlgorithmError, InputError
-from starmill.kernels.kernel_convolution import mark_squares
 from starmill.tasks.base import Result, Task
 from starmill.tasks.difference_config import DifferenceConfig
 
@@ -53,6 +53,9 @@ Array = NDArray[Any]
 
 FEWEST_STARS = 5
 """A PSF from fewer does not tell in which direction it is broader than another."""
+
+SMALL = 150
+"""An image with a shorter side, pixels, may be a cutout around one object."""
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 """Strengths of the smoothness of a delta basis that are tried, relative to the light of a typical stamp."""
@@ -83,7 +86,7 @@ class DifferenceTask(Task):
 
     def run(
         self, *, template: Exposure | PreparedTemplate, science: Exposure, positions: tuple[Array, Array] | None = None,
-        exclude: tuple[Array, Array] | None = None,
+        exclude: tuple[Array, ...] | None = None,
     ) -> Result:  # fmt: skip
         """Match and subtract.
 
@@ -93,8 +96,9 @@ class DifferenceTask(Task):
             Same box, with variance. Not changed. A template for many epochs is prepared once with `prepare`.
         positions : (x, y), optional
             Centres of the stamps, parent frame; found automatically when not given.
-        exclude : (x, y), optional
-            Parent positions of known transients: pixels within two FWHM are kept out of the kernel fit.
+        exclude : (x, y) or (x, y, radius), optional
+            Parent positions of known transients: pixels within the radius, two FWHM when not given, are kept out of the
+            kernel fit.
 
         Returns
         -------
@@ -109,24 +113,32 @@ class DifferenceTask(Task):
             prepared = template if isinstance(template, PreparedTemplate) else self.prepare(template)
             template = prepared.exposure
             self._check_inputs(template, science)
+            sides = with_some_seeing({"template": prepared.side, "science": self._side(science)})
             sides = {
-                "template": self._hidden(prepared.side, template, exclude),
-                "science": self._hidden(self._side(science), science, exclude),
+                "template": self._hidden(sides["template"], template, exclude),
+                "science": self._hidden(sides["science"], science, exclude),
             }
-        direction = self._direction(sides)
+        cutout = positions is None and self._is_cutout(sides)
+        direction = self._direction(sides, cutout)
         reference, target = (sides[name] for name in _order(direction))
         box = science.box
         product = self._product(reference, target)
         sharp, blur = target, self._blur(product, reference, target)
         if blur is not None:
             target = blurred_side(target, blur, lost_limit=self.config.lost_limit)
+        lone_error, light = 0.0, np.inf
         with self.timer("fit"):
-            stamps, fit = self._fit(reference, target, box, positions)
-            if product == "difference" and self._needs_whitening(fit, reference, target, box):
+            if cutout:
+                target, stamps, fit, lone_error, light = self._fit_cutout(reference, target, box)
+            else:
+                stamps, fit = self._fit(reference, target, box, positions)
+            if not cutout and product == "difference" and self._needs_whitening(fit, reference, target, box):
                 (white, white_target), central = prefiltered(reference, target, fit, box)
                 stamps, fit = self._fit(white, white_target, box, positions, stamps, central)
         with self.timer("subtract"):
             matched = self._subtract(reference, target, fit, box)
+            if cutout:
+                matched["variance"] = self._not_too_large(matched)
         with self.timer("finish"):
             if product == "difference":
                 products = self._finish(matched, reference, target, fit, box, direction)
@@ -143,6 +155,8 @@ class DifferenceTask(Task):
             products["score"],
             matched["wings"],
             products["kernel_sum_error"] / max(abs(products["kernel_sum"]), 1e-30),
+            lone_error,
+            light,
         )
         self.metadata["product"] = product
         self._record(fit, quality, direction, products)
@@ -199,28 +213,40 @@ class DifferenceTask(Task):
         seeing = self._seeing(image, variance, bad)
         return Side(image, variance, bad, seeing)
 
-    def _hidden(self, side: Side, exposure: Exposure, exclude: tuple[Array, Array] | None) -> Side:
+    def _hidden(self, side: Side, exposure: Exposure, exclude: tuple[Array, ...] | None) -> Side:
         """Return a side whose pixels around given positions the fit does not see."""
         if exclude is None:
             return side
-        hidden = np.zeros(side.bad.shape, bool)
-        x = np.rint(np.atleast_1d(exclude[0])).astype(np.int64) - exposure.origin[0]
-        y = np.rint(np.atleast_1d(exclude[1])).astype(np.int64) - exposure.origin[1]
-        mark_squares(x, y, int(np.ceil(2 * (self.config.psf_fwhm or 2.355 * side.seeing.sigma))), hidden)
-        return replace(side, hidden=hidden)
+        x, y, *given = (np.atleast_1d(np.asarray(values, np.float64)) for values in exclude)
+        near = 2 * (self.config.psf_fwhm or 2.355 * side.seeing.sigma)
+        radius = given[0] if given else np.full(len(x), near)
+        return replace(side, hidden=discs(exposure.box, x, y, radius))
 
     def _seeing(self, image: Array, variance: Array, bad: Array) -> Seeing:
+        given, small = self.config.psf_fwhm, min(image.shape) < SMALL
         try:
-            return measure_seeing(image, variance, bad)
+            found = measure_seeing(image, variance, bad)
+            if given is None or not small or found.stars >= FEWEST_STARS:
+                return found
         except AlgorithmError:
-            if self.config.psf_fwhm is None:
+            if given is None and small:
+                return faint_seeing(image, variance, bad)
+            if given is None:
                 raise
-        sigma = self.config.psf_fwhm / 2.355
+        sigma = given / 2.355
         return Seeing(sigma, GaussianPsf(sigma, 51).kernel_at(0.0, 0.0), 0)
 
-    def _direction(self, sides: dict[str, Side]) -> str:
+    def _is_cutout(self, sides: dict[str, Side]) -> bool:
+        """Tell whether the images hold few stamps: all their pixels are fitted, without those that changed."""
+        half = self._half_width(*sides.values())
+        stamp = self.config.stamp_half_width or int(1.5 * half)
+        return bool(min(sides["science"].bad.shape) < 2 * (2 * stamp + 2 * half + 1))
+
+    def _direction(self, sides: dict[str, Side], cutout: bool) -> str:
         if self.config.direction != "auto":
             return str(self.config.direction)
+        if cutout and min(side.seeing.stars for side in sides.values()) < FEWEST_STARS:
+            return "template"  # what is new is only in the science image
         return "template" if sides["template"].seeing.sigma <= sides["science"].seeing.sigma else "science"
 
     def _needs_whitening(self, fit: KernelFit, reference: Side, target: Side, box: Box) -> bool:
@@ -229,18 +255,49 @@ class DifferenceTask(Task):
             return mode == "always"
         return abs(score_excess(fit.kernel, reference, target, box) - 1) > limit
 
-    def _bases(self, reference: Side, target: Side) -> dict[str, KernelBasis]:
-        """Return the bases to try, the largest first."""
-        config = self.config
-        sharp, broad = reference.seeing.sigma, target.seeing.sigma
-        half = config.kernel_half_width or int(np.clip(np.ceil(2.4 * 2.355 * max(sharp, broad)), 7, 15))
+    def _half_width(self, reference: Side, target: Side) -> int:
+        """Return the half width of the kernel core."""
+        broad = max(reference.seeing.sigma, target.seeing.sigma)
+        half = self.config.kernel_half_width or int(np.clip(np.ceil(2.4 * 2.355 * broad), 7, 15))
         half = min(half, (min(reference.image.shape) - 12) // 4)
         if half < 2:
             raise AlgorithmError(
                 "the image is too small for a matching kernel",
                 numbers={"height": reference.image.shape[0], "width": reference.image.shape[1]},
             )
-        sigmas = config.sigmas or matching_widths(sharp, broad)
+        return half
+
+    def _fit_cutout(
+        self, reference: Side, target: Side, box: Box
+    ) -> tuple[Side, StampSet, KernelFit, float, float]:
+        """Fit all pixels of a cutout; return the target with what changed hidden, and its own seeing."""
+        config = self.config
+        half = min(self._half_width(reference, target), max(4, min(box.shape) // 9))
+        bases = self._bases(reference, target, config.kernel_half_width or half)
+        basis = next(iter(bases.values()))
+        if basis.offsets is not None:
+            basis = gaussian_basis(half, self._widths(reference, target), [2, 2, 2])
+        found = fit_cutout(
+            reference, target, basis, box, match_sigma=_match_sigma(reference, target), few_stars=FEWEST_STARS,
+            fixed_seeing=config.psf_fwhm is not None,
+        )  # fmt: skip
+        self.metadata["changed_pixels"] = int(found.changed.sum())
+        fit = found.fit
+        hidden = replace(target, hidden=target.unfit | found.changed)
+        if config.basis != "gaussian":
+            _, fit = self._fit(reference, hidden, box, None, found.stamps, bases=bases)
+        return replace(hidden, seeing=found.seeing), found.stamps, fit, found.scale_error, found.light
+
+    def _widths(self, reference: Side, target: Side) -> list[float]:
+        """Return the widths of the Gaussians; the narrowest when an image has no star."""
+        seeings = (reference.seeing, target.seeing)
+        known = min(s.stars for s in seeings) > 0
+        return matching_widths(*(s.sigma if known else 1.0 for s in seeings)).tolist()
+
+    def _bases(self, reference: Side, target: Side, half: int) -> dict[str, KernelBasis]:
+        """Return the bases to try, the largest first."""
+        config = self.config
+        sigmas = config.sigmas or self._widths(reference, target)
         halves = [half]
         if config.basis == "auto" and config.kernel_half_width is None:
             halves = sorted({max(2, round(f * half)) for f in (1.0, 0.8, 0.6)}, reverse=True)
@@ -256,21 +313,16 @@ class DifferenceTask(Task):
         positions: tuple[Array, Array] | None,
         stamps: StampSet | None = None,
         prefilter: Array | None = None,
+        bases: dict[str, KernelBasis] | None = None,
     ) -> tuple[StampSet, KernelFit]:
-        """Fit the kernel; with stamps given, on images filtered so that their difference is white."""
-        config, white = self.config, stamps is not None
-        bases = self._bases(reference, target)
+        """Fit the kernel; with a prefilter, on images filtered so that their difference is white."""
+        config = self.config
+        bases = bases or self._bases(reference, target, self._half_width(reference, target))
         basis = next(iter(bases.values()))
         half = config.stamp_half_width or int(1.5 * basis.half_width)
         bad = reference.unfit | target.unfit
         if stamps is not None:
             pass
-        elif positions is None and min(bad.shape) < 2 * (2 * half + 2 * basis.half_width + 1):
-            # a cutout around one object: all of it is one stamp
-            half = (min(bad.shape) - 1) // 2 - basis.half_width
-            stamps = stamps_at(
-                [bad.shape[1] // 2], [bad.shape[0] // 2], bad.shape, half_width=half, margin=basis.half_width
-            )
         elif positions is None:
             stamps = choose_stamps(
                 reference.image, target.image, bad, target.variance, half_width=half,
@@ -280,9 +332,7 @@ class DifferenceTask(Task):
         else:
             x, y = np.asarray(positions[0]) - box.x0, np.asarray(positions[1]) - box.y0
             stamps = stamps_at(x, y, reference.image.shape, half_width=half, margin=basis.half_width)
-        match = (
-            None if white else float(np.sqrt(max(target.seeing.sigma**2 - reference.seeing.sigma**2, 0.5)))
-        )
+        match = _match_sigma(reference, target) if prefilter is None else None
         scale = flux_ratio(reference, target)
         keywords = {"clip": config.clip, "minimum": min(config.minimum_stamps, max(len(stamps), 1))}
         if len(stamps) < config.minimum_stamps and len(stamps) != 1:
@@ -401,7 +451,7 @@ class DifferenceTask(Task):
         scale = fit.kernel.sum_at(*box.center) + extra
         matched_template = matched["matched"] + matched["background"].field.image(box, np.float32)
         if direction == "science":
-            total = np.asarray(sum_image(fit.kernel, box) + extra, np.float32)
+            total = np.asarray(kernel_sum_image(fit.kernel, box) + extra, np.float32)
             difference, variance = -difference / total, variance / total**2
             matched_template = reference.image - difference
         flux, score = matched_filter(difference, variance, bad, psf, width=width)
@@ -410,7 +460,7 @@ class DifferenceTask(Task):
         return {
             "image": difference, "variance": variance, "bad": bad, "lost": matched["lost"], "score": score, "flux": flux,
             "psf": psf, "decorrelated": decorrelated, "matched_template": matched_template,
-            "kernel_sum": float(scale), "kernel_sum_error": _sum_error(fit, wings), "score_width": width,
+            "kernel_sum": float(scale), "kernel_sum_error": kernel_sum_error(fit, wings), "score_width": width,
         }  # fmt: skip
 
     def _unit_width(self, score: Array, bad: Array) -> tuple[Array, float]:
@@ -421,6 +471,13 @@ class DifferenceTask(Task):
             if empirical > self.config.score_limit
             else (score, 1.0)
         )
+
+    def _not_too_large(self, matched: dict[str, Any]) -> Array:
+        """Return the variance, reduced where the difference scatters less: of a coadd made with the gain of one frame."""
+        good = ~matched["bad"]
+        width = _robust_width((matched["difference"] / np.sqrt(matched["variance"]))[good])
+        self.metadata["variance_scale"] = factor = min(width, 1.0) ** 2
+        return np.asarray(matched["variance"] * np.float32(factor))
 
     def _product(self, reference: Side, target: Side) -> str:
         """Return the product that is asked for, or dual when neither PSF contains the other."""
@@ -456,13 +513,13 @@ class DifferenceTask(Task):
         extra = 0.0 if wings is None else wings.total
         scale = float(fit.kernel.sum_at(*box.center) + extra)
         if direction == "science":
-            total = np.asarray(sum_image(fit.kernel, box) + extra, np.float32)
+            total = np.asarray(kernel_sum_image(fit.kernel, box) + extra, np.float32)
             image, variance, flux, score = -image / total, variance / total**2, -flux / total, -score
         return {
             "image": image, "variance": variance, "bad": bad, "lost": matched["lost"], "score": score, "flux": flux,
             "psf": psf, "decorrelated": product != "preconvolved",
             "matched_template": (reference.image if direction == "science" else target.image) - image, "kernel_sum": scale,
-            "kernel_sum_error": _sum_error(fit, wings), "score_width": excess,
+            "kernel_sum_error": kernel_sum_error(fit, wings), "score_width": excess,
         }  # fmt: skip
 
     def _record(
@@ -484,24 +541,13 @@ def _robust_width(values: Array) -> float:
     return float(np.subtract(*np.percentile(values, [84.13, 15.87])) / 2) if len(values) else 1.0
 
 
+def _match_sigma(reference: Side, target: Side) -> float:
+    """Return the width of the Gaussian that is closest to the kernel."""
+    return float(np.sqrt(max(target.seeing.sigma**2 - reference.seeing.sigma**2, 0.5)))
+
+
 def _order(direction: str) -> tuple[str, str]:
     return ("template", "science") if direction == "template" else ("science", "template")
-
-
-def sum_image(kernel: SpatialKernel, box: Box) -> Array:
-    """Return the kernel sum of every pixel; only images with a sum contribute."""
-    sums = kernel.basis.sum(axis=(1, 2))
-    scale = np.abs(kernel.basis).sum(axis=(1, 2)).max()
-    parts = [f.image(box) * s for f, s in zip(kernel.fields, sums, strict=True) if abs(s) > 1e-9 * scale]
-    return np.asarray(sum(parts))
-
-
-def _sum_error(fit: KernelFit, wings: KernelWings | None) -> float:
-    """Return the standard error of the kernel sum at the centre of the field."""
-    n = len(fit.model.sum_terms)
-    terms = fit.model.sum_terms.evaluate(*fit.kernel.box.center)
-    core = float(terms @ fit.covariance[:n, :n] @ terms)
-    return float(np.sqrt(max(core, 0) + (0 if wings is None else wings.error**2)))
 
 
 def _exposures(science: Exposure, template: Exposure, products: dict[str, Any]) -> tuple[Exposure, Exposure]:

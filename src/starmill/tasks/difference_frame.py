@@ -15,14 +15,14 @@ from starmill.datamodel.field import ConstantField
 from starmill.datamodel.psf import PixelBasisPsf
 from starmill.differencing.noise import image_variance
 from starmill.differencing.seeing import bright_positions, measure_seeing
-from starmill.errors import AlgorithmError, InputError
+from starmill.errors import AlgorithmError, ConfigError, InputError
 from starmill.tasks.base import Config, Result, Task, field, subtask
 from starmill.tasks.config import SubtaskConfig
 from starmill.tasks.difference import DifferenceConfig, PreparedTemplate
 from starmill.tasks.measure_difference import MeasureDifferenceConfig
 from starmill.tasks.repair import PsfContrastConfig, RepairConfig
 
-__all__ = ["DifferenceFrameConfig", "DifferenceFrameTask"]
+__all__ = ["DifferenceFrameConfig", "DifferenceFrameTask", "excluded_discs"]
 
 Array = NDArray[Any]
 
@@ -50,6 +50,11 @@ class DifferenceFrameConfig(Config):
     minimum: float | None = field(
         None,
         "Pixels at or below it hold no data; when not given, those that are exactly 0 in an image whose sky is far from 0.",
+    )
+    exclude: list[str] = field(
+        list,
+        "Discs whose pixels the kernel fit does not see, 'x,y,radius' in pixels of the science image counted from 0, or "
+        "'ra,dec,radius\"' with degrees and arcsec: known transients and variable stars.",
     )
     cosmic_rays: Literal["auto", "always", "never"] = field(
         "auto",
@@ -112,9 +117,10 @@ class DifferenceFrameTask(Task):
             What `DifferenceTask.run` returns, ``catalog``, ``template`` and ``science`` (Exposure) as they were used.
         """
         science = self._without_cosmic_rays(self._with_variance(science))
+        exclude = excluded_discs(self.config.exclude, science)
         with self.timer("align"):
             prepared = self._prepared(template, science)
-        result = self.subtasks["difference"].run(template=prepared, science=science)
+        result = self.subtasks["difference"].run(template=prepared, science=science, exclude=exclude)
         measured = self.subtasks["measure"].run(
             difference=result.difference, score=result.score, spike=result.spike
         )
@@ -211,3 +217,29 @@ class DifferenceFrameTask(Task):
                 f"template and science do not overlap on the sky: none of {science.box.area} pixels is covered"
             )
         return warped
+
+
+def excluded_discs(listed: list[str], science: Exposure) -> tuple[Array, Array, Array] | None:
+    """Return positions and radii, pixels, of discs that are listed as ``x,y,radius`` or ``ra,dec,radius"``."""
+    if not listed:
+        return None
+    discs = []
+    for text in listed:
+        on_sky = text.rstrip().endswith('"')
+        try:
+            first, second, radius = (float(part) for part in text.rstrip().rstrip('"').split(","))
+        except ValueError:
+            raise ConfigError(
+                f"{text!r} is no disc: it must be 'x,y,radius' in pixels or 'ra,dec,radius\"' in degrees and arcsec"
+            ) from None
+        if not (np.isfinite([first, second, radius]).all() and radius > 0):
+            raise ConfigError(f"{text!r} is no disc: its numbers must be finite and its radius above 0")
+        if on_sky:
+            if science.wcs is None:
+                raise InputError(f"{text!r} is on the sky, but the science image has no WCS")
+            first, second = (float(v) for v in science.wcs.all_world2pix(first, second, 0))
+            scale = np.sqrt(abs(np.linalg.det(science.wcs.pixel_scale_matrix))) * 3600  # arcsec a pixel
+            radius /= scale
+        discs.append((first, second, radius))
+    x, y, radius_pixels = np.array(discs).T
+    return x, y, radius_pixels
