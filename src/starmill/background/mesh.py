@@ -293,23 +293,35 @@ def estimate_background(
     return Background(field=field, mesh=mesh, model=model, order=used_order)
 
 
-def subtract_field(image: NDArray[np.float32], field: Field, box: Box) -> None:
-    """Subtract a field from an image in place, in bands of rows so that no whole model image is made.
+def subtract_field(
+    image: NDArray[np.float32], field: Field, box: Box, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Subtract a field from an image, in bands of rows so that no whole model image is made.
 
     Parameters
     ----------
     image : (ny, nx) float32 array
-        Changed.
+        Changed unless ``out`` is given.
     field : Field
     box : Box
         The pixels of the image, parent frame.
+    out : (ny, nx) float32 array, optional
+        Receives the difference.
+
+    Returns
+    -------
+    difference : (ny, nx) float32 array
+        ``image`` or ``out``.
     """
+    target = image if out is None else out
 
     def one_band(rows: tuple[int, int]) -> None:
         band = Box(box.x0, box.y0 + rows[0], box.width, rows[1] - rows[0])
-        image[rows[0] : rows[1]] -= field.image(band, np.float32)
+        here = slice(rows[0], rows[1])
+        np.subtract(image[here], field.image(band, np.float32), out=target[here])
 
     map_tiles(one_band, row_bands(box.height))
+    return target
 
 
 def _check_choice(what: str, value: str, known: Iterable[str]) -> None:

@@ -429,7 +429,10 @@ def windowed_centroids(pixels, x, y, sigma, max_iterations, tolerance):
     out = np.full((n, 5), np.nan)
     failed = np.zeros(n, np.bool_)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
-    for i in range(n):
+    flat = pixels.image.ravel()
+    flat_variance = pixels.variance.ravel()
+    weights, offsets = np.empty(pixels.mask.shape[1]), np.empty(pixels.mask.shape[1])
+    for i in pixels.order:
         if not (np.isfinite(x[i]) and np.isfinite(y[i]) and sigma[i] > 0.0):
             failed[i] = True
             continue
@@ -438,7 +441,9 @@ def windowed_centroids(pixels, x, y, sigma, max_iterations, tolerance):
         cy = y[i]
         converged = False
         for _ in range(max_iterations):
-            total, mx, my, _, _, _ = _windowed_sums(pixels.image, pixels.variance, cx, cy, sigma[i])
+            total, mx, my, _, _, _ = _windowed_sums(
+                pixels, flat, flat_variance, cx, cy, sigma[i], weights, offsets, False
+            )
             if not total > 0.0:
                 break
             cx += 2.0 * mx / total
@@ -449,7 +454,9 @@ def windowed_centroids(pixels, x, y, sigma, max_iterations, tolerance):
                 converged = True
                 break
         if converged:
-            total, mx, my, vxx, vyy, vxy = _windowed_sums(pixels.image, pixels.variance, cx, cy, sigma[i])
+            total, mx, my, vxx, vyy, vxy = _windowed_sums(
+                pixels, flat, flat_variance, cx, cy, sigma[i], weights, offsets, True
+            )
             scale = 4.0 / (total * total)
             out[i, 0] = cx
             out[i, 1] = cy
@@ -461,17 +468,53 @@ def windowed_centroids(pixels, x, y, sigma, max_iterations, tolerance):
     return out, failed
 
 
+@fast_njit
+def _row_window(flat, start, n, first, weights, offsets):
+    """Return the sums of w I and w I dx over ``n`` pixels of a row; ``first`` is the place of the first in the tables."""
+    total = 0.0
+    moment = 0.0
+    a = np.uint64(start)
+    b = np.uint64(first)
+    for k in range(np.uint64(n)):
+        light = weights[b + k] * np.float64(flat[a + k])
+        total += light
+        moment += light * offsets[b + k]
+    return total, moment
+
+
+@fast_njit
+def _row_window_errors(flat_variance, start, n, first, weights, offsets):
+    """Return the sums of w**2 V, w**2 V dx and w**2 V dx**2; arguments as :func:`_row_window`."""
+    v0 = 0.0
+    v1 = 0.0
+    v2 = 0.0
+    a = np.uint64(start)
+    b = np.uint64(first)
+    for k in range(np.uint64(n)):
+        spread = weights[b + k] * weights[b + k] * np.float64(flat_variance[a + k])
+        v0 += spread
+        v1 += spread * offsets[b + k]
+        v2 += spread * offsets[b + k] * offsets[b + k]
+    return v0, v1, v2
+
+
 @njit
-def _windowed_sums(image, variance, cx, cy, sigma):
-    """Weighted flux, first moments and their variances around (cx, cy)."""
+def _windowed_sums(pixels, flat, flat_variance, cx, cy, sigma, weights, offsets, with_errors):
+    """Weighted flux and first moments around (cx, cy), and on demand the variances of the moments.
+
+    ``weights`` and ``offsets`` are scratch of as many elements as the image has columns.
+    """
     radius = 4.0 * sigma
-    ny, nx = image.shape
+    ny, nx = pixels.mask.shape
+    stride = pixels.image.shape[1]
     y0 = max(int(np.ceil(cy - radius)), 0)
     y1 = min(int(np.floor(cy + radius)), ny - 1)
     x0 = max(int(np.ceil(cx - radius)), 0)
     x1 = min(int(np.floor(cx + radius)), nx - 1)
     a = -0.5 / (sigma * sigma)
-    ratio_step = np.exp(2.0 * a)
+    for k in range(x1 - x0 + 1):
+        offsets[k] = x0 + k - cx
+        weights[k] = np.exp(a * offsets[k] * offsets[k])
     total = 0.0
     mx = 0.0
     my = 0.0
@@ -480,20 +523,22 @@ def _windowed_sums(image, variance, cx, cy, sigma):
     vxy = 0.0
     for y in range(y0, y1 + 1):
         dy = y - cy
-        dx = x0 - cx
-        w = np.exp(a * (dx * dx + dy * dy))
-        ratio = np.exp(a * (2.0 * dx + 1.0))
-        for x in range(x0, x1 + 1):
-            dx = x - cx
-            if dx * dx + dy * dy < radius * radius:
-                wi = w * image[y, x]
-                total += wi
-                mx += wi * dx
-                my += wi * dy
-                wv = w * w * variance[y, x]
-                vxx += wv * dx * dx
-                vyy += wv * dy * dy
-                vxy += wv * dx * dy
-            w *= ratio
-            ratio *= ratio_step
+        half = np.sqrt(max(radius * radius - dy * dy, 0.0))
+        first = max(int(np.ceil(cx - half)), x0)
+        last = min(int(np.floor(cx + half)), x1)
+        if first > last:
+            continue
+        w = np.exp(a * dy * dy)
+        start = y * stride + first
+        light, moment = _row_window(flat, start, last - first + 1, first - x0, weights, offsets)
+        total += w * light
+        mx += w * moment
+        my += w * light * dy
+        if with_errors:
+            v0, v1, v2 = _row_window_errors(
+                flat_variance, start, last - first + 1, first - x0, weights, offsets
+            )
+            vxx += w * w * v2
+            vyy += w * w * v0 * dy * dy
+            vxy += w * w * v1 * dy
     return total, mx, my, vxx, vyy, vxy

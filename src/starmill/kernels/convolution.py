@@ -55,50 +55,81 @@ def _clean_row(image, variance, mask, missing_bits, keep_bits, use_mask, use_var
 
 
 @fast_njit
-def _sum_rows(ring, first, taps, order, out):
-    """Weighted sum of ring rows, four rows a pass."""
-    n = taps.shape[0]
-    out[:] = np.float32(0.0)
-    k = first
-    while k + 4 <= n:
-        r0 = ring[order[k]]
-        r1 = ring[order[k + 1]]
-        r2 = ring[order[k + 2]]
-        r3 = ring[order[k + 3]]
-        a0, a1, a2, a3 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
-        for x in range(out.shape[0]):
-            out[x] += a0 * r0[x] + a1 * r1[x] + a2 * r2[x] + a3 * r3[x]
-        k += 4
-    while k < n:
-        r0 = ring[order[k]]
-        a0 = taps[k]
-        for x in range(out.shape[0]):
-            out[x] += a0 * r0[x]
-        k += 1
+def _add_eight(rows, taps, k, out):
+    """Add eight weighted rows, given one after the other, from tap ``k`` on."""
+    r0, r1, r2, r3, r4, r5, r6, r7 = rows
+    a0, a1, a2, a3 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
+    a4, a5, a6, a7 = taps[k + 4], taps[k + 5], taps[k + 6], taps[k + 7]
+    for x in range(np.uint64(out.shape[0])):
+        total = a0 * r0[x] + a1 * r1[x] + a2 * r2[x] + a3 * r3[x]
+        out[x] += total + a4 * r4[x] + a5 * r5[x] + a6 * r6[x] + a7 * r7[x]
 
 
 @fast_njit
+def _add_four(rows, taps, k, out):
+    """As :func:`_add_eight` for four rows."""
+    r0, r1, r2, r3 = rows
+    a0, a1, a2, a3 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
+    for x in range(np.uint64(out.shape[0])):
+        out[x] += a0 * r0[x] + a1 * r1[x] + a2 * r2[x] + a3 * r3[x]
+
+
+@fast_njit
+def _write_few(rows, taps, k, n, out):
+    """Overwrite ``out`` with the weighted sum of the first ``n`` (1 to 4) of four rows."""
+    r0, r1, r2, r3 = rows
+    a0 = taps[k]
+    a1 = taps[k + 1] if n > 1 else np.float32(0.0)
+    a2 = taps[k + 2] if n > 2 else np.float32(0.0)
+    a3 = taps[k + 3] if n > 3 else np.float32(0.0)
+    for x in range(np.uint64(out.shape[0])):
+        out[x] = a0 * r0[x] + a1 * r1[x] + a2 * r2[x] + a3 * r3[x]
+
+
+@njit
+def _sum_rows(ring, first, taps, order, out):
+    """Weighted sum of ring rows: the odd ones first, then eight a pass."""
+    n = taps.shape[0] - first
+    few = (n - 1) % 4 + 1
+    k, last = first, first + few - 1
+    rows = (
+        ring[order[k]], ring[order[min(k + 1, last)]], ring[order[min(k + 2, last)]], ring[order[last]],
+    )  # fmt: skip
+    _write_few(rows, taps, k, few, out)
+    k += few
+    if (taps.shape[0] - k) % 8:
+        _add_four((ring[order[k]], ring[order[k + 1]], ring[order[k + 2]], ring[order[k + 3]]), taps, k, out)
+        k += 4
+    while k < taps.shape[0]:
+        rows = (
+            ring[order[k]], ring[order[k + 1]], ring[order[k + 2]], ring[order[k + 3]],
+            ring[order[k + 4]], ring[order[k + 5]], ring[order[k + 6]], ring[order[k + 7]],
+        )  # fmt: skip
+        _add_eight(rows, taps, k, out)
+        k += 8
+
+
+@njit
 def _sum_shifts(row, taps, out):
-    """Weighted sum of shifted views of one padded row, four shifts a pass."""
-    n = taps.shape[0]
-    m = out.shape[0]
-    out[:] = np.float32(0.0)
-    k = 0
-    while k + 4 <= n:
-        r0 = row[k : k + m]
-        r1 = row[k + 1 : k + 1 + m]
-        r2 = row[k + 2 : k + 2 + m]
-        r3 = row[k + 3 : k + 3 + m]
-        a0, a1, a2, a3 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
-        for x in range(m):
-            out[x] += a0 * r0[x] + a1 * r1[x] + a2 * r2[x] + a3 * r3[x]
+    """Weighted sum of shifted views of one padded row: the odd ones first, then eight a pass."""
+    n, m = taps.shape[0], out.shape[0]
+    few = (n - 1) % 4 + 1
+    last = few - 1
+    a, b = min(1, last), min(2, last)
+    rows = row[:m], row[a : a + m], row[b : b + m], row[last : last + m]
+    _write_few(rows, taps, 0, few, out)
+    k = few
+    if (n - k) % 8:
+        four = row[k : k + m], row[k + 1 : k + 1 + m], row[k + 2 : k + 2 + m], row[k + 3 : k + 3 + m]
+        _add_four(four, taps, k, out)
         k += 4
     while k < n:
-        r0 = row[k : k + m]
-        a0 = taps[k]
-        for x in range(m):
-            out[x] += a0 * r0[x]
-        k += 1
+        eight = (
+            row[k : k + m], row[k + 1 : k + 1 + m], row[k + 2 : k + 2 + m], row[k + 3 : k + 3 + m],
+            row[k + 4 : k + 4 + m], row[k + 5 : k + 5 + m], row[k + 6 : k + 6 + m], row[k + 7 : k + 7 + m],
+        )  # fmt: skip
+        _add_eight(eight, taps, k, out)
+        k += 8
 
 
 @njit

@@ -14,13 +14,16 @@ import numpy as np
 from starmill.kernels._jit import fast_njit, njit
 from starmill.kernels.source_pixels import hide_source, largest_footprint, show_source
 
+SMALL_AXIS = 1.0  # pixels; an ellipse of larger semi-axes is wider than the diagonal of a pixel
+
 
 @njit
 def circle_segment(u, r):
     """Area between a chord of half length ``u * r`` and its (smaller) arc."""
     u2 = u * u
-    if u2 < 0.02:  # series of asin u - u sqrt(1 - u**2): relative error below 2e-8
-        return r * r * u * u2 * (2.0 / 3.0 + u2 * (0.2 + u2 * (3.0 / 28.0 + u2 * (5.0 / 72.0))))
+    if u2 < 0.02:  # series of asin u - u sqrt(1 - u**2): relative error below 1e-11
+        tail = 5.0 / 72.0 + u2 * (35.0 / 704.0 + u2 * (63.0 / 1664.0))
+        return r * r * u * u2 * (2.0 / 3.0 + u2 * (0.2 + u2 * (3.0 / 28.0 + u2 * tail)))
     u = min(u, 1.0)
     return r * r * (np.arcsin(u) - u * np.sqrt(max(1.0 - u2, 0.0)))
 
@@ -131,12 +134,83 @@ def ellipse_overlap(dx, dy, a, b, cos_t, sin_t):
     y2 = y1 + vy
     x3 = x0 + uy
     y3 = y0 + vy
-    inside = x0 * x0 + y0 * y0 <= 1.0 and x1 * x1 + y1 * y1 <= 1.0
-    if inside and x2 * x2 + y2 * y2 <= 1.0 and x3 * x3 + y3 * y3 <= 1.0:
+    in0 = x0 * x0 + y0 * y0 <= 1.0
+    in1 = x1 * x1 + y1 * y1 <= 1.0
+    in2 = x2 * x2 + y2 * y2 <= 1.0
+    in3 = x3 * x3 + y3 * y3 <= 1.0
+    if in0 and in1 and in2 and in3:
         return 1.0
-    area = _edge_term(x0, y0, x1, y1) + _edge_term(x1, y1, x2, y2)
-    area += _edge_term(x2, y2, x3, y3) + _edge_term(x3, y3, x0, y0)
+    if min(a, b) >= SMALL_AXIS:
+        area = _cut_parallelogram(x0, y0, in0, x1, y1, in1, x2, y2, in2, x3, y3, in3)
+    else:
+        area = _edge_term(x0, y0, x1, y1) + _edge_term(x1, y1, x2, y2)
+        area += _edge_term(x2, y2, x3, y3) + _edge_term(x3, y3, x0, y0)
     return min(max(area * a * b, 0.0), 1.0)
+
+
+@njit
+def _inner_part(px, py, p_in, qx, qy, q_in):
+    """Return whether the way from p to q meets the unit disc, and the two ends of the part inside."""
+    if p_in and q_in:
+        return True, px, py, qx, qy
+    dx = qx - px
+    dy = qy - py
+    a = dx * dx + dy * dy
+    b = px * dx + py * dy
+    disc = b * b - a * (px * px + py * py - 1.0)
+    if disc <= 0.0 or a == 0.0:
+        return False, 0.0, 0.0, 0.0, 0.0
+    root = np.sqrt(disc)
+    t0 = 0.0 if p_in else (-b - root) / a
+    t1 = 1.0 if q_in else (-b + root) / a
+    if t1 <= 0.0 or t0 >= 1.0:
+        return False, 0.0, 0.0, 0.0, 0.0
+    t0 = max(t0, 0.0)
+    t1 = min(t1, 1.0)
+    return True, px + t0 * dx, py + t0 * dy, px + t1 * dx, py + t1 * dy
+
+
+@njit
+def _under_arc(px, py, qx, qy):
+    """Signed area between the origin and the shorter arc of the unit circle from p to q."""
+    half_chord = 0.5 * np.sqrt((qx - px) ** 2 + (qy - py) ** 2)
+    return 0.5 * (px * qy - py * qx) + circle_segment(half_chord, 1.0)
+
+
+@njit
+def _cut_parallelogram(x0, y0, in0, x1, y1, in1, x2, y2, in2, x3, y3, in3):
+    """Area of a parallelogram inside the unit circle, which holds no more than half of the circle's arc.
+
+    Its sides are walked counter-clockwise; from where one leaves the circle to where the next comes in the boundary is
+    an arc.
+    """
+    area = 0.0
+    first_x = first_y = left_x = left_y = 0.0
+    has_first = has_left = False
+    px, py, p_in = x0, y0, in0
+    for side in range(4):
+        qx, qy, q_in = x0, y0, in0
+        if side == 0:
+            qx, qy, q_in = x1, y1, in1
+        elif side == 1:
+            qx, qy, q_in = x2, y2, in2
+        elif side == 2:
+            qx, qy, q_in = x3, y3, in3
+        meets, ux, uy, vx, vy = _inner_part(px, py, p_in, qx, qy, q_in)
+        if meets:
+            area += 0.5 * (ux * vy - uy * vx)
+            if not p_in:
+                if has_left:
+                    area += _under_arc(left_x, left_y, ux, uy)
+                    has_left = False
+                else:
+                    first_x, first_y, has_first = ux, uy, True
+            if not q_in:
+                left_x, left_y, has_left = vx, vy, True
+        px, py, p_in = qx, qy, q_in
+    if has_left and has_first:
+        area += _under_arc(left_x, left_y, first_x, first_y)
+    return area
 
 
 @njit
@@ -342,6 +416,56 @@ def _edge_sums(across, along, value, variance, outer, inner, count, r):
 
 
 @njit
+def _ellipse_row(x, dy, reach, qxx, qyy, qxy):
+    """First and last pixel of a row that an ellipse touches, and first and last that it covers (none: first after last).
+
+    Parameters
+    ----------
+    x : float
+        Column of the centre.
+    dy : float
+        Row less that of the centre.
+    reach : float
+        Half extent of the ellipse in x, pixels.
+    qxx, qyy, qxy : float
+        The ellipse is qxx dx**2 + qyy dy**2 + 2 qxy dx dy = 1.
+    """
+    det = qxx * qyy - qxy * qxy
+    slope = -qxy / qxx
+    rightmost = -qxy / qyy * reach  # height of the rightmost point; the leftmost is at minus that
+    low, high = dy - 0.5, dy + 0.5
+    room_low, room_high = qxx - det * low * low, qxx - det * high * high
+    left = -reach if low <= -rightmost <= high else np.inf
+    right = reach if low <= rightmost <= high else -np.inf
+    inner_left, inner_right = -np.inf, np.inf
+    if room_low > 0.0:
+        half = np.sqrt(room_low) / qxx
+        inner_left, inner_right = slope * low - half, slope * low + half
+        left, right = min(left, inner_left), max(right, inner_right)
+    if room_high > 0.0:
+        half = np.sqrt(room_high) / qxx
+        left, right = min(left, slope * high - half), max(right, slope * high + half)
+        inner_left, inner_right = max(inner_left, slope * high - half), min(inner_right, slope * high + half)
+    if not left <= right:
+        return 1, 0, 1, 0
+    first, last = int(np.floor(x + left + 0.5)), int(np.ceil(x + right - 0.5))
+    if not (room_low > 0.0 and room_high > 0.0) or inner_left > inner_right:
+        return first, last, 1, 0
+    return first, last, int(np.ceil(x + inner_left + 0.5)), int(np.floor(x + inner_right - 0.5))
+
+
+@fast_njit
+def _run_sums(flat, flat_variance, first, last):
+    """Sum image and variance over a run of pixels, both ends included."""
+    s = 0.0
+    v = 0.0
+    for k in range(np.uint64(first), np.uint64(last + 1)):
+        s += np.float64(flat[k])
+        v += np.float64(flat_variance[k])
+    return s, v
+
+
+@njit
 def ellipse_sums(pixels, x, y, a, b, theta):
     """Exact sums in one ellipse around every source.
 
@@ -369,6 +493,9 @@ def ellipse_sums(pixels, x, y, a, b, theta):
     area = np.full(n, np.nan)
     truncated = np.zeros(n, np.bool_)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
+    flat = pixels.image.ravel()
+    flat_variance = pixels.variance.ravel()
+    stride = pixels.image.shape[1]
     for i in pixels.order:
         if not (
             np.isfinite(x[i] + y[i] + theta[i]) and a[i] > 0.0 and b[i] > 0.0 and np.isfinite(a[i] + b[i])
@@ -381,10 +508,6 @@ def ellipse_sums(pixels, x, y, a, b, theta):
         truncated[i] = x[i] - ex < -0.5 or y[i] - ey < -0.5 or x[i] + ex > nx - 0.5 or y[i] + ey > ny - 0.5
         y0 = max(int(np.floor(y[i] - ey + 0.5)), 0)
         y1 = min(int(np.ceil(y[i] + ey - 0.5)), ny - 1)
-        # rho**2 below / above which a pixel is surely inside / outside
-        reach = 0.7072 / min(a[i], b[i])
-        sure_in = max(1.0 - reach, 0.0) ** 2
-        sure_out = (1.0 + reach) ** 2
         qxx = (cos_t / a[i]) ** 2 + (sin_t / b[i]) ** 2
         qyy = (sin_t / a[i]) ** 2 + (cos_t / b[i]) ** 2
         qxy = cos_t * sin_t * (1.0 / a[i] ** 2 - 1.0 / b[i] ** 2)
@@ -394,23 +517,23 @@ def ellipse_sums(pixels, x, y, a, b, theta):
         total = 0.0
         for yy in range(y0, y1 + 1):
             dy = yy - y[i]
-            disc = (qxy * dy) ** 2 - qxx * (qyy * dy * dy - sure_out)
-            if disc < 0.0:
-                continue
-            half = np.sqrt(disc) / qxx
-            middle = x[i] - qxy * dy / qxx
-            first = max(int(np.ceil(middle - half)), 0)
-            last = min(int(np.floor(middle + half)), nx - 1)
-            row = pixels.image[yy]
-            row_variance = pixels.variance[yy]
-            for xx in range(first, last + 1):
-                dx = xx - x[i]
-                rho2 = qxx * dx * dx + 2.0 * qxy * dx * dy + qyy * dy * dy
-                w = 1.0
-                if rho2 > sure_in:
-                    w = ellipse_overlap(dx, dy, a[i], b[i], cos_t, sin_t)
-                s += w * row[xx]
-                v += w * w * row_variance[xx]
+            left, right, full_left, full_right = _ellipse_row(x[i], dy, ex, qxx, qyy, qxy)
+            left, right = max(left, 0), min(right, nx - 1)
+            full_left, full_right = max(full_left, 0), min(full_right, nx - 1)
+            base = yy * stride
+            if full_left <= full_right:
+                part, part_variance = _run_sums(flat, flat_variance, base + full_left, base + full_right)
+                s += part
+                v += part_variance
+                total += full_right - full_left + 1
+            else:
+                full_left, full_right = right + 1, right
+            for xx in range(left, right + 1):
+                if full_left <= xx <= full_right:
+                    continue
+                w = ellipse_overlap(xx - x[i], dy, a[i], b[i], cos_t, sin_t)
+                s += w * flat[base + xx]
+                v += w * w * flat_variance[base + xx]
                 total += w
         hide_source(pixels, i, saved)
         flux[i] = s

@@ -79,36 +79,42 @@ def show_source(pixels, i, saved):
     saved : (2, largest footprint) float32 array
         Receives the image and variance under the footprint.
     """
-    k = 0
-    own = pixels.pixel_offsets[i]
+    image = pixels.image.ravel()
+    variance = pixels.variance.ravel()
+    stride = pixels.image.shape[1]
+    kept, kept_variance = saved[0], saved[1]
+    k = np.uint64(0)
+    own = np.uint64(pixels.pixel_offsets[i])
     for s in range(pixels.span_offsets[i], pixels.span_offsets[i + 1]):
-        y = pixels.spans[s, 0]
-        x0 = pixels.spans[s, 1]
-        x1 = pixels.spans[s, 2] + 1
-        row = pixels.image[y, x0:x1]
-        row_variance = pixels.variance[y, x0:x1]
-        for x in range(x1 - x0):
-            saved[0, k] = row[x]
-            saved[1, k] = row_variance[x]
-            row[x] = pixels.values[own + k]
-            row_variance[x] = pixels.variances[own + k]
-            k += 1
+        x0 = np.int64(pixels.spans[s, 1])
+        n = np.uint64(pixels.spans[s, 2] + 1 - x0)
+        here = np.uint64(np.int64(pixels.spans[s, 0]) * stride + x0)
+        for x in range(n):
+            kept[k + x] = image[here + x]
+            image[here + x] = pixels.values[own + k + x]
+        for x in range(n):
+            kept_variance[k + x] = variance[here + x]
+            variance[here + x] = pixels.variances[own + k + x]
+        k += n
 
 
 @njit
 def hide_source(pixels, i, saved):
     """Put back what :func:`show_source` has replaced."""
-    k = 0
+    image = pixels.image.ravel()
+    variance = pixels.variance.ravel()
+    stride = pixels.image.shape[1]
+    kept, kept_variance = saved[0], saved[1]
+    k = np.uint64(0)
     for s in range(pixels.span_offsets[i], pixels.span_offsets[i + 1]):
-        y = pixels.spans[s, 0]
-        x0 = pixels.spans[s, 1]
-        x1 = pixels.spans[s, 2] + 1
-        row = pixels.image[y, x0:x1]
-        row_variance = pixels.variance[y, x0:x1]
-        for x in range(x1 - x0):
-            row[x] = saved[0, k]
-            row_variance[x] = saved[1, k]
-            k += 1
+        x0 = np.int64(pixels.spans[s, 1])
+        n = np.uint64(pixels.spans[s, 2] + 1 - x0)
+        here = np.uint64(np.int64(pixels.spans[s, 0]) * stride + x0)
+        for x in range(n):
+            image[here + x] = kept[k + x]
+        for x in range(n):
+            variance[here + x] = kept_variance[k + x]
+        k += n
 
 
 @njit

@@ -14,6 +14,8 @@ import numpy as np
 
 from starmill.kernels._jit import njit
 
+WALK = 64  # pixels around a peak that are looked at before the tree is built
+
 
 @njit
 def _find(tree, i):
@@ -25,39 +27,43 @@ def _find(tree, i):
 
 
 @njit
-def _touching(y, x, values, number, tree, roots, ranks):
+def _touching(place, pitch, number, tree, roots, ranks):
     """Components that touch a pixel and the highest pixel of each among its neighbours; returns their number.
 
-    ``number`` has a border of one pixel.
+    ``number`` is flat, with rows of ``pitch`` and a border of one pixel; pixels not joined yet have -1.
     """
     n = 0
-    for qy in range(y, y + 3):
-        row = number[qy]
-        for qx in range(x, x + 3):
-            k = row[qx]
-            if k < 0 or tree[k] < 0:
+    for row in (place - pitch - 1, place - 1, place + pitch - 1):
+        for at in range(row, row + 3):
+            k = number[at]
+            if k < 0:
                 continue
-            root = _find(tree, k)
-            known = False
-            for c in range(n):
-                if roots[c] == root:
-                    known = True
-                    if values[k] > values[ranks[c]]:
-                        ranks[c] = k
-            if not known:
+            root = tree[k]
+            if n == 1 and root == roots[0]:  # most pixels touch one component
+                ranks[0] = min(ranks[0], k)
+                continue
+            if tree[root] != root:
+                root = _find(tree, k)
+            c = 0
+            while c < n and roots[c] != root:
+                c += 1
+            if c == n:
                 roots[n], ranks[n] = root, k
                 n += 1
+            else:
+                ranks[c] = min(ranks[c], k)
     return n
 
 
 @njit
-def _join_pixel(p, x, y, values, number, tree, link, top, total, count, noise, level, needed, min_pixels, min_drop,
+def _join_pixel(p, place, pitch, values, number, tree, link, top, total, count, noise, level, needed, min_pixels, min_drop,
                 roots, ranks):  # fmt: skip
     """Join a pixel to the components of its eight neighbours.
 
     One that stands out, with most light, takes in the others: those that are strong stay objects.
     """
-    n = _touching(y, x, values, number, tree, roots, ranks)
+    n = _touching(place, pitch, number, tree, roots, ranks)
+    number[place] = p
     tree[p], link[p], top[p] = p, p, p
     total[p], count[p] = 0.0, 0
     if n == 0:
@@ -94,6 +100,42 @@ def _join_pixel(p, x, y, values, number, tree, link, top, total, count, noise, l
 
 
 @njit
+def _falling_order(values, order):
+    """Order of positive values from the highest down, equal ones as they come.
+
+    Positive float32 numbers are ordered as the integers of the same bits, of which four passes sort a byte each.
+
+    Parameters
+    ----------
+    values : (n,) float32 array
+        Positive.
+    order : (n,) int64 array
+        Written.
+    """
+    n = values.shape[0]
+    bits = values.view(np.uint32)
+    other = np.empty(n, np.int64)
+    starts = np.empty(257, np.int64)
+    for k in range(n):
+        order[k] = k
+    source, target = order, other
+    for shift in (0, 8, 16, 24):
+        starts[:] = 0
+        for k in range(n):
+            starts[256 - ((bits[k] >> np.uint32(shift)) & np.uint32(255))] += (
+                1  # the highest byte comes first
+            )
+        for b in range(256):
+            starts[b + 1] += starts[b]
+        for k in range(n):
+            place = source[k]
+            bucket = 255 - ((bits[place] >> np.uint32(shift)) & np.uint32(255))
+            target[starts[bucket]] = place
+            starts[bucket] += 1
+        source, target = target, source
+
+
+@njit
 def split_by_levels(pixels, inside, noise, threshold, n_levels, contrast, min_pixels, min_drop):
     """Objects of a footprint.
 
@@ -122,8 +164,17 @@ def split_by_levels(pixels, inside, noise, threshold, n_levels, contrast, min_pi
         0, 1, ... on the footprint in the order of decreasing peaks, -1 outside.
     n_objects : int
     """
+    labels, n_objects = _branches(pixels, inside, noise, threshold, n_levels, contrast, min_pixels, min_drop)
+    _spread_labels(labels, pixels, inside)
+    return labels, n_objects
+
+
+@njit
+def _branches(pixels, inside, noise, threshold, n_levels, contrast, min_pixels, min_drop):
+    """Objects as :func:`split_by_levels`, with the labels of the pixels above the threshold alone."""
     ny, nx = pixels.shape
-    number = np.full((ny + 2, nx + 2), -1, np.int64)
+    pitch = nx + 2
+    number = np.full((ny + 2) * pitch, -1, np.int32)
     n = 0
     whole = 0.0
     for y in range(ny):
@@ -131,20 +182,19 @@ def split_by_levels(pixels, inside, noise, threshold, n_levels, contrast, min_pi
             if inside[y, x]:
                 n += 1 if pixels[y, x] >= threshold else 0
                 whole += max(pixels[y, x], np.float32(0.0))
-    values, ys, xs = np.empty(n), np.empty(n, np.int64), np.empty(n, np.int64)
+    values, errors, places = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.int64)
     k = 0
     for y in range(ny):
         for x in range(nx):
             if inside[y, x] and pixels[y, x] >= threshold:
-                values[k], ys[k], xs[k] = -pixels[y, x], y, x
+                values[k], errors[k], places[k] = pixels[y, x], noise[y, x], (y + 1) * pitch + x + 1
                 k += 1
-    order = np.argsort(values, kind="mergesort")
+    order = np.empty(n, np.int64)
+    _falling_order(values, order)
     sorted_values, sorted_noise = np.empty(n), np.empty(n)
     for k in range(n):
-        p = order[k]
-        number[ys[p] + 1, xs[p] + 1] = k
-        sorted_values[k] = -values[p]
-        sorted_noise[k] = noise[ys[p], xs[p]]
+        sorted_values[k] = values[order[k]]
+        sorted_noise[k] = errors[order[k]]
     tree = np.full(n, -1, np.int64)
     link, top = np.empty(n, np.int64), np.empty(n, np.int64)
     total, count = np.zeros(n), np.zeros(n, np.int64)
@@ -159,10 +209,9 @@ def split_by_levels(pixels, inside, noise, threshold, n_levels, contrast, min_pi
         floor = threshold * np.exp(step * index) if index >= 0 else -np.inf
         stop = start
         while stop < n and sorted_values[stop] >= floor:
-            p = order[stop]
             _join_pixel(
-                stop, xs[p], ys[p], sorted_values, number, tree, link, top, total, count, sorted_noise, above, needed,
-                min_pixels, min_drop, roots, ranks,
+                stop, places[order[stop]], pitch, sorted_values, number, tree, link, top, total, count, sorted_noise,
+                above, needed, min_pixels, min_drop, roots, ranks,
             )  # fmt: skip
             stop += 1
         for k in range(start, stop):
@@ -176,13 +225,14 @@ def split_by_levels(pixels, inside, noise, threshold, n_levels, contrast, min_pi
         stands[k] = (
             sorted_values[k] - 0.5 * threshold >= min_drop * sorted_noise[k]
         )  # the valley is between 0 and it
-    labels, n_objects = _label_links(number, link, total, count, tree, stands, threshold, needed, min_pixels)
-    _spread_labels(labels, pixels, inside)
+    labels, n_objects = _label_links(
+        number, ny, nx, link, total, count, tree, stands, threshold, needed, min_pixels
+    )
     return labels, max(n_objects, 1)
 
 
 @njit
-def _label_links(number, link, total, count, tree, stands, threshold, needed, min_pixels):
+def _label_links(number, ny, nx, link, total, count, tree, stands, threshold, needed, min_pixels):
     """Follow the links of all pixels to the peaks; regions of their own need enough light as well."""
     n = link.shape[0]
     object_of = np.full(n, -1, np.int64)
@@ -206,11 +256,10 @@ def _label_links(number, link, total, count, tree, stands, threshold, needed, mi
         while object_of[walk] < 0:
             object_of[walk] = found
             walk = link[walk]
-    ny, nx = number.shape[0] - 2, number.shape[1] - 2
     labels = np.full((ny, nx), -1, np.int64)
     for y in range(ny):
         for x in range(nx):
-            k = number[y + 1, x + 1]
+            k = number[(y + 1) * (nx + 2) + x + 1]
             if k >= 0 and object_of[k] < n:
                 labels[y, x] = object_of[k]
     return labels, n_objects
@@ -259,48 +308,109 @@ def _spread_labels(labels, pixels, inside):
 
 
 @njit
-def _smooth_inside(pixels, inside, taps, work):
-    """Convolve a stamp with a separable kernel, in place; nothing outside the footprint counts."""
-    ny, nx = pixels.shape
-    half = taps.shape[0] // 2
-    for y in range(ny):
-        for x in range(nx):
-            value = 0.0
-            for k in range(max(-half, -x), min(half, nx - 1 - x) + 1):
-                value += taps[half + k] * pixels[y, x + k]
-            work[y, x] = value
-    for y in range(ny):
-        for x in range(nx):
-            value = 0.0
-            for k in range(max(-half, -y), min(half, ny - 1 - y) + 1):
-                value += taps[half + k] * work[y + k, x]
-            pixels[y, x] = np.float32(value) if inside[y, x] else np.float32(0.0)
+def _smooth_inside(pixels, inside, ny, nx, half, taps, work):
+    """Convolve a stamp with a separable kernel, in place; nothing outside the footprint counts.
+
+    Parameters
+    ----------
+    pixels : float32 array, inside : uint8 array
+        Flat stamp of ``ny`` x ``nx`` pixels with a border of ``half`` (at least one) all around, zero there.
+    ny, nx, half : int
+    taps : (2 half' + 1,) float64 array, half' <= half
+    work : float64 array
+        Scratch of the size of the stamp.
+    """
+    pitch = nx + 2 * half
+    reach = taps.shape[0] // 2
+    for y in range(ny + 2 * half):
+        here = np.uint64(y * pitch + half)
+        for x in range(np.uint64(nx)):
+            work[here + x] = 0.0
+        if half <= y < ny + half:
+            for k in range(-reach, reach + 1):
+                tap, there = taps[reach + k], np.uint64(y * pitch + half + k)
+                for x in range(np.uint64(nx)):
+                    work[here + x] += tap * np.float64(pixels[there + x])
+    row = np.empty(nx)
+    for y in range(half, ny + half):
+        row[:] = 0.0
+        for k in range(-reach, reach + 1):
+            tap, there = taps[reach + k], np.uint64((y + k) * pitch + half)
+            for x in range(np.uint64(nx)):
+                row[x] += tap * work[there + x]
+        here = np.uint64(y * pitch + half)
+        for x in range(np.uint64(nx)):
+            pixels[here + x] = np.float32(row[x]) if inside[here + x] else np.float32(0.0)
 
 
 @njit
-def _may_split(pixels, inside, variance, y0, x0, threshold, least_drop):
-    """Tell whether two pixels that stand out of the threshold are the highest of their neighbourhoods."""
-    ny, nx = pixels.shape
+def _may_split(pixels, inside, ny, nx, half, variance, y0, x0, threshold, least_drop, stack):
+    """Tell whether two peaks stand out of the threshold and of their surroundings.
+
+    The stamp as in :func:`_smooth_inside`, its first pixel at (y0, x0) of the variance image; ``stack`` is scratch of
+    :data:`WALK` + 8 numbers.
+    """
+    pitch = nx + 2 * half
     found = 0
     for y in range(ny):
+        base = (y + half) * pitch + half
         for x in range(nx):
-            value = pixels[y, x]
-            if not inside[y, x] or value < threshold:
+            at = base + x
+            value = pixels[at]
+            if not inside[at] or value < threshold:
                 continue
-            if value - 0.5 * threshold < least_drop * math.sqrt(
-                max(variance[y0 + y, x0 + x], np.float32(0.0))
-            ):
+            # what lies outside the footprint is zero, so below the threshold
+            if pixels[at - 1] > value or pixels[at + 1] > value:
                 continue
-            is_top = True
-            for qy in range(max(y - 1, 0), min(y + 2, ny)):
-                for qx in range(max(x - 1, 0), min(x + 2, nx)):
-                    if inside[qy, qx] and pixels[qy, qx] > value:
-                        is_top = False
-            if is_top:
+            if pixels[at - pitch] > value or pixels[at + pitch] > value:
+                continue
+            if pixels[at - pitch - 1] > value or pixels[at - pitch + 1] > value:
+                continue
+            if pixels[at + pitch - 1] > value or pixels[at + pitch + 1] > value:
+                continue
+            drop = least_drop * math.sqrt(max(variance[y0 + y, x0 + x], np.float32(0.0)))
+            if value - 0.5 * threshold >= drop and not _is_shoulder(pixels, inside, at, pitch, drop, stack):
                 found += 1
                 if found > 1:
                     return True
     return False
+
+
+@njit
+def _is_shoulder(pixels, inside, top, pitch, drop, stack):
+    """Tell whether a way of few pixels, all less than ``drop`` below a peak, leads to a higher pixel.
+
+    Such a peak never stands out of the pixel where the tree joins it to its neighbour, so it is no object.
+    """
+    value = pixels[top]
+    floor = value - 0.999 * drop  # the tree rounds in single precision
+    n, done = 1, 0
+    stack[0] = top
+    inside[top] |= np.uint8(2)
+    higher = False
+    while done < n and n < WALK and not higher:
+        here = stack[done]
+        done += 1
+        for row in (here - pitch, here, here + pitch):
+            for at in range(row - 1, row + 2):
+                if inside[at] == 1 and pixels[at] > floor:
+                    higher = higher or pixels[at] > value
+                    inside[at] |= np.uint8(2)
+                    stack[n] = at
+                    n += 1
+    for k in range(n):
+        inside[stack[k]] &= np.uint8(1)
+    return higher
+
+
+@njit
+def _stamp_area(spans, first, last, half):
+    """Return first row, first column, rows and columns of the box of some spans, and its area with a border."""
+    y0, y1, x0, x1 = spans[first, 0], spans[last - 1, 0], spans[first, 1], spans[first, 2]
+    for s in range(first, last):
+        x0, x1 = min(x0, spans[s, 1]), max(x1, spans[s, 2])
+    ny, nx = y1 - y0 + 1, x1 - x0 + 1
+    return y0, x0, ny, nx, (ny + 2 * half) * (nx + 2 * half)
 
 
 @njit
@@ -328,45 +438,69 @@ def label_footprints(image, variance, spans, span_offsets, pixel_offsets, first,
     power = 0.0
     for k in range(taps.shape[0]):
         power += taps[k] * taps[k]
+    half = max(taps.shape[0] // 2, 1)
+    largest = 0
+    for i in range(first, last):
+        if span_offsets[i + 1] > span_offsets[i]:
+            largest = max(largest, _stamp_area(spans, span_offsets[i], span_offsets[i + 1], half)[4])
+    pixels, inside = np.empty(largest, np.float32), np.empty(largest, np.uint8)
+    work, stack = np.empty(largest), np.empty(WALK + 8, np.int64)
     for i in range(first, last):
         n_objects[i] = 1
         s0, s1 = span_offsets[i], span_offsets[i + 1]
         if s1 <= s0:
             continue
-        y0, x0, y1, x1 = spans[s0, 0], spans[s0, 1], spans[s1 - 1, 0], spans[s0, 2]
+        y0, x0, ny, nx, area = _stamp_area(spans, s0, s1, half)
+        pitch = nx + 2 * half
+        for k in range(np.uint64(area)):
+            pixels[k] = np.float32(0.0)
+            inside[k] = np.uint8(0)
         for s in range(s0, s1):
-            x0, x1 = min(x0, spans[s, 1]), max(x1, spans[s, 2])
-        shape = (y1 - y0 + 1, x1 - x0 + 1)
-        pixels, inside = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+            y, start = spans[s, 0], spans[s, 1]
+            base = (y - y0 + half) * pitch + start - x0 + half
+            for k in range(spans[s, 2] - start + 1):
+                value = image[y, start + k]
+                inside[base + k] = np.uint8(1)
+                pixels[base + k] = value if math.isfinite(value) else np.float32(0.0)
+        _smooth_inside(pixels, inside, ny, nx, half, taps, work)
+        at = pixel_offsets[i]
         for s in range(s0, s1):
-            y = spans[s, 0]
-            for x in range(spans[s, 1], spans[s, 2] + 1):
-                value = image[y, x]
-                inside[y - y0, x - x0] = True
-                pixels[y - y0, x - x0] = value if math.isfinite(value) else np.float32(0.0)
-        _smooth_inside(pixels, inside, taps, np.empty(shape, np.float64))
-        k = pixel_offsets[i]
-        for s in range(s0, s1):
-            for x in range(spans[s, 1], spans[s, 2] + 1):
-                smoothed[k] = pixels[spans[s, 0] - y0, x - x0]
-                k += 1
-        if not _may_split(pixels, inside, variance, y0, x0, threshold, min_drop * power):
-            continue
-        noise = np.zeros(shape, np.float32)
-        for s in range(s0, s1):
-            y = spans[s, 0]
-            for x in range(spans[s, 1], spans[s, 2] + 1):
-                noise[y - y0, x - x0] = power * math.sqrt(max(variance[y, x], np.float32(0.0)))
-        found, n_objects[i] = split_by_levels(
-            pixels, inside, noise, threshold, n_levels, contrast, min_pixels, min_drop
-        )
-        if n_objects[i] < 2:
-            continue
-        k = pixel_offsets[i]
-        for s in range(s0, s1):
-            for x in range(spans[s, 1], spans[s, 2] + 1):
-                labels[k] = found[spans[s, 0] - y0, x - x0]
-                k += 1
+            base = (spans[s, 0] - y0 + half) * pitch + spans[s, 1] - x0 + half
+            for k in range(spans[s, 2] - spans[s, 1] + 1):
+                smoothed[at] = pixels[base + k]
+                at += 1
+        if _may_split(pixels, inside, ny, nx, half, variance, y0, x0, threshold, min_drop * power, stack):
+            n_objects[i] = _label_one(
+                pixels, inside, ny, nx, half, variance, y0, x0, spans, s0, s1, power, threshold, n_levels, contrast,
+                min_pixels, min_drop, labels, pixel_offsets[i],
+            )  # fmt: skip
+
+
+@njit
+def _label_one(pixels, inside, ny, nx, half, variance, y0, x0, spans, s0, s1, power, threshold, n_levels, contrast,
+               min_pixels, min_drop, labels, place):  # fmt: skip
+    """Write the labels of a stamp from ``place`` on when it has several objects; returns how many."""
+    pitch = nx + 2 * half
+    values, within = np.empty((ny, nx), np.float32), np.empty((ny, nx), np.bool_)
+    for y in range(ny):
+        base = (y + half) * pitch + half
+        for x in range(nx):
+            values[y, x] = pixels[base + x]
+            within[y, x] = inside[base + x] != 0
+    noise = np.zeros((ny, nx), np.float32)
+    for s in range(s0, s1):
+        y = spans[s, 0]
+        for x in range(spans[s, 1], spans[s, 2] + 1):
+            noise[y - y0, x - x0] = power * math.sqrt(max(variance[y, x], np.float32(0.0)))
+    found, n_objects = _branches(values, within, noise, threshold, n_levels, contrast, min_pixels, min_drop)
+    if n_objects < 2:
+        return n_objects
+    _spread_labels(found, values, within)
+    for s in range(s0, s1):
+        for x in range(spans[s, 1], spans[s, 2] + 1):
+            labels[place] = found[spans[s, 0] - y0, x - x0]
+            place += 1
+    return n_objects
 
 
 @njit

@@ -18,11 +18,12 @@ from starmill.tasks.aperture_correction import ApertureCorrectionConfig
 from starmill.tasks.base import Config, Result, Task, field, subtask
 from starmill.tasks.config import SubtaskConfig
 from starmill.tasks.deblend import SourceDeblendConfig
-from starmill.tasks.detect import SourceDetectionConfig, with_pixels
+from starmill.tasks.detect import SourceDetectionConfig
 from starmill.tasks.install_psf import InstallGaussianPsfConfig
 from starmill.tasks.measure import SingleFrameMeasurementConfig
 from starmill.tasks.measure_psf import PSF_COLUMNS, MeasurePsfConfig
 from starmill.tasks.repair import RepairConfig
+from starmill.tasks.shared_pixels import with_pixels
 from starmill.tasks.subtract_background import SubtractBackgroundConfig
 
 __all__ = ["CharacterizeImageConfig", "CharacterizeImageTask", "characterize"]

@@ -15,7 +15,7 @@ from starmill.deblending.symmetric_templates import SymmetricRules, deblend_symm
 from starmill.detection.footprints import mark_footprints
 from starmill.errors import AlgorithmError, InputError
 from starmill.tasks.base import Config, Result, Task, field
-from starmill.tasks.detect import with_pixels
+from starmill.tasks.shared_pixels import with_pixels
 
 __all__ = ["DEBLEND_COLUMNS", "SourceDeblendConfig", "SourceDeblendTask", "append_children"]
 

@@ -13,7 +13,6 @@ from starmill.datamodel.catalog import MINIMAL_COLUMNS, Catalog, Column, Schema,
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.footprint import FootprintSet
 from starmill.datamodel.mask import Mask
-from starmill.datamodel.masked_image import MaskedImage
 from starmill.detection.filters import Smoothed, mark_border, smooth, smooth_mask
 from starmill.detection.footprints import grow_footprints, growth_radius, mark_footprints
 from starmill.detection.peaks import drop_shallow_peaks, move_missing_peaks, replace_peaks
@@ -23,6 +22,7 @@ from starmill.errors import AlgorithmError, InputError
 from starmill.numerics.statistics import clipped_statistics
 from starmill.tasks.base import Config, Result, Task, field, subtask
 from starmill.tasks.config import SubtaskConfig
+from starmill.tasks.shared_pixels import with_pixels
 from starmill.tasks.subtract_background import SubtractBackgroundConfig
 
 __all__ = ["DETECTION_COLUMNS", "SourceDetectionConfig", "SourceDetectionTask"]
@@ -456,20 +456,6 @@ class SourceDetectionTask(Task):
         if self.config.polarity == "both":
             columns["is_negative"] = np.arange(n) >= len(sets[0])
         return Catalog(self.schema, columns, footprints=footprints)
-
-
-def with_pixels(exposure: Exposure, image: NDArray[np.float32], mask: Mask) -> Exposure:
-    """Return an exposure like another one with this image and mask; the variance is shared."""
-    pixels = MaskedImage(image, mask, exposure.variance, origin=exposure.origin, unit=exposure.unit)
-    return Exposure(
-        pixels,
-        psf=exposure.psf,
-        wcs=exposure.wcs,
-        photo_scale=exposure.photo_scale,
-        aperture_corrections=exposure.aperture_corrections,
-        info=exposure.info,
-        detector=exposure.detector,
-    )
 
 
 def _spline_background(exposure: Exposure, bin_size: int) -> Any:

@@ -17,7 +17,8 @@ from starmill.detection.sky_objects import place_sky_objects
 from starmill.errors import AlgorithmError
 from starmill.tasks.base import Result, field, subtask
 from starmill.tasks.config import SubtaskConfig
-from starmill.tasks.detect import Detections, SourceDetectionConfig, SourceDetectionTask, with_pixels
+from starmill.tasks.detect import Detections, SourceDetectionConfig, SourceDetectionTask
+from starmill.tasks.shared_pixels import with_pixels
 from starmill.tasks.sky_objects import SkyObjectsConfig
 
 __all__ = ["DynamicDetectionConfig", "DynamicDetectionTask"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
+
+import numpy as np
 
 from starmill.background.mesh import estimate_background, subtract_field
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import Field
 from starmill.tasks.base import Config, Result, Task, field
+from starmill.tasks.shared_pixels import with_pixels
 
 __all__ = ["SubtractBackgroundConfig", "SubtractBackgroundTask"]
 
@@ -62,8 +65,8 @@ class SubtractBackgroundTask(Task):
         Returns
         -------
         result : Result
-            ``exposure``, without the background; ``background``, the list with the new field at its end; ``mesh``,
-            the levels of the cells and their errors.
+            ``exposure``, without the background (image and mask are its own, the variance is shared); ``background``,
+            the list with the new field at its end; ``mesh``, the levels of the cells and their errors.
 
         Raises
         ------
@@ -89,8 +92,12 @@ class SubtractBackgroundTask(Task):
             filter_threshold=config.filter_threshold,
             origin=exposure.origin,
         )
-        result: Any = exposure if in_place else exposure.copy()
-        subtract_field(result.image, found.field, exposure.box)
+        result = (
+            exposure
+            if in_place
+            else with_pixels(exposure, np.empty_like(exposure.image), exposure.mask.copy())
+        )
+        subtract_field(exposure.image, found.field, exposure.box, out=result.image)
         self.metadata.update(mean=found.field.mean(), order=found.order, cells=found.mesh.n_valid)
         self.debug_hook("background", exposure=result, background=found.field)
         return Result(exposure=result, background=[*(background or []), found.field], mesh=found.mesh)
