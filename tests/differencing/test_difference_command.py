@@ -108,3 +108,29 @@ def test_several_images_are_those_of_one_by_one(tmp_path, pair):
 def test_a_folder_is_needed_for_several_images(tmp_path):
     with pytest.raises(UsageError, match="folder"):
         run("t.fits", "a.fits", "b.fits", "-o", tmp_path / "d.fits")
+
+
+def test_the_verdict_of_what_is_kept_is_that_of_its_file(tmp_path, pair):
+    write_exposure(pair.template, tmp_path / "t.fits")
+    waves = pair.science.copy()
+    y, x = np.indices(waves.shape)
+    waves.image[...] += 8 * np.sqrt(np.median(waves.variance)) * np.sin(x / 6) * np.sin(y / 6)
+    write_exposure(waves, tmp_path / "s.fits")
+    out = tmp_path / "d.fits"
+    words = (
+        tmp_path / "t.fits",
+        tmp_path / "s.fits",
+        "-o",
+        out,
+        "--no-report",
+        "--resume",
+        "--strict",
+        *QUICK,
+    )
+    assert run(*words)[0] == 5
+    made = out.stat().st_mtime_ns
+    code, text = run(*words)
+    assert code == 5
+    assert "warning: s: failed: " in text
+    assert out.stat().st_mtime_ns == made
+    assert fits.getheader(out)["VERDICT"].startswith("failed: ")

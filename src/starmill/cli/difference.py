@@ -90,10 +90,10 @@ def _subtract(
         if settings.verbosity > 1:
             click.echo(outcome["traceback"], err=True)
     if single and not failed and not settings.as_json and not settings.quiet:
-        facts = outcomes[0]["facts"] or {"state": outcomes[0]["state"]}
+        facts = outcomes[0]["facts"]
         width = max(map(len, facts))
         click.echo("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))
-    doubtful = [outcome for outcome in outcomes if outcome["state"] == "done" and not outcome["good"]]
+    doubtful = [outcome for outcome in outcomes if outcome["state"] != "failed" and not outcome["good"]]
     for outcome in doubtful:
         advice = "" if options["strict"] else " (do not trust it; --strict ends with exit code 5)"
         click.echo(f"warning: {outcome['frame']}: {outcome['facts']['verdict']}{advice}", err=True)
@@ -119,7 +119,7 @@ def _line(outcome: dict[str, Any]) -> str:
     if outcome["state"] == "failed":
         return f"{outcome['frame']}: FAILED: {outcome['error']}"
     if outcome["state"] == "kept":
-        return f"{outcome['frame']}: kept from before"
+        return f"{outcome['frame']}: kept from before: {outcome['facts']['verdict']}"
     facts = outcome["facts"]
     return (
         f"{outcome['frame']}: {facts['verdict']}, convolved the {facts['convolved']}, kernel sum"

@@ -12,7 +12,7 @@ from starmill.execution.loose import loose_message, outcome_of, run_messages
 from starmill.execution.quantum_work import DONE
 from starmill.repository.loose_files import LooseFiles
 
-__all__ = ["subtract_frames", "write_companions"]
+__all__ = ["recalled_notes", "subtract_frames", "write_companions"]
 
 
 def subtract_frames(
@@ -112,6 +112,29 @@ def write_companions(
     if pictures:
         _draw(result, stem, facts)
     return {"facts": facts, "good": bool(result.quality.good)}
+
+
+def recalled_notes(files: LooseFiles) -> dict[str, Any] | None:
+    """Return the notes of a difference that was made before, from its file.
+
+    Parameters
+    ----------
+    files : LooseFiles
+
+    Returns
+    -------
+    notes : dict or None
+        As of `write_companions`; the facts are those that the file holds. None when it holds none: the difference must be
+        made again to know its verdict.
+    """
+    from starmill.io.exposure_file import read_exposure_component
+
+    info = read_exposure_component(files.outputs["difference"][1], "info")
+    facts = dict(info.extra.get("difference", {}))
+    if "good" not in facts:
+        return None
+    good = bool(facts.pop("good"))
+    return {"facts": {"state": "kept", **facts}, "good": good}
 
 
 def difference_facts(result: Any) -> dict[str, Any]:

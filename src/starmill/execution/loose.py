@@ -200,7 +200,12 @@ def work_on_files(message: Mapping[str, Any], task: Any) -> tuple[dict[str, Any]
     companions = loose.get("companions", "")
     provenance = loose_provenance(task, files, companions)
     if loose.get("resume") and _is_made(files, provenance):
-        return {}, {"state": "kept"}
+        recall = (
+            getattr(import_module(_COMPANIONS[companions]), "recalled_notes", None) if companions else None
+        )
+        notes = recall(files) if recall else {}
+        if notes is not None:
+            return {}, {"state": "kept"} | notes
     with one_blas_thread():
         result = task.run(**inputs)
     notes = {"state": "done"}

@@ -130,6 +130,7 @@ def _primary_cards(exposure: Exposure) -> list[Card]:
         "DATE-OBS": (info.date, "start of the exposure, UTC"),
         "MJD-MID": (info.mjd, "mid exposure, UTC"),
         "AIRMASS": (info.airmass, "airmass"),
+        "VERDICT": (info.extra.get("difference", {}).get("verdict", ""), "of a difference"),
     }
     found: list[Card] = [("SMFORMAT", FORMAT_VERSION, "version of the layout of a starmill exposure")]
     for name, (value, comment) in cards.items():

@@ -163,6 +163,9 @@ class DifferenceTask(Task):
         if self.config.strict and not quality.good:
             raise AlgorithmError("the difference image failed its quality check", numbers=quality.numbers())
         difference, score = _exposures(science, template, products)
+        difference.info = difference.info.with_values(
+            extra={**difference.info.extra, "difference": _summary(quality, direction, products)}
+        )
         return Result(
             difference=difference, score=score, matched_template=products["matched_template"], kernel=fit.kernel,
             kernel_sum=products["kernel_sum"], kernel_sum_error=products["kernel_sum_error"], wings=matched["wings"],
@@ -539,6 +542,18 @@ class DifferenceTask(Task):
 def _robust_width(values: Array) -> float:
     """Return half the range between the 16th and 84th percentiles; 1 without values."""
     return float(np.subtract(*np.percentile(values, [84.13, 15.87])) / 2) if len(values) else 1.0
+
+
+def _summary(quality: DifferenceQuality, direction: str, products: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file of the difference tells about it; plain finite values."""
+    values = {
+        "verdict": quality.verdict, "good": quality.good, "convolved": direction, "kernel_sum": products["kernel_sum"],
+        "kernel_sum_error": products["kernel_sum_error"], **quality.numbers(),
+    }  # fmt: skip
+    del values["reasons"]
+    return {
+        name: value for name, value in values.items() if not isinstance(value, float) or np.isfinite(value)
+    }
 
 
 def _match_sigma(reference: Side, target: Side) -> float:
