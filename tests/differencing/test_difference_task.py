@@ -46,6 +46,18 @@ def test_a_border_that_was_not_searched_is_subtracted(outcome):
     assert again.mask.any("EDGE")[:6].all()
 
 
+def test_a_prepared_template_gives_the_same_difference(outcome):
+    """Also the second time, when what the first epoch needed of the template is kept."""
+    _, pair, result = outcome
+    task = DifferenceTask()
+    prepared = task.prepare(pair.template)
+    for _ in range(2):
+        again = task.run(template=prepared, science=pair.science)
+        for name in ("difference", "score"):
+            np.testing.assert_array_equal(getattr(again, name).image, getattr(result, name).image)
+            np.testing.assert_array_equal(getattr(again, name).variance, getattr(result, name).variance)
+
+
 def test_noise_is_calibrated(outcome):
     _, _, result = outcome
     assert result.quality.sky_width == pytest.approx(1, abs=0.03)

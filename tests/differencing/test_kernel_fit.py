@@ -17,7 +17,7 @@ from starmill.differencing.selection import fit_selected_kernel
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamp_system import build_stamp_system, neighbour_mean
 from starmill.differencing.stamps import choose_stamps, stamps_at
-from starmill.differencing.wings import KernelWings, fit_wings
+from starmill.differencing.wings import KernelWings, RingLight, fit_wings
 from starmill.errors import AlgorithmError, InputError
 
 GOOD = np.zeros((320, 320), bool)
@@ -162,11 +162,12 @@ def test_wings_are_recovered():
     reference = np.zeros((n, n), "f4")
     x, y = rng.integers(20, 300, (2, 60))
     reference[y, x] = 2e5
-    truth = KernelWings(np.array([7.0, 14.0]), 5.0, np.array([0.01, 0.005]), 0.0)
-    faint = truth.image(reference, np.zeros((n, n), bool))
-    difference = faint + rng.normal(0, 3, (n, n)).astype("f4")
     bad = np.zeros((n, n), bool)
-    found = fit_wings(reference, difference, np.full((n, n), 9.0), bad, bad, core_half_width=10)
+    light = RingLight.of(reference, bad, 10)
+    truth = KernelWings(np.array([7.0, 14.0]), 5.0, np.array([0.01, 0.005]), 0.0)
+    faint = truth.image(light)
+    difference = faint + rng.normal(0, 3, (n, n)).astype("f4")
+    found = fit_wings(light, difference, np.full((n, n), 9.0), bad)
     assert found.total == pytest.approx(0.015, abs=5 * found.error)
     assert truth.kernel_image(60).sum() == pytest.approx(0.015, rel=0.02)
 

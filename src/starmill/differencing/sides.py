@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from scipy.ndimage import median_filter
 
 from starmill.datamodel.geometry import Box
 from starmill.differencing.seeing import Seeing
+from starmill.differencing.wings import RingLight
 from starmill.errors import AlgorithmError
 
 __all__ = ["Side", "discs", "flux_ratio", "sky_noise", "with_some_seeing"]
@@ -36,6 +37,13 @@ class Side:
     bad: np.ndarray
     seeing: Seeing
     hidden: np.ndarray | None = None
+    _rings: dict[int, RingLight] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def ring_light(self, core_half_width: int) -> RingLight:
+        """Return what rings outside a kernel core carry of this image; kept for the next image of the same template."""
+        if core_half_width not in self._rings:
+            self._rings[core_half_width] = RingLight.of(self.image, self.bad, core_half_width)
+        return self._rings[core_half_width]
 
     @property
     def unfit(self):

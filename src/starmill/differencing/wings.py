@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter, zoom
+from scipy.ndimage import maximum_filter
 from scipy.signal import fftconvolve
 
 from starmill.datamodel.geometry import Box
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.differencing.stamp_system import neighbour_mean
 
-__all__ = ["KernelWings", "fit_wings"]
+__all__ = ["KernelWings", "RingLight", "fit_wings"]
 
 BIN = 4  # pixels; wings are smooth on this scale
 
@@ -48,12 +48,10 @@ class KernelWings:
         """The kernel sum carried by the wings."""
         return float(self.weights.sum())
 
-    def image(self, reference: NDArray[np.floating], bad: NDArray[np.bool_]) -> NDArray[np.floating]:
+    def image(self, light: RingLight) -> NDArray[np.floating]:
         """Return the wings' part of the convolved reference, ``(ny, nx)`` float32."""
-        binned = _binned_light(reference, bad)
-        kernel = sum(w * ring for w, ring in zip(self.weights, _rings(self.sigmas, self.inner), strict=True))
-        wings = fftconvolve(binned, kernel, mode="same")
-        return _enlarge(wings, reference.shape)
+        faint = sum(w * carried for w, carried in zip(self.weights, light.carried, strict=True))
+        return _enlarge(faint, light.near_bad.shape)
 
     def kernel_image(self, half_width: int) -> NDArray[np.floating]:
         """Return the wings as a kernel at full resolution, ``(2 h + 1, 2 h + 1)``, cut at the half width."""
@@ -66,28 +64,64 @@ class KernelWings:
         return total
 
 
+@dataclass(frozen=True)
+class RingLight:
+    """What rings carry of one image: all that its wings need and that does not depend on the other image.
+
+    Attributes
+    ----------
+    sigmas : (n,) array
+    inner : float
+        As in `KernelWings`.
+    carried : (n, ny // BIN, nx // BIN) array
+        The binned image convolved with every ring of unit sum.
+    near_bad : (ny, nx) bool array
+        Pixels into which a ring carries a bad pixel.
+    core_half_width : int
+    """
+
+    sigmas: np.ndarray
+    inner: float
+    carried: np.ndarray
+    near_bad: np.ndarray
+    core_half_width: int
+
+    @classmethod
+    def of(cls, reference: NDArray[np.floating], bad: NDArray[np.bool_], core_half_width: int) -> RingLight:
+        """Return the light that rings outside a kernel core carry.
+
+        Parameters
+        ----------
+        reference : (ny, nx) array
+            The image that is convolved.
+        bad : (ny, nx) bool array
+        core_half_width : int
+            Half width of the core of the kernel; sets the scale of the rings.
+        """
+        sigmas, inner = core_half_width * np.array([0.7, 1.4]), 0.5 * core_half_width
+        binned = _binned_light(reference, bad)
+        carried = np.array([fftconvolve(binned, ring, mode="same") for ring in _rings(sigmas, inner)])
+        return cls(sigmas, inner, carried, maximum_filter(bad, 4 * core_half_width + 1), core_half_width)
+
+
 def fit_wings(
-    reference: NDArray[np.floating],
+    light: RingLight,
     difference: NDArray[np.floating],
     variance: NDArray[np.floating],
     bad: NDArray[np.bool_],
-    bad_reference: NDArray[np.bool_],
     *,
-    core_half_width: int,
     background_order: int = 3,
 ) -> KernelWings:
     """Fit the wings to a difference image made with the core of the kernel.
 
     Parameters
     ----------
-    reference : (ny, nx) array
-        The image that was convolved.
+    light : RingLight
+        Of the image that was convolved.
     difference, variance : (ny, nx) arrays
         Target minus convolved reference, and its variance.
-    bad, bad_reference : (ny, nx) bool arrays
-        Pixels of the difference, and of the reference, that are not usable.
-    core_half_width : int
-        Half width of the core of the kernel; sets the scale of the rings.
+    bad : (ny, nx) bool array
+        Pixels of the difference that are not usable.
     background_order : int
         Order of the background fitted at the same time.
 
@@ -96,24 +130,22 @@ def fit_wings(
     wings : KernelWings or None
         None when there is not enough light: the error of the sum is above two per cent of the kernel sum.
     """
-    sigmas, inner = core_half_width * np.array([0.7, 1.4]), 0.5 * core_half_width
-    good = ~bad & ~maximum_filter(bad_reference, 4 * core_half_width + 1)
+    good = ~(bad | light.near_bad)
     share = _bin(good.astype(np.float32))
     usable = share > 0.5
-    edge = -(-2 * core_half_width // BIN)
+    edge = -(-2 * light.core_half_width // BIN)
     usable[:edge] = usable[-edge:] = False
     usable[:, :edge] = usable[:, -edge:] = False
     share = np.maximum(share, 1e-3)
     values = _bin(np.where(good, difference, 0)) / share
     noise = np.sqrt(_bin(neighbour_mean(variance)) / (BIN**2 * share))
     usable &= noise > 0
-    binned = _binned_light(reference, bad_reference)
     y, x = np.nonzero(usable)
-    terms = SpatialTerms(Box.from_shape(binned.shape), background_order)
-    columns = [fftconvolve(binned, ring, mode="same")[usable] for ring in _rings(sigmas, inner)]
+    terms = SpatialTerms(Box.from_shape(usable.shape), background_order)
+    columns = light.carried[:, usable]
     if len(x) < 10 * (len(terms) + 2):
         return None
-    design = np.concatenate([np.array(columns).T, terms.evaluate(x, y)], axis=1)
+    design = np.concatenate([columns.T, terms.evaluate(x, y)], axis=1)
     values, weight = values[usable], 1 / noise[usable]
     keep = np.abs(values - np.median(values)) * weight < 8
     for _ in range(4):
@@ -122,7 +154,7 @@ def fit_wings(
         coefficients = inverse @ (scaled.T @ (values[keep] * weight[keep]))
         keep = np.abs(values - design @ coefficients) * weight < 4
     error = float(np.sqrt(inverse[:2, :2].sum()))
-    return KernelWings(sigmas, inner, coefficients[:2], error)
+    return KernelWings(light.sigmas, light.inner, coefficients[:2], error)
 
 
 def _ring(r2: NDArray[np.integer], sigma: float, inner: float) -> NDArray[np.floating]:
@@ -153,7 +185,15 @@ def _enlarge(binned: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np
     out = np.empty(shape, np.float32)
     ny, nx = (side * BIN for side in binned.shape)
     padded = np.pad(binned, 1, mode="edge").astype(np.float32)
-    large = zoom(padded, BIN, order=1, grid_mode=True, mode="nearest")[BIN:-BIN, BIN:-BIN]
-    out[:ny, :nx] = large[:ny, :nx]
+    _stretch(_stretch(padded, np.empty((ny, padded.shape[1]), np.float32)).T, out[:ny, :nx].T)
     out[ny:], out[:, nx:] = out[ny - 1], out[:, nx - 1 : nx]
+    return out
+
+
+def _stretch(padded: NDArray[np.floating], out: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Interpolate rows linearly to ``BIN`` times as many; the first and last are borders only."""
+    for k in range(BIN):
+        offset = np.float32((k + 0.5) / BIN - 0.5)  # of the fine row from the middle of its bin, in bins
+        other = padded[:-2] if offset < 0 else padded[2:]
+        out[k::BIN] = (1 - abs(offset)) * padded[1:-1] + abs(offset) * other
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -9,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starmill.datamodel.exposure import Exposure
-from starmill.datamodel.field import ConstantField
 from starmill.datamodel.geometry import Box
-from starmill.datamodel.mask import Mask
-from starmill.datamodel.psf import GaussianPsf, PixelBasisPsf
+from starmill.datamodel.psf import GaussianPsf
 from starmill.differencing.background import fit_differential_background, with_mesh
 from starmill.differencing.cutout import fit_cutout
 from starmill.differencing.decorrelation import (
@@ -46,6 +45,7 @@ from starmill.differencing.wings import fit_wings
 from starmill.errors import AlgorithmError, InputError
 from starmill.tasks.base import Result, Task
 from starmill.tasks.difference_config import DifferenceConfig
+from starmill.tasks.difference_products import difference_exposures, difference_summary
 
 __all__ = ["DifferenceConfig", "DifferenceTask", "PreparedTemplate"]
 
@@ -162,9 +162,9 @@ class DifferenceTask(Task):
         self._record(fit, quality, direction, products)
         if self.config.strict and not quality.good:
             raise AlgorithmError("the difference image failed its quality check", numbers=quality.numbers())
-        difference, score = _exposures(science, template, products)
+        difference, score = difference_exposures(science, template, products)
         difference.info = difference.info.with_values(
-            extra={**difference.info.extra, "difference": _summary(quality, direction, products)}
+            extra={**difference.info.extra, "difference": difference_summary(quality, direction, products)}
         )
         return Result(
             difference=difference, score=score, matched_template=products["matched_template"], kernel=fit.kernel,
@@ -346,7 +346,7 @@ class DifferenceTask(Task):
 
         reach = max(1, basis.half_width // 2)
 
-        def fit(basis: KernelBasis, noise_correction: float | None) -> KernelFit:
+        def fit(basis: KernelBasis, noise_correction: float | None, reach: int) -> KernelFit:
             system = build_stamp_system(
                 reference.image, target.image, reference.variance, target.variance, reference.bad, target.unfit,
                 stamps, basis, match_sigma=match, scale=scale, origin=(box.x0, box.y0), prefilter=prefilter,
@@ -354,13 +354,10 @@ class DifferenceTask(Task):
             )  # fmt: skip
             return self._solve(system, basis, box, keywords)
 
-        fits = {}
-        for name, candidate in bases.items():
-            try:
-                fits[name] = fit(candidate, None)
-            except AlgorithmError:
-                # with few faint stamps the matrix without its noise part is not positive
-                fits[name] = fit(candidate, 0.0)
+        # with few faint stamps the matrix without its noise part is not positive; scattered bad pixels of the reference
+        # leave nothing of the stamps when all that they reach is left out
+        attempts = ((None, reach), (0.0, reach), (None, 1))
+        fits = {name: _first_that_works(fit, candidate, attempts) for name, candidate in bases.items()}
         return stamps, best_basis(fits)
 
     def _solve(
@@ -407,11 +404,10 @@ class DifferenceTask(Task):
         wings = None
         if config.wings:
             flat = difference - background.field.image(box, np.float32)
-            wings = fit_wings(
-                reference.image, flat, variance, bad, reference.bad, core_half_width=fit.kernel.half_width
-            )
+            light = reference.ring_light(fit.kernel.half_width)
+            wings = fit_wings(light, flat, variance, bad)
         if wings is not None:
-            faint = wings.image(reference.image, reference.bad)
+            faint = wings.image(light)
             matched, difference = matched + faint, difference - faint
             background = fit_differential_background(
                 difference, variance, bad, box, order=order, family=family
@@ -544,16 +540,17 @@ def _robust_width(values: Array) -> float:
     return float(np.subtract(*np.percentile(values, [84.13, 15.87])) / 2) if len(values) else 1.0
 
 
-def _summary(quality: DifferenceQuality, direction: str, products: dict[str, Any]) -> dict[str, Any]:
-    """Return what a file of the difference tells about it; plain finite values."""
-    values = {
-        "verdict": quality.verdict, "good": quality.good, "convolved": direction, "kernel_sum": products["kernel_sum"],
-        "kernel_sum_error": products["kernel_sum_error"], **quality.numbers(),
-    }  # fmt: skip
-    del values["reasons"]
-    return {
-        name: value for name, value in values.items() if not isinstance(value, float) or np.isfinite(value)
-    }
+def _first_that_works(
+    fit: Callable[..., KernelFit], basis: KernelBasis, attempts: Sequence[tuple[Any, ...]]
+) -> KernelFit:
+    """Return the first fit that is not an error; the error of the first attempt when all are."""
+    failures = []
+    for attempt in attempts:
+        try:
+            return fit(basis, *attempt)
+        except AlgorithmError as error:
+            failures.append(error)
+    raise failures[0]
 
 
 def _match_sigma(reference: Side, target: Side) -> float:
@@ -563,31 +560,3 @@ def _match_sigma(reference: Side, target: Side) -> float:
 
 def _order(direction: str) -> tuple[str, str]:
     return ("template", "science") if direction == "template" else ("science", "template")
-
-
-def _exposures(science: Exposure, template: Exposure, products: dict[str, Any]) -> tuple[Exposure, Exposure]:
-    """Return difference and score as exposures like the science one."""
-    mask = Mask(science.mask.array.copy(), science.mask.planes, origin=science.origin)
-    for name in ("SAT", "BAD", "CR"):
-        if name in template.mask.planes:
-            mask.add_plane(f"{name}_TEMPLATE", f"{name} in the template")
-            mask.set(f"{name}_TEMPLATE", template.mask.any(name))
-    mask.set("NO_DATA", products["bad"])
-    mask.set("SUSPECT", (products["lost"] > 0) & ~products["bad"])
-    clear = mask.bits("DETECTED", "DETECTED_NEGATIVE")
-    mask.array[...] &= ~clear
-    image = np.where(products["bad"], np.float32(np.nan), products["image"])
-    psf = PixelBasisPsf(products["psf"][None], [ConstantField(science.box, 1.0)])
-    common = {"origin": science.origin, "wcs": science.wcs, "info": science.info}
-    difference = Exposure(
-        image,
-        mask,
-        products["variance"],
-        unit=science.unit,
-        psf=psf,
-        photo_scale=science.photo_scale,
-        **common,
-    )
-    ones = np.ones(image.shape, np.float32)
-    score_mask = Mask(mask.array.copy(), mask.planes, origin=science.origin)
-    return difference, Exposure(products["score"], score_mask, ones, unit="", psf=psf, **common)
