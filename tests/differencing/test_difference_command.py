@@ -11,9 +11,11 @@ from click import UsageError
 from click.testing import CliRunner
 
 from starmill.cli.difference import command
+from starmill.errors import InputError
 from starmill.execution.rerun import rerun_file
 from starmill.io.exposure_file import read_exposure, write_exposure
 from starmill.io.tables import read_catalog
+from starmill.tasks.difference_frame import DifferenceFrameConfig, DifferenceFrameTask
 
 QUICK = ["--set", "difference.kernel_order=0", "--set", "difference.sum_order=0"]
 
@@ -134,3 +136,29 @@ def test_the_verdict_of_what_is_kept_is_that_of_its_file(tmp_path, pair):
     assert "warning: s: failed: " in text
     assert out.stat().st_mtime_ns == made
     assert fits.getheader(out)["VERDICT"].startswith("failed: ")
+
+
+def test_planes_without_use_are_named(tmp_path, pair):
+    write_exposure(pair.template, tmp_path / "t.fits")
+    words = (tmp_path / "t.fits", tmp_path / "s.fits", "-o", tmp_path / "d.fits", "--no-report", *QUICK)
+    negative, masked = pair.science.copy(), pair.science.copy()
+    negative.variance[...] *= -1
+    write_exposure(negative, tmp_path / "s.fits")
+    with pytest.raises(InputError, match=r"variance of the science image is nowhere above 0: 100% .* negative"):
+        DifferenceFrameTask().run(template=pair.template, science=read_exposure(tmp_path / "s.fits"))
+    assert "error: the variance of the science image" in run(*words)[1]
+    masked.mask.set("BAD", True)
+    write_exposure(masked, tmp_path / "s.fits")
+    code, text = run(*words)
+    assert code == 3
+    assert "pixels of the science image are masked or hold no data: NO_DATA 0%, BAD 100%" in text
+
+
+def test_scattered_nan_of_the_image_that_is_convolved(pair):
+    template = pair.template.copy()
+    lost = np.random.default_rng(9).random(template.shape) < 0.01
+    template.image[lost] = np.nan
+    config = DifferenceFrameConfig().override({"difference.direction": "template", "difference.kernel_order": 0})
+    result = DifferenceFrameTask(config).run(template=template, science=pair.science)
+    assert result.kernel_sum == pytest.approx(pair.ratio, rel=0.02)
+    assert result.difference.mask.any("NO_DATA")[lost].all()

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from starmill.datamodel.field import ConstantField, FieldSum
+from starmill.datamodel.field import ConstantField, Field, FieldSum
 from starmill.differencing.spatial_terms import SpatialTerms
 from starmill.errors import AlgorithmError
 from starmill.kernels.cell_means import clipped_cell_means
 from starmill.numerics.tiles import map_tiles
+
+if TYPE_CHECKING:
+    from starmill.datamodel.geometry import Box
+    from starmill.differencing.flags import FlaggedPixels
+
 
 __all__ = ["DifferentialBackground", "fit_differential_background", "with_mesh"]
 
@@ -36,7 +43,7 @@ class DifferentialBackground:
         Width of the window over the cells of a mesh that was added, pixels; infinite without one.
     """
 
-    field: object
+    field: Field
     order: int
     cells_used: int
     error: float
@@ -44,8 +51,16 @@ class DifferentialBackground:
 
 
 def fit_differential_background(
-    difference, variance, bad, box, *, order=None, cell=None, family="chebyshev", maximum_order=6
-):
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_] | FlaggedPixels,
+    box: Box,
+    *,
+    order: int | None = None,
+    cell: int | None = None,
+    family: str = "chebyshev",
+    maximum_order: int = 6,
+) -> DifferentialBackground:
     """Fit a smooth function to a difference image of matched images, ignoring transients and residuals.
 
     Parameters
@@ -105,7 +120,16 @@ def fit_differential_background(
     return DifferentialBackground(terms.field(coefficients), best, int(keep.sum()), float(typical * spread))
 
 
-def with_mesh(background, difference, variance, bad, box, *, cell, forced=False):
+def with_mesh(
+    background: DifferentialBackground,
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    box: Box,
+    *,
+    cell: int,
+    forced: bool = False,
+) -> DifferentialBackground:
     """Add what a mesh of small cells shows beyond a background: the glow of an edge, bands, scattered light.
 
     Parameters
@@ -138,7 +162,12 @@ def with_mesh(background, difference, variance, bad, box, *, cell, forced=False)
     return replace(background, field=FieldSum([background.field, mesh]), mesh_scale=scale * cell)
 
 
-def cell_means(difference, variance, bad, cell):
+def cell_means(
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_] | FlaggedPixels,
+    cell: int,
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
     """Return centres, clipped weighted means and their errors for every cell, ``(cells,)`` each.
 
     A cell with less than a tenth of its pixels has a NaN mean.
@@ -150,7 +179,7 @@ def cell_means(difference, variance, bad, cell):
     left, right = columns[:-1], columns[1:]
     out = np.empty((len(rows) - 1, len(left), 2))
 
-    def work(j):
+    def work(j: int) -> None:
         part = slice(
             max(rows[j] - 1, 0), rows[j + 1] + 1
         )  # the variance of a pixel comes from its neighbours
@@ -164,17 +193,28 @@ def cell_means(difference, variance, bad, cell):
     return x.ravel(), y.ravel(), out[..., 0].ravel(), out[..., 1].ravel()
 
 
-def _is_determined(terms, n):
+def _is_determined(terms: SpatialTerms, n: int) -> bool:
     return n >= 2 * len(terms)
 
 
-def _weighted_fit(design, values, error, keep):
+def _weighted_fit(
+    design: NDArray[np.floating],
+    values: NDArray[np.floating],
+    error: NDArray[np.floating],
+    keep: NDArray[np.bool_],
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     scaled = design[keep] / error[keep][:, None]
     inverse = np.linalg.pinv(scaled.T @ scaled, rcond=1e-10, hermitian=True)
     return inverse @ (scaled.T @ (values[keep] / error[keep])), inverse
 
 
-def _validation_error(terms, x, y, values, error):
+def _validation_error(
+    terms: SpatialTerms,
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    values: NDArray[np.floating],
+    error: NDArray[np.floating],
+) -> float:
     """Return the leave-one-out chi2 per cell of a fit of these terms."""
     design = terms.evaluate(x, y) / error[:, None]
     inverse = np.linalg.pinv(design.T @ design, rcond=1e-10, hermitian=True)

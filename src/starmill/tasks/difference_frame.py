@@ -116,7 +116,7 @@ class DifferenceFrameTask(Task):
         result : Result
             What `DifferenceTask.run` returns, ``catalog``, ``template`` and ``science`` (Exposure) as they were used.
         """
-        science = self._without_cosmic_rays(self._with_variance(science))
+        science = self._without_cosmic_rays(self._with_variance(science, "science"))
         exclude = excluded_discs(self.config.exclude, science)
         with self.timer("align"):
             prepared = self._prepared(template, science)
@@ -130,7 +130,7 @@ class DifferenceFrameTask(Task):
         kept = self._kept
         if kept is not None and kept.given is template and self._same_pixels(kept.science, science):
             return kept.aligned
-        aligned = self._aligned(self._without_cosmic_rays(self._with_variance(template)), science)
+        aligned = self._aligned(self._without_cosmic_rays(self._with_variance(template, "template")), science)
         prepared: PreparedTemplate = self.subtasks["difference"].prepare(aligned)
         self._kept = _Kept(template, science, prepared)
         return prepared
@@ -143,8 +143,8 @@ class DifferenceFrameTask(Task):
             return one.wcs is other.wcs
         return bool(one.wcs.to_header_string() == other.wcs.to_header_string())
 
-    def _with_variance(self, exposure: Exposure) -> Exposure:
-        """Return an exposure with a variance plane and a saturation mask."""
+    def _with_variance(self, exposure: Exposure, role: str) -> Exposure:
+        """Return an exposure with a variance plane and a saturation mask; a plane of zeros means an unknown variance."""
         config = self.config
         exposure = exposure.copy()
         exposure.mask.set("NO_DATA", self._empty(exposure))
@@ -152,7 +152,18 @@ class DifferenceFrameTask(Task):
         level = exposure.info.saturation if config.saturation is None else config.saturation
         if np.isfinite(level):
             exposure.mask.set("SAT", exposure.image >= level)
-        if not (exposure.variance[~bad] > 0).any():
+        given = exposure.variance
+        if bad.all():
+            raise InputError(
+                f"all {bad.size} pixels of the {role} image are masked or hold no data:"
+                f" NO_DATA {exposure.mask.any('NO_DATA').mean():.0%}, BAD {exposure.mask.any('BAD').mean():.0%}"
+            )
+        if not (given[~bad] > 0).any():
+            if (given != 0).any():
+                raise InputError(
+                    f"the variance of the {role} image is nowhere above 0: {np.mean(given < 0):.0%} of its pixels are"
+                    f" negative, {np.mean(~np.isfinite(given)):.0%} not finite"
+                )
             gain = exposure.info.gain if config.gain is None else config.gain
             read_noise = config.read_noise or np.nan_to_num(exposure.info.read_noise)
             bad |= exposure.mask.any("SAT")
