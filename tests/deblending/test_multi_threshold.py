@@ -76,6 +76,32 @@ def test_labels_of_many_footprints_equal_slow_twin():
         assert_array_equal(labels[part], expected)
 
 
+def test_footprints_left_out_of_the_tree_have_one_object():
+    """The quick look for two peaks never hides an object of the tree, also where the noise follows the light."""
+    taps, counts = np.array([0.05, 0.25, 0.4, 0.25, 0.05]), []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        truth = np.concatenate([scene(100 * seed + s, 1 + s % 3, noise=0.0)[1] for s in range(4)])
+        variance = (9 + truth).astype(np.float32)
+        image = (truth + rng.normal(0, np.sqrt(variance))).astype(np.float32)
+        footprints = detect_footprints(
+            smooth(image, 1.2, search_edge=True).image, 4.0, threshold_type="value", min_pixels=5
+        )
+        footprints = grow_footprints(footprints, 3, Box.from_shape(image.shape))
+        offsets = np.concatenate([[0], np.cumsum(footprints.areas)])
+        labels, smoothed = np.zeros(offsets[-1], np.int32), np.zeros(offsets[-1], np.float32)
+        found = np.zeros(len(footprints), np.int64)
+        label_footprints(
+            image, variance, footprints.spans, footprints.span_offsets, offsets, 0, len(footprints), taps, 3.0, 32, 0.001,
+            3, 4.0, labels, smoothed, found,
+        )  # fmt: skip
+        for i, footprint in enumerate(footprints):
+            expected, _ = slow.label_footprint(image, variance, footprint, taps, (3.0, 32, 0.001, 3, 4.0))
+            assert found[i] == expected.max() + 1
+        counts += list(found)
+    assert 0.1 < np.mean(np.array(counts) > 1) < 0.9  # both kinds were met
+
+
 def test_children_cover_the_parent_once():
     smoothed, image = scene(3, noise=0.5)
     footprints = detect_footprints(smoothed, 4.0, threshold_type="value", min_pixels=20)

@@ -43,6 +43,7 @@ def label_footprint(image, variance, footprint, taps, rules):
             np.convolve, axis, pixels, taps, "same" if len(taps) <= min(pixels.shape) else "full"
         )
     pixels = np.where(inside, pixels, 0).astype(np.float32)
-    noise = np.full(pixels.shape, (taps**2).sum() * np.sqrt(variance), np.float32)
+    spread = variance if np.isscalar(variance) else variance[box.slices()]
+    noise = np.full(pixels.shape, (taps**2).sum() * np.sqrt(spread), np.float32)
     labels, _ = split_by_levels(pixels, inside, noise, threshold, n_levels, contrast, min_pixels, min_drop)
     return labels[inside], pixels[inside]

@@ -352,6 +352,7 @@ def _may_split(pixels, inside, ny, nx, half, variance, y0, x0, threshold, least_
     """
     pitch = nx + 2 * half
     found = 0
+    smallest = -1.0
     for y in range(ny):
         base = (y + half) * pitch + half
         for x in range(nx):
@@ -369,7 +370,11 @@ def _may_split(pixels, inside, ny, nx, half, variance, y0, x0, threshold, least_
             if pixels[at + pitch - 1] > value or pixels[at + pitch + 1] > value:
                 continue
             drop = least_drop * math.sqrt(max(variance[y0 + y, x0 + x], np.float32(0.0)))
-            if value - 0.5 * threshold >= drop and not _is_shoulder(pixels, inside, at, pitch, drop, stack):
+            if value - 0.5 * threshold < drop:
+                continue
+            if smallest < 0.0:
+                smallest = least_drop * math.sqrt(_least_variance(inside, ny, nx, half, variance, y0, x0))
+            if not _is_shoulder(pixels, inside, at, pitch, smallest, threshold, stack):
                 found += 1
                 if found > 1:
                     return True
@@ -377,13 +382,26 @@ def _may_split(pixels, inside, ny, nx, half, variance, y0, x0, threshold, least_
 
 
 @njit
-def _is_shoulder(pixels, inside, top, pitch, drop, stack):
-    """Tell whether a way of few pixels, all less than ``drop`` below a peak, leads to a higher pixel.
+def _least_variance(inside, ny, nx, half, variance, y0, x0):
+    """Return the smallest variance of the pixels of a stamp, at least zero."""
+    least = np.float32(np.inf)
+    for y in range(ny):
+        base = (y + half) * (nx + 2 * half) + half
+        for x in range(nx):
+            if inside[base + x]:
+                least = min(least, variance[y0 + y, x0 + x])
+    return max(least, np.float32(0.0))
 
-    Such a peak never stands out of the pixel where the tree joins it to its neighbour, so it is no object.
+
+@njit
+def _is_shoulder(pixels, inside, top, pitch, drop, threshold, stack):
+    """Tell whether few pixels, all less than ``drop`` below a peak and above the threshold, lead to a higher one.
+
+    Such a peak never stands out of the pixel where the tree joins it to its neighbour, so it is no object. ``drop`` is that
+    of the smallest noise of the footprint, for a lower peak with less noise may come to stand for its branch.
     """
     value = pixels[top]
-    floor = value - 0.999 * drop  # the tree rounds in single precision
+    floor = max(value - 0.999 * drop, threshold)  # the tree rounds in single precision
     n, done = 1, 0
     stack[0] = top
     inside[top] |= np.uint8(2)
