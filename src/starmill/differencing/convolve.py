@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.differencing.flags import bad_positions
 from starmill.kernels.kernel_convolution import (
@@ -15,6 +17,13 @@ from starmill.kernels.kernel_convolution import (
     repair_pixels,
     spread_bad,
 )
+
+if TYPE_CHECKING:
+    from starmill.datamodel.geometry import Box
+    from starmill.datamodel.spatial_kernel import SpatialKernel
+    from starmill.differencing.flags import FlaggedPixels
+    from starmill.differencing.noise import PoissonVariance
+
 
 __all__ = ["BandConvolver", "Convolved", "KernelNodes", "LostShare", "repair_bad"]
 
@@ -50,7 +59,9 @@ class KernelNodes:
     half_width: int
 
     @classmethod
-    def tabulate(cls, kernel, box, *, tolerance=INTERPOLATION_ERROR, power=1):
+    def tabulate(
+        cls, kernel: SpatialKernel, box: Box, *, tolerance: float = INTERPOLATION_ERROR, power: int = 1
+    ) -> KernelNodes:
         """Tabulate a SpatialKernel, or its square, on the coarsest grid on which linear interpolation is accurate.
 
         The kernel is factorised when that saves time at half the tolerance.
@@ -67,7 +78,7 @@ class KernelNodes:
         return cls.of_images(images, spacing, tolerance / 2)
 
     @classmethod
-    def of_images(cls, images, spacing, tolerance):
+    def of_images(cls, images: NDArray[np.floating], spacing: int, tolerance: float) -> KernelNodes:
         """Tabulate kernels given at pixels ``0, spacing, 2 spacing, ...`` in both directions.
 
         Parameters
@@ -82,7 +93,7 @@ class KernelNodes:
         vertical, horizontal = (images, None) if spacing % LONG_RUN else _factors(images, tolerance)
         return cls(_without_tiny(vertical), horizontal, spacing, images.shape[-1] // 2)
 
-    def convolve(self, padded, first_row, out):
+    def convolve(self, padded: NDArray[np.floating], first_row: int, out: NDArray[np.floating]) -> None:
         """Convolve a band of rows.
 
         Parameters
@@ -104,7 +115,7 @@ class KernelNodes:
             )
 
 
-def _factors(images, tolerance):
+def _factors(images: NDArray[np.floating], tolerance: float) -> tuple[Any, ...]:
     """Return vertical factors and common horizontal factors of kernels, or the kernels and None.
 
     ``images`` is (rows, columns, k, k). The error of the product is below ``tolerance`` of the absolute sum of every
@@ -126,7 +137,7 @@ def _factors(images, tolerance):
     return images, None
 
 
-def _without_tiny(values):
+def _without_tiny(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return float32 values, those without influence zero: products of denormal size would be slow."""
     limit = 1e-9 * max(np.abs(row).max() for row in values)
     out = np.empty(values.shape, np.float32)
@@ -170,7 +181,16 @@ class BandConvolver:
         False convolves the variance with the kernel itself.
     """
 
-    def __init__(self, image, kernel, *, variance, bad, box, squared=True):
+    def __init__(
+        self,
+        image: NDArray[np.floating],
+        kernel: SpatialKernel,
+        *,
+        variance: NDArray[np.floating] | PoissonVariance | None,
+        bad: NDArray[np.bool_] | FlaggedPixels,
+        box: Box,
+        squared: bool = True,
+    ) -> None:
         self.image, self.variance, self.bad, self.box = image, variance, bad, box
         self._nodes = KernelNodes.tabulate(kernel, box)
         self._squared = None
@@ -182,7 +202,9 @@ class BandConvolver:
         self._fill = _sparse_median(image, bad)
         self._fill_variance = None if variance is None else _sparse_median(variance, bad)
 
-    def rows(self, first, last, image, variance=None):
+    def rows(
+        self, first: int, last: int, image: NDArray[np.floating], variance: NDArray[np.floating] | None = None
+    ) -> Convolved:
         """Convolve rows ``first`` to ``last`` (exclusive) into the given ``(rows, nx)`` float32 arrays.
 
         Returns
@@ -218,7 +240,9 @@ class LostShare:
         Count the share outside the image.
     """
 
-    def __init__(self, bad, kernel, box, *, edges=True):
+    def __init__(
+        self, bad: NDArray[np.bool_] | FlaggedPixels, kernel: SpatialKernel, box: Box, *, edges: bool = True
+    ) -> None:
         self.shape = bad.shape
         self._spacing = spacing = max(64, max(bad.shape) // 8)
         columns = np.arange(0, bad.shape[1] + spacing, spacing)
@@ -233,7 +257,7 @@ class LostShare:
         self._beyond_y = np.cumsum(mean.sum(axis=1))[:half][::-1] * edges
         self._beyond_x = np.cumsum(mean.sum(axis=0))[:half][::-1].astype(np.float32) * edges
 
-    def rows(self, first, last):
+    def rows(self, first: int, last: int) -> NDArray[np.floating]:
         """Return the lost share of rows ``first`` to ``last`` (exclusive), ``(rows, nx)`` float32."""
         ny, nx = self.shape
         lost = np.zeros((last - first, nx), np.float32)
@@ -249,7 +273,9 @@ class LostShare:
         return lost
 
 
-def repair_bad(image, bad, *, reach=REACH):
+def repair_bad(
+    image: NDArray[np.floating], bad: NDArray[np.bool_], *, reach: int = REACH
+) -> NDArray[np.floating]:
     """Return the image with bad pixels replaced by the mean of the good pixels near them.
 
     Parameters
@@ -266,27 +292,29 @@ def repair_bad(image, bad, *, reach=REACH):
     return out
 
 
-def _sparse_median(image, bad):
+def _sparse_median(
+    image: NDArray[np.floating] | PoissonVariance, bad: NDArray[np.bool_] | FlaggedPixels
+) -> float:
     """Return the median of every seventh good pixel of every seventh row, 0 without any."""
     good = ~bad[::7, ::7]
     thin = np.asarray(image[::7])[:, ::7][good]
     return np.float32(np.median(thin) if len(thin) else 0)
 
 
-def _node_positions(box, spacing):
+def _node_positions(box: Box, spacing: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     columns = max(2, -(-(box.width - 1) // spacing) + 1)
     rows = max(2, -(-(box.height - 1) // spacing) + 1)
     # the row after the last node row is read with weight 0
     return box.x0 + spacing * np.arange(columns + 1), box.y0 + spacing * np.arange(rows + 1)
 
 
-def _interpolation_error(kernel, box, spacing, power=1):
+def _interpolation_error(kernel: SpatialKernel, box: Box, spacing: int, power: int = 1) -> float:
     """Return the largest error midway between nodes at nine places, relative to the absolute sum."""
     x = np.linspace(box.x0 + spacing / 2, max(box.x1 - spacing / 2, box.x0 + spacing / 2), 3)[None, :]
     y = np.linspace(box.y0 + spacing / 2, max(box.y1 - spacing / 2, box.y0 + spacing / 2), 3)[:, None]
     h = spacing / 2
 
-    def at(x, y):
+    def at(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
         return kernel.kernels_at(x, y) ** power
 
     middle = at(x, y)
@@ -296,7 +324,7 @@ def _interpolation_error(kernel, box, spacing, power=1):
     return float(error / np.abs(middle).sum(axis=(-2, -1)).max())
 
 
-def _is_constant(kernel, box, tolerance):
+def _is_constant(kernel: SpatialKernel, box: Box, tolerance: float) -> bool:
     x = np.array([box.x0, box.x1 - 1, box.x0, box.x1 - 1, box.center[0]])
     y = np.array([box.y0, box.y0, box.y1 - 1, box.y1 - 1, box.center[1]])
     images = kernel.kernels_at(x, y)

@@ -131,12 +131,21 @@ def fit_cutout(
     return CutoutFit(stamps, best, changed, float(scale_error), _brightness(light, variance, bad), seeing)
 
 
-def _solve(reference, target, changed, stamps, basis, images, box, match_sigma):
+def _solve(
+    reference: Side,
+    target: Side,
+    changed: NDArray[np.bool_],
+    stamps: StampSet,
+    basis: KernelBasis,
+    images: NDArray[np.integer],
+    box: Box,
+    match_sigma: float,
+) -> KernelFit:
     """Fit a constant kernel to the pixels that did not change."""
     model = KernelModel(basis, SpatialTerms(box, 0), SpatialTerms(box, 0), images)
     hidden = replace(target, hidden=target.unfit | changed)
 
-    def solve(noise_correction):
+    def solve(noise_correction: float | None) -> KernelFit:
         system = build_stamp_system(
             reference.image, target.image, reference.variance, target.variance, reference.bad, hidden.unfit, stamps, basis,
             match_sigma=match_sigma, scale=flux_ratio(reference, target), origin=(box.x0, box.y0),
@@ -145,14 +154,14 @@ def _solve(reference, target, changed, stamps, basis, images, box, match_sigma):
         return fit_kernel(system, model, minimum=1)
 
     try:
-        return solve(
-            float(__import__("os").environ.get("NC", "-1")) if "NC" in __import__("os").environ else None
-        )
+        return solve(None)
     except AlgorithmError:
         return solve(0.0)  # with little light the matrix without its noise part is not positive
 
 
-def _residual(reference, target, changed, fit, box):
+def _residual(
+    reference: Side, target: Side, changed: NDArray[np.bool_], fit: KernelFit, box: Box
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.bool_]]:
     """Return the difference without its median, its variance, unusable pixels, and the light of the model."""
     convolved = convolve_image(
         reference.image, fit.kernel, variance=reference.variance, bad=reference.bad, origin=(box.x0, box.y0)
@@ -169,7 +178,13 @@ def _residual(reference, target, changed, fit, box):
     return difference - np.median(difference[used]), variance, bad, light
 
 
-def _changed_pixels(difference, variance, bad, changed, model_error):
+def _changed_pixels(
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    changed: NDArray[np.bool_],
+    model_error: NDArray[np.floating] | float,
+) -> NDArray[np.bool_]:
     """Return the pixels around significant means of 3 x 3 pixels of the difference."""
     pull = np.where(bad, 0, difference / np.sqrt(np.maximum(variance + model_error**2, 1e-30)))
     share = np.maximum(uniform_filter((~bad).astype(float), 3), 1 / 9)
@@ -179,7 +194,7 @@ def _changed_pixels(difference, variance, bad, changed, model_error):
     return binary_dilation((np.abs(mean) > _LIMIT * width) & ~bad, np.ones((3, 3)))
 
 
-def _brightest(light, bad, radius):
+def _brightest(light: NDArray[np.floating], bad: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
     """Return the disc around the brightest pixel of the model."""
     smooth = uniform_filter(np.where(bad, 0, light), 3)
     y, x = np.unravel_index(np.argmax(smooth), smooth.shape)
@@ -187,7 +202,7 @@ def _brightest(light, bad, radius):
     return np.hypot(u - x, v - y) <= radius
 
 
-def _is_extended(light, bad, sigma):
+def _is_extended(light: NDArray[np.floating], bad: NDArray[np.bool_], sigma: float) -> bool:
     """Tell whether the brightest object of the model is broader than the PSF."""
     smooth = uniform_filter(np.where(bad, 0, light), 3)
     y, x = np.unravel_index(np.argmax(smooth), smooth.shape)
@@ -199,14 +214,14 @@ def _is_extended(light, bad, sigma):
     return bool(np.sqrt(np.sqrt(max(xx * yy - xy**2, 0))) > 1.3 * sigma)
 
 
-def _disagreement(rest, best):
+def _disagreement(rest: KernelFit, best: KernelFit) -> float:
     """Return by how much two kernel sums differ when that is more than three errors, else the error; relative."""
     error = np.sqrt(max(rest.covariance[0, 0], 0)) / max(abs(rest.coefficients[0]), 1e-30)
     apart = abs(rest.coefficients[0] / best.coefficients[0] - 1)
     return apart if apart > 3 * error else error
 
 
-def _brightness(light, variance, bad):
+def _brightness(light: NDArray[np.floating], variance: NDArray[np.floating], bad: NDArray[np.bool_]) -> float:
     """Return the largest signal-to-noise of 3 x 3 pixels of the model."""
     good = ~bad
     mean = uniform_filter(np.where(good, light, 0), 3) / np.sqrt(
@@ -215,7 +230,12 @@ def _brightness(light, variance, bad):
     return float(3 * mean[good].max())
 
 
-def _seeing_of_change(difference, variance, bad, changed):
+def _seeing_of_change(
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    changed: NDArray[np.bool_],
+) -> Seeing | None:
     """Return the seeing of the brightest point source among what changed, or None."""
     at = changed & ~bad
     if not at.any():

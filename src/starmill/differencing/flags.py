@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.kernels.pixel_limits import paste_flags
 
@@ -71,7 +73,7 @@ class FlagList:
         paste_flags(first, self._columns, self._values, x0, y_step, x_step, out)
         return out
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.bool_]:
         """Return the flags of the whole image."""
         return np.asarray(self[:], dtype)
 
@@ -95,19 +97,19 @@ class FlaggedPixels:
 
     ndim = 2
 
-    def __init__(self, flags, above=0):
+    def __init__(self, flags: NDArray[np.integer] | FlagList, above: int = 0) -> None:
         self.flags, self.above, self.shape = flags, above, flags.shape
 
-    def __getitem__(self, part):
+    def __getitem__(self, part: tuple[slice, slice]) -> NDArray[np.bool_]:
         """Return the bad pixels of a part of the image, a bool array."""
         return self.flags[part] > self.above
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.bool_]:
         """Return the bad pixels of the whole image."""
         return np.asarray(self.flags[:] > self.above, dtype)
 
 
-def bad_positions(bad):
+def bad_positions(bad: NDArray[np.bool_] | FlaggedPixels) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     """Return rows and columns of bad pixels, ``(n,)`` int32 each, in the order of the rows.
 
     Parameters

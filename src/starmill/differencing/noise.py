@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.errors import AlgorithmError
 from starmill.kernels.pixel_limits import poisson_variance
@@ -25,11 +28,11 @@ class PoissonVariance:
 
     ndim = 2
 
-    def __init__(self, image, gain, floor):
+    def __init__(self, image: NDArray[np.floating], gain: float, floor: float) -> None:
         self.image, self.gain, self.floor = image, np.float32(gain), np.float32(floor)
         self.shape = image.shape
 
-    def __getitem__(self, part):
+    def __getitem__(self, part: tuple[Any, ...]) -> NDArray[np.floating]:
         """Return the variance of a part of the image as an array."""
         counts = np.asarray(self.image[part], np.float32)
         out = np.empty(counts.shape, np.float32)
@@ -37,7 +40,9 @@ class PoissonVariance:
         return out
 
 
-def image_variance(image, bad, *, gain=np.nan, read_noise=0.0):
+def image_variance(
+    image: NDArray[np.floating], bad: NDArray[np.bool_], *, gain: float = np.nan, read_noise: float = 0.0
+) -> NDArray[np.floating]:
     """Return a variance plane from the gain, or from the scatter of the sky when the gain is not known.
 
     Parameters
@@ -78,7 +83,7 @@ def image_variance(image, bad, *, gain=np.nan, read_noise=0.0):
     return (np.float32(floor) + np.maximum(light, 0) / np.float32(gain)).astype(np.float32)
 
 
-def _pixel_scatter(image, good):
+def _pixel_scatter(image: NDArray[np.floating], good: NDArray[np.bool_]) -> float:
     """Return the scatter of one pixel from differences of pixels five apart, free of gradients and most sources.
 
     The smaller of two estimates: differences of two pixels, and those of such differences, which do not see the slope of
@@ -90,7 +95,7 @@ def _pixel_scatter(image, good):
     return min(_clipped_scatter(values / np.float32(np.sqrt(n))) for values, n in pairs)
 
 
-def _clipped_scatter(values):
+def _clipped_scatter(values: NDArray[np.floating]) -> float:
     for _ in range(5):
         low, high = np.percentile(values, [15.87, 84.13])
         spread = (high - low) / 2

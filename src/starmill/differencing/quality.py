@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from starmill.differencing.kernel_fit import KernelFit
+    from starmill.differencing.stamps import StampSet
+    from starmill.differencing.wings import KernelWings
+
 
 __all__ = ["DifferenceQuality", "judge_difference"]
 
@@ -52,16 +60,16 @@ class DifferenceQuality:
     reasons: tuple
 
     @property
-    def good(self):
+    def good(self) -> bool:
         """No reason to distrust the difference."""
         return not self.reasons
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         """The word "good", or "failed" with the reasons."""
         return "good" if self.good else "failed: " + "; ".join(self.reasons)
 
-    def numbers(self):
+    def numbers(self) -> dict[str, Any]:
         """Return plain values."""
         values = asdict(self)
         values["reasons"] = "; ".join(self.reasons)
@@ -69,8 +77,17 @@ class DifferenceQuality:
 
 
 def judge_difference(
-    difference, variance, bad, fit, stamps, score, wings=None, scale_error=0.0, lone_error=0.0, light=np.inf
-):
+    difference: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    fit: KernelFit,
+    stamps: StampSet,
+    score: NDArray[np.floating],
+    wings: KernelWings | None = None,
+    scale_error: float = 0.0,
+    lone_error: float = 0.0,
+    light: float = np.inf,
+) -> DifferenceQuality:
     """Judge a difference image.
 
     Parameters
@@ -125,12 +142,14 @@ def judge_difference(
     )  # fmt: skip
 
 
-def _spread(values):
+def _spread(values: NDArray[np.floating]) -> float:
     low, high = np.percentile(values, [15.87, 84.13])
     return float(high - low) / 2
 
 
-def _flatness(difference, variance, good):
+def _flatness(
+    difference: NDArray[np.floating], variance: NDArray[np.floating], good: NDArray[np.bool_]
+) -> float:
     rows = np.array_split(np.arange(difference.shape[0]), 8)
     columns = np.array_split(np.arange(difference.shape[1]), 8)
     medians = []

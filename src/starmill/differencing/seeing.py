@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from starmill.datamodel.psf import adaptive_moments, shift_images
@@ -36,7 +37,14 @@ class Seeing:
     stars: int
 
 
-def measure_seeing(image, variance, bad, *, half_width=12, threshold=20.0):
+def measure_seeing(
+    image: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    *,
+    half_width: int = 12,
+    threshold: float = 20.0,
+) -> Seeing:
     """Measure the mean PSF of an image on those of its bright objects that have the most common size.
 
     Parameters
@@ -83,7 +91,9 @@ def measure_seeing(image, variance, bad, *, half_width=12, threshold=20.0):
     return Seeing(float(np.median(sigma[stars])), psf_image, int(stars.sum()))
 
 
-def faint_seeing(image, variance, bad):
+def faint_seeing(
+    image: NDArray[np.floating], variance: NDArray[np.floating], bad: NDArray[np.bool_]
+) -> Seeing:
     """Return the seeing of the faint objects of a small image, which counts as of no stars; NaN when there are none.
 
     Parameters
@@ -97,7 +107,7 @@ def faint_seeing(image, variance, bad):
         return Seeing(np.nan, np.zeros((1, 1)), 0)
 
 
-def extend_profile(stack, *, half_width=25):
+def extend_profile(stack: NDArray[np.floating], *, half_width: int = 25) -> NDArray[np.floating]:
     """Extend a stacked star to larger radii with a Moffat profile and normalise its total light to 1.
 
     A stack is noisy and its zero level uncertain where a star is faint, yet several per cent of the light are
@@ -123,10 +133,10 @@ def extend_profile(stack, *, half_width=25):
     inner = np.s_[half_width - small : half_width + small + 1, half_width - small : half_width + small + 1]
     weight = 1 / np.sqrt(np.maximum(stack, 0) + 1e-3 * stack.max())
 
-    def profile(parameters, at):
+    def profile(parameters: NDArray[np.floating], at: NDArray[np.floating]) -> NDArray[np.floating]:
         return np.exp(parameters[0]) * (1 + at / np.exp(parameters[1])) ** -np.clip(parameters[2], 1.5, 8)
 
-    def residual(parameters):
+    def residual(parameters: NDArray[np.floating]) -> NDArray[np.floating]:
         return ((profile(parameters, r2[inner]) + parameters[3] * stack.max() - stack) * weight).ravel()
 
     sigma2 = max((stack > stack.max() / 2).sum() / (2 * np.pi * np.log(2)), 0.5)
@@ -146,7 +156,13 @@ def extend_profile(stack, *, half_width=25):
     )  # about a fifth of what is outside the circle is in the corners
 
 
-def _centred_cutouts(image, bad, x, y, half_width):
+def _centred_cutouts(
+    image: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    x: NDArray[np.integer],
+    y: NDArray[np.integer],
+    half_width: int,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return cutouts of unit core flux centred on the central pixel, and their adaptive moments."""
     side = 2 * half_width + 1
     cuts = []
@@ -173,7 +189,7 @@ def _centred_cutouts(image, bad, x, y, half_width):
     return cuts[positive] / core[positive][:, None, None], moments[positive]
 
 
-def _centroid_offset(cut):
+def _centroid_offset(cut: NDArray[np.floating]) -> tuple[float, float] | None:
     """Return the offset (x, y) of the Gaussian-weighted centroid from the central pixel; None when it runs away."""
     half = cut.shape[0] // 2
     at = np.arange(-half, half + 1)
@@ -195,7 +211,14 @@ def _centroid_offset(cut):
     return dx, dy
 
 
-def bright_positions(image, variance, bad, *, threshold=20.0, per_cell=8):
+def bright_positions(
+    image: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    *,
+    threshold: float = 20.0,
+    per_cell: int = 8,
+) -> NDArray[np.floating]:
     """Return centroids of bright objects, brightest first, ``(n, 2)`` array positions x, y.
 
     Parameters

@@ -31,7 +31,9 @@ from starmill.hotpants.inputs import (
     TOUCHED,
     UNUSABLE,
     load_image,
+    of_shape,
     raise_typed,
+    refuse_unusable,
 )  # fmt: skip
 from starmill.hotpants.kernel_table import kernel_from_solution, program_basis
 from starmill.hotpants.options import HotpantsError
@@ -79,9 +81,7 @@ class ClassicHotpants(Hotpants):
         """Return pixels, variance and mask bits; bits of a mask are taken as they are, 0x80 is bad."""
         bits = np.zeros(data.shape, np.int32)
         if mask is not None:
-            mask = np.asarray(mask)
-            if mask.shape != data.shape:
-                raise HotpantsError(f"the mask of the {name} is {mask.shape}, the image {data.shape}")
+            mask = of_shape(mask, data.shape, f"mask of the {name}")
             if mask.dtype.kind == "f":
                 mask = np.where(np.isfinite(mask), mask, INPUT_BAD)
             bits |= mask.astype(np.int32)
@@ -95,21 +95,14 @@ class ClassicHotpants(Hotpants):
         if lower is not None:
             bits[finite & (data <= lower - pedestal)] |= LOW | INPUT_BAD
         if error is not None:
-            error = np.asarray(error, np.float64)
-            if error.shape != data.shape:
-                raise HotpantsError(f"the noise of the {name} is {error.shape}, the image {data.shape}")
+            error = np.asarray(of_shape(error, data.shape, f"noise of the {name}"), np.float64)
             known = np.isfinite(error) & (error > 0)
             bits[~known] |= NOT_A_NUMBER | INPUT_BAD
             variance = np.where(known, error, 0) ** 2
         else:
             variance = np.abs(clean.astype(np.float64)) / gain + (read_noise / gain) ** 2
         bad = (bits & INPUT_BAD) > 0
-        if bad.mean() > 0.98:
-            raise HotpantsError(
-                f"the {name} has no usable pixels: {(~finite).mean():.1%} not finite, "
-                f"{((bits & SATURATED) > 0).mean():.1%} saturated, {((bits & LOW) > 0).mean():.1%} at or below the "
-                f"lower limit, {((bits & EXTERNAL) > 0).mean():.1%} masked"
-            )
+        refuse_unusable(bits, int(bad.sum()), bad.size, name)
         low, high = clean[~bad].min(), clean[~bad].max()
         if low == high:
             raise HotpantsError(f"the {name} does not vary: all its usable pixels are {low:g}")

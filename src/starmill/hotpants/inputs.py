@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starmill.differencing.flags import FlagList
 from starmill.errors import StarmillError
 from starmill.hotpants.options import HotpantsError
 
 __all__ = [
     "EXTERNAL", "FILL", "INPUT_BAD", "LOW", "NOT_A_NUMBER", "SATURATED", "TOO_FEW_TAPS", "TOUCHED", "UNUSABLE",
-    "check_catalog", "load_image", "minus", "raise_typed",
+    "check_catalog", "load_image", "minus", "of_shape", "raise_typed", "refuse_unusable",
 ]  # fmt: skip
 
 # Bits of the output mask, as in the C program.
 FILL, SATURATED, LOW, NOT_A_NUMBER, TOO_FEW_TAPS, EXTERNAL, TOUCHED, INPUT_BAD, UNUSABLE = (
     0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x8000
 )  # fmt: skip
+
+MOST_BAD = 0.98  # part of the pixels of an image
 
 
 def raise_typed(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,3 +82,22 @@ def check_catalog(catalog: NDArray[np.floating] | list[list[float]] | None) -> N
     if unknown:
         raise HotpantsError(f"{unknown} of {len(catalog)} positions of star_catalog are not finite")
     return catalog
+
+
+def of_shape(plane: NDArray[Any], shape: tuple[int, int], what: str) -> NDArray[Any]:
+    """Return a mask or noise as an array; HotpantsError, naming ``what`` it is, unless it has the image's shape."""
+    plane = np.asarray(plane)
+    if plane.shape != shape:
+        raise HotpantsError(f"the {what} is {plane.shape}, the image {shape}")
+    return plane
+
+
+def refuse_unusable(bits: NDArray[np.integer] | FlagList, n_bad: int, size: int, name: str) -> None:
+    """Raise HotpantsError with the shares of the reasons when hardly a pixel of an image is usable."""
+    if n_bad <= MOST_BAD * size:
+        return
+    reasons = {
+        "not finite": NOT_A_NUMBER, "saturated": SATURATED, "at or below the lower limit": LOW, "masked": EXTERNAL,
+    }  # fmt: skip
+    shares = ", ".join(f"{((bits & bit) > 0).mean():.1%} {what}" for what, bit in reasons.items())
+    raise HotpantsError(f"the {name} has no usable pixels: {shares}")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starmill.datamodel.geometry import Box
 from starmill.differencing.background import fit_differential_background
 from starmill.differencing.convolve import repair_bad
 from starmill.differencing.flags import FlaggedPixels, FlagList, flag_plane
-from starmill.differencing.kernel_basis import gaussian_basis, image_basis
+from starmill.differencing.kernel_basis import KernelBasis, gaussian_basis, image_basis
 from starmill.differencing.kernel_fit import KernelModel, fit_kernel
 from starmill.differencing.noise import PoissonVariance
 from starmill.differencing.spatial_terms import SpatialTerms
-from starmill.differencing.stamp_system import build_stamp_system, convolve_with_basis
+from starmill.differencing.stamp_system import StampSystem, build_stamp_system, convolve_with_basis
 from starmill.differencing.stamps import StampSet, choose_stamps, spread_mask, stamps_at
 from starmill.differencing.subtract import BAND, subtract_matched
 from starmill.errors import StarmillError
@@ -33,7 +36,9 @@ from starmill.hotpants.inputs import (
     check_catalog,
     load_image,
     minus,
+    of_shape,
     raise_typed,
+    refuse_unusable,
 )  # fmt: skip
 from starmill.hotpants.options import HotpantsConfig, HotpantsError
 from starmill.hotpants.statistics import difference_statistics, scale_touched, touched_ratio
@@ -43,6 +48,9 @@ from starmill.kernels.pixel_limits import classify_pixels, finish_difference
 from starmill.numerics.tiles import map_tiles, row_bands
 
 __all__ = ["Hotpants"]
+
+Float = NDArray[np.floating]
+Int = NDArray[np.integer]
 
 
 class Hotpants:
@@ -67,7 +75,7 @@ class Hotpants:
     With ``config.classic`` the object is a `ClassicHotpants`: the method of the C program.
     """
 
-    def __new__(cls, *arguments, config=None, **_keywords):
+    def __new__(cls, *arguments, config: HotpantsConfig | None = None, **_keywords) -> Self:
         """Choose the method that the configuration names."""
         config = arguments[7] if len(arguments) > 7 else config
         if cls is Hotpants and config is not None and config.classic:
@@ -77,12 +85,19 @@ class Hotpants:
         return object.__new__(cls)
 
     def __init__(
-        self, template_data, image_data, t_mask=None, i_mask=None, t_error=None, i_error=None, star_catalog=None,
-        config=None, output_header=None,
-    ):  # fmt: skip
+        self,
+        template_data: Float | str | Path,
+        image_data: Float | str | Path,
+        t_mask: Int | None = None,
+        i_mask: Int | None = None,
+        t_error: Float | None = None,
+        i_error: Float | None = None,
+        star_catalog: Float | Sequence[Sequence[float]] | None = None,
+        config: HotpantsConfig | None = None,
+        output_header: Mapping[str, Any] | None = None,
+    ) -> None:
         self.config = config or HotpantsConfig()
         self.grid_shape: tuple[int, int] | None = None  # of the whole image, when this is one of its regions
-        self.output_header = output_header
         template, _ = load_image(template_data)
         image, image_header = load_image(image_data)
         self.output_header = output_header if output_header is not None else image_header
@@ -114,24 +129,31 @@ class Hotpants:
         self._systems: dict[str, Any] = {}
         self._stamps: dict[str, StampSet] = {}
 
-    def _prepare(self, data, mask, error, upper, lower, pedestal, gain, read_noise, name):
+    def _prepare(
+        self,
+        data: Float,
+        mask: NDArray[Any] | None,
+        error: Float | None,
+        upper: float | None,
+        lower: float | None,
+        pedestal: float,
+        gain: float,
+        read_noise: float,
+        name: str,
+    ) -> dict[str, Any]:
         """Return pixels, variance, mask bits and bad pixels of one image."""
         if mask is not None:
-            mask = np.asarray(mask)
-            if mask.shape != data.shape:
-                raise HotpantsError(f"the mask of the {name} is {mask.shape}, the image {data.shape}")
+            mask = of_shape(mask, data.shape, f"mask of the {name}")
         variance = PoissonVariance(data, gain, max((read_noise / gain) ** 2, 1e-12))
         if error is not None:
-            error = np.asarray(error, np.float32)
-            if error.shape != data.shape:
-                raise HotpantsError(f"the noise of the {name} is {error.shape}, the image {data.shape}")
+            error = np.asarray(of_shape(error, data.shape, f"noise of the {name}"), np.float32)
             variance = np.where(np.isfinite(error) & (error > 0), error, np.float32(0))
             np.square(variance, out=variance)
         codes = np.array([FILL, SATURATED, LOW, NOT_A_NUMBER], np.uint8) | np.uint8(INPUT_BAD)
         high, low = (np.inf if upper is None else upper), (-np.inf if lower is None else lower)
         fill = np.float32(self.config.fillval)
 
-        def classify(ends):
+        def classify(ends: tuple[int, int]) -> tuple[FlagList, int, int]:
             rows = slice(*ends)
             flags = np.zeros((ends[1] - ends[0], data.shape[1]), np.uint8)
             if error is not None:
@@ -145,30 +167,18 @@ class Hotpants:
 
         parts, *counts = zip(*map_tiles(classify, row_bands(len(data), BAND)), strict=True)
         bits, (n_bad, n_not_finite) = flag_plane(parts), np.sum(counts, axis=1)
-        if n_bad > 0.98 * data.size:
-            shares = {
-                n: ((bits & b) > 0).mean()
-                for n, b in (("not finite", NOT_A_NUMBER), ("saturated", SATURATED))
-            }
-            shares |= {
-                "at or below the lower limit": ((bits & LOW) > 0).mean(),
-                "masked": ((bits & EXTERNAL) > 0).mean(),
-            }
-            raise HotpantsError(
-                f"the {name} has no usable pixels: "
-                + ", ".join(f"{share:.1%} {what}" for what, share in shares.items())
-            )
+        refuse_unusable(bits, n_bad, data.size, name)
         if n_not_finite:
             data = repair_bad(data, bits[:] > 0)
         return {"data": data, "variance": variance, "bits": bits, "bad": FlaggedPixels(bits)}
 
     @functools.cached_property
-    def _basis(self):
+    def _basis(self) -> KernelBasis:
         if self.config.use_pca and self.config.pca_images:
             return image_basis([load_image(image)[0] for image in self.config.pca_images])
         return gaussian_basis(self.config.rkernel, self.config.sigma_gauss, self.config.deg_fixe)
 
-    def _pair(self, direction):
+    def _pair(self, direction: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the image that is convolved and the other one."""
         if self._template["data"] is None or self._image["data"] is None:
             raise HotpantsError(
@@ -177,7 +187,7 @@ class Hotpants:
         return (self._template, self._image) if direction == "t" else (self._image, self._template)
 
     @raise_typed
-    def find_stamps(self):
+    def find_stamps(self) -> tuple[list[Substamp], list[Substamp]]:
         """Find substamps on the template and on the image.
 
         Returns
@@ -194,7 +204,7 @@ class Hotpants:
         self.template_substamps, self.image_substamps = found["t"], found["i"]
         return self.template_substamps, self.image_substamps
 
-    def _find(self, direction):
+    def _find(self, direction: str) -> StampSet:
         config = self.config
         margin = self._basis.half_width
         shape = self.box.shape
@@ -208,7 +218,7 @@ class Hotpants:
             return self._filled(listed, direction) if config.auto_fill else listed
         return self._searched(direction, None)
 
-    def _filled(self, listed, direction):
+    def _filled(self, listed: StampSet, direction: str) -> StampSet:
         """Return the listed stamps and those that a search finds away from them."""
         taken = np.zeros(self.box.shape, bool)
         mark_squares(listed.x.astype(np.int64), listed.y.astype(np.int64), self.config.rss, taken)
@@ -228,7 +238,7 @@ class Hotpants:
         }
         return replace(parts[1], **joined)
 
-    def _searched(self, direction, taken):
+    def _searched(self, direction: str, taken: NDArray[np.bool_] | None) -> StampSet:
         """Return stamps around bright objects outside pixels that are taken."""
         config = self.config
         reference, target = self._pair(direction)
@@ -239,7 +249,7 @@ class Hotpants:
             (self._template, config.tuktresh, config.tpedestal), (self._image, config.iuktresh, config.ipedestal)
         )  # fmt: skip
 
-        def collect(ends):
+        def collect(ends: tuple[int, int]) -> None:
             rows = slice(*ends)
             np.not_equal(reference["bits"][rows] | target["bits"][rows], 0, out=bad[rows])
             if taken is not None:
@@ -273,7 +283,7 @@ class Hotpants:
             )
         return stamps
 
-    def _substamps(self, stamps):
+    def _substamps(self, stamps: StampSet) -> list[Substamp]:
         out = []
         for i, (x, y) in enumerate(zip(stamps.x, stamps.y, strict=True)):
             part = np.s_[
@@ -293,12 +303,12 @@ class Hotpants:
             )
         return out
 
-    def substamps_of(self, direction):
+    def substamps_of(self, direction: str) -> list[Substamp]:
         """Return the substamps of one direction, 't' or 'i'."""
         return self.template_substamps if direction == "t" else self.image_substamps
 
     @raise_typed
-    def fit_and_select_direction(self):
+    def fit_and_select_direction(self) -> str:
         """Fit every substamp alone, reject bad ones, and choose the image to convolve.
 
         Returns
@@ -320,7 +330,7 @@ class Hotpants:
             )
         return self.conv_direction
 
-    def _system(self, direction):
+    def _system(self, direction: str) -> StampSystem:
         if direction not in self._systems:
             reference, target = self._pair(direction)
             self._systems[direction] = build_stamp_system(
@@ -330,7 +340,7 @@ class Hotpants:
             )  # fmt: skip
         return self._systems[direction]
 
-    def _check(self, direction, system):
+    def _check(self, direction: str, system: StampSystem) -> float:
         """Set figure of merit, local model and status of the substamps; return the merit of the direction."""
         values = np.full(len(system), np.nan)
         reference, _ = self._pair(direction)
@@ -359,7 +369,7 @@ class Hotpants:
             "h": float(np.subtract(*np.percentile(kept, [75, 25]))),
         }[self.config.fom]
 
-    def _basis_vectors(self, side, substamp):
+    def _basis_vectors(self, side: dict[str, Any], substamp: Substamp) -> Float:
         """Return the cutout of an image at a substamp convolved with every basis image."""
         data = side["data"]
         if data is None:
@@ -370,7 +380,7 @@ class Hotpants:
         return convolve_with_basis(cut - np.median(cut), self._basis)
 
     @raise_typed
-    def iterative_fit_and_clip(self):
+    def iterative_fit_and_clip(self) -> tuple[Float, list[Substamp]]:
         """Solve for the kernel of the whole image, clipping substamps that do not agree.
 
         Returns
@@ -408,7 +418,7 @@ class Hotpants:
         return self.kernel_solution, survivors
 
     @raise_typed
-    def convolve_and_difference(self):
+    def convolve_and_difference(self) -> tuple[Float, Float | None, Float, Int]:
         """Convolve, subtract, and make the noise image and the mask.
 
         Returns
@@ -440,7 +450,7 @@ class Hotpants:
         factor, mask = (1.0 if self.conv_direction == "t" else -1.0) / scale, subtracted.status
         codes, none_kept = np.array([TOUCHED, TOO_FEW_TAPS, UNUSABLE], np.int32), np.empty((0, 0), np.float32)
 
-        def finish(ends):
+        def finish(ends: tuple[int, int]) -> None:
             rows = slice(*ends)
             level = self.background.field.image(
                 Box(0, ends[0], self.box.width, ends[1] - ends[0]), np.float32
@@ -458,7 +468,9 @@ class Hotpants:
         difference, noise = subtracted.difference, subtracted.variance
         return self._keep_results(difference, subtracted.convolved, noise, mask)
 
-    def _keep_results(self, difference, convolved, noise, mask):
+    def _keep_results(
+        self, difference: Float, convolved: Float | None, noise: Float, mask: Int
+    ) -> tuple[Float, Float | None, Float, Int]:
         """Keep the four planes, with the noise of touched pixels scaled when that is asked for, and return them."""
         if self.config.conv_var:  # a kernel that is negative somewhere can make a variance that is none
             mask[~(noise > 0)] |= UNUSABLE
@@ -470,23 +482,22 @@ class Hotpants:
         }  # fmt: skip
         return tuple(self.results.values())
 
-    def _touched_ratio(self, difference, noise, mask):
+    def _touched_ratio(self, difference: Float, noise: Float, mask: Int) -> float:
         return touched_ratio(difference, noise, mask)
 
-    def _normalisation(self):
+    def _normalisation(self) -> float:
         """Return the number that the difference is divided by."""
-        convolved = "t" if self.conv_direction == "t" else "i"
-        return self.kernel_sum if self.config.normalize == convolved else 1.0
+        return self.kernel_sum if self.config.normalize == self.conv_direction else 1.0
 
     @property
-    def kernel_sum(self):
+    def kernel_sum(self) -> float:
         """The kernel sum at the centre of the image."""
         if self.fit is None:
             raise HotpantsError("iterative_fit_and_clip has not been run")
         return float(self.fit.kernel.sum_at(*self.box.center))
 
     @raise_typed
-    def get_final_outputs(self):
+    def get_final_outputs(self) -> dict[str, Any]:
         """Fill unusable pixels, measure statistics, and return all products.
 
         Returns
@@ -514,16 +525,16 @@ class Hotpants:
             "kernel_solution": self.kernel_solution, "fit_stats": fit_stats,
         }  # fmt: skip
 
-    def _unusable(self):
+    def _unusable(self) -> Int:
         """Return the flat indices of unusable pixels, ``(n,)``."""
         mask = self.results["output_mask"]
 
-        def find(ends):
+        def find(ends: tuple[int, int]) -> Int:
             return np.flatnonzero(mask[slice(*ends)] & UNUSABLE) + ends[0] * mask.shape[1]
 
         return np.concatenate(map_tiles(find, row_bands(len(mask), BAND)))
 
-    def unfilled(self):
+    def unfilled(self) -> dict[str, Float]:
         """Return ``diff_image`` and ``noise_image`` with the values that fill values replaced, as a dict."""
         out = {name: self.results[name].copy() for name in ("diff_image", "noise_image")}
         if self._hidden is not None:
@@ -531,7 +542,7 @@ class Hotpants:
             out["noise_image"].flat[self._hidden[0]] = self._hidden[2]
         return out
 
-    def get_substamp_details(self):
+    def get_substamp_details(self) -> dict[str, Any]:
         """Return the lists of all substamps: ``template_substamps``, ``image_substamps``, ``final_fit_locations``."""
         used = [
             s
@@ -543,7 +554,7 @@ class Hotpants:
             "final_fit_locations": [(s.x, s.y) for s in used],
         }  # fmt: skip
 
-    def run_pipeline(self):
+    def run_pipeline(self) -> dict[str, Any]:
         """Run all steps, save the files that the configuration names, and return all products."""
         self.find_stamps()
         self.fit_and_select_direction()
@@ -553,13 +564,13 @@ class Hotpants:
         self.save_outputs()
         return products
 
-    def save_outputs(self):
+    def save_outputs(self) -> None:
         """Write the files that the configuration names."""
         from starmill.hotpants.products import write_products
 
         write_products(self)
 
-    def visualize_kernel(self, at_coords, size_factor=2.0):
+    def visualize_kernel(self, at_coords: tuple[int, int], size_factor: float = 2.0) -> Float:
         """Return the kernel at a position.
 
         Parameters
@@ -575,11 +586,8 @@ class Hotpants:
         """
         if self.fit is None:
             raise HotpantsError("the kernel has not been fitted")
-        if not (
-            isinstance(at_coords, tuple)
-            and len(at_coords) == 2
-            and all(isinstance(c, int | np.integer) for c in at_coords)
-        ):
+        is_pair = isinstance(at_coords, tuple) and len(at_coords) == 2
+        if not (is_pair and all(isinstance(c, int | np.integer) for c in at_coords)):
             raise TypeError(f"at_coords must be a tuple of two integers, not {at_coords!r}")
         if not (isinstance(size_factor, int | float) and 0 < size_factor < np.inf):
             raise ValueError(f"size_factor must be a positive number, not {size_factor!r}")
@@ -587,10 +595,5 @@ class Hotpants:
             raise HotpantsError(f"{at_coords} is outside the image of {self.box.width} x {self.box.height}")
         kernel = self.fit.kernel.kernel_at(*at_coords)
         side = max(1, round(kernel.shape[0] * size_factor)) | 1
-        out = np.zeros((side, side))
-        half, keep = side // 2, min(side, kernel.shape[0]) // 2
-        middle = kernel.shape[0] // 2
-        out[half - keep : half + keep + 1, half - keep : half + keep + 1] = kernel[
-            middle - keep : middle + keep + 1, middle - keep : middle + keep + 1
-        ]
-        return out
+        margin = (side - kernel.shape[0]) // 2  # both are odd
+        return np.pad(kernel, margin) if margin >= 0 else kernel[-margin:margin, -margin:margin].copy()
