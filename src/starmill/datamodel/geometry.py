@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -126,7 +127,7 @@ class Box:
         """Return whether the boxes share a pixel."""
         return not self.intersection(other).is_empty
 
-    def contains(self, x, y):  # type: ignore[no-untyped-def]
+    def contains(self, x: Any, y: Any) -> Any:
         """Return whether positions lie on a pixel of the box.
 
         Parameters

@@ -46,12 +46,12 @@ class Side:
         return self._rings[core_half_width]
 
     @property
-    def unfit(self):
+    def unfit(self) -> NDArray[np.bool_]:
         """Pixels that the kernel fit must not see, ``(ny, nx)`` bool."""
         return self.bad if self.hidden is None else self.bad | self.hidden
 
 
-def flux_ratio(reference, target, cell=16):
+def flux_ratio(reference: Side, target: Side, cell: int = 16) -> float:
     """Return the ratio of the light of both images, target over reference.
 
     Parameters
@@ -70,7 +70,7 @@ def flux_ratio(reference, target, cell=16):
     if ny > good.shape[0] or nx > good.shape[1]:
         return 1.0
 
-    def cells(image):
+    def cells(image: NDArray[np.floating]) -> NDArray[np.floating]:
         return image[:ny, :nx].reshape(ny // cell, cell, nx // cell, cell).mean(axis=(1, 3), dtype=np.float64)
 
     clean = cells(good.astype(np.float32)) > 0.999  # a saturated star would bias the ratio
@@ -85,7 +85,7 @@ def flux_ratio(reference, target, cell=16):
     return float(np.clip(np.median(light[1][positive] / light[0][positive]), 1e-6, 1e6))
 
 
-def sky_noise(target, reference):
+def sky_noise(target: Side, reference: Side) -> tuple[float, float]:
     """Return the median variance of the target and of the reference."""
     medians = [float(np.median(side.variance[::5, ::5][~side.bad[::5, ::5]])) for side in (target, reference)]
     return medians[0], medians[1]
@@ -116,7 +116,7 @@ def discs(box: Box, x: NDArray[Any], y: NDArray[Any], radius: NDArray[Any]) -> N
     return inside
 
 
-def with_some_seeing(sides):
+def with_some_seeing(sides: dict[str, Side]) -> dict[str, Side]:
     """Return the images of a pair, one without a measurable object with the seeing of the other.
 
     Parameters
