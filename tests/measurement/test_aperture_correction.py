@@ -40,6 +40,21 @@ def test_noise_alone_is_not_followed():
     assert orders.count(1) >= 18  # a false linear term falls below chi squared of 11.4: 1 in 300
 
 
+def test_crowded_stars_keep_their_scatter():
+    """Neighbours in the larger aperture: errors of the fluxes say nothing of them, yet half of the stars must stay."""
+    rng = np.random.default_rng(4)
+    x, y = rng.uniform(0, 1000, 200), rng.uniform(0, 800, 200)
+    light = 1e4 * np.exp(rng.uniform(0, np.log(100), 200))
+    large = light * (1.05 + rng.normal(0, 0.1, 200))
+    large[:10] *= 3
+    found = fit_aperture_correction(
+        x, y, large, light, box=BOX, flux_err=np.full(200, 60.0), reference_err=np.full(200, 50.0)
+    )
+    assert not found.used[:10].any()
+    assert found.used.mean() > 0.85
+    assert float(found.field(500.0, 400.0)) == pytest.approx(1 / 1.05, abs=4 * 0.1 / np.sqrt(190))
+
+
 def aperture_stars(n, seed, sky=0.0):
     """Fluxes of stars in a small and a large aperture that holds 5 % more and some sky; 20 to 2000 of signal to noise."""
     rng = np.random.default_rng(seed)

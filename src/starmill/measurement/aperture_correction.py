@@ -18,7 +18,7 @@ SHARED = 0.02  # part of the smaller variance that two fluxes of a star do not s
 NOISE_FACTORS = np.geomspace(
     1.0, 8.0, 8
 )  # of the variance: faint neighbours add noise that no variance image knows
-STAR_SCATTER = np.concatenate([[0.0], np.geomspace(2e-4, 2e-2, 9)])  # of the ratio of stars without any noise
+STAR_SCATTER = np.concatenate([[0.0], np.geomspace(2e-4, 0.3, 14)])  # of the ratio of stars without any noise
 FEW_STARS = 20  # fewer do not tell their own noise, nor the sky
 FEW_STARS_SCATTER = 0.005  # theirs, taken for granted
 SKY_OF_NOISE = 0.5  # largest constant light expected, as a part of the noise of one star
