@@ -55,80 +55,43 @@ def _clean_row(image, variance, mask, missing_bits, keep_bits, use_mask, use_var
 
 
 @fast_njit
-def _add_eight(rows, taps, k, out):
-    """Add eight weighted rows, given one after the other, from tap ``k`` on."""
-    r0, r1, r2, r3, r4, r5, r6, r7 = rows
-    a0, a1, a2, a3 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
-    a4, a5, a6, a7 = taps[k + 4], taps[k + 5], taps[k + 6], taps[k + 7]
-    for x in range(np.uint64(out.shape[0])):
-        total = a0 * r0[x] + a1 * r1[x] + a2 * r2[x] + a3 * r3[x]
-        out[x] += total + a4 * r4[x] + a5 * r5[x] + a6 * r6[x] + a7 * r7[x]
+def _sum_runs(flat, starts, shift, taps, first, last, out):
+    """Weighted sum of runs of a flat array: of taps[k] flat[starts[k] + shift + x] over first <= k < last.
 
-
-@fast_njit
-def _add_four(rows, taps, k, out):
-    """As :func:`_add_eight` for four rows."""
-    r0, r1, r2, r3 = rows
-    a0, a1, a2, a3 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
-    for x in range(np.uint64(out.shape[0])):
-        out[x] += a0 * r0[x] + a1 * r1[x] + a2 * r2[x] + a3 * r3[x]
-
-
-@fast_njit
-def _write_few(rows, taps, k, n, out):
-    """Overwrite ``out`` with the weighted sum of the first ``n`` (1 to 4) of four rows."""
-    r0, r1, r2, r3 = rows
+    The odd ones are done first, then four, then eight a pass, so that ``out`` is written but a few times.
+    """
+    n = np.uint64(out.shape[0])
+    few = (last - first - 1) % 4 + 1
+    k = first
     a0 = taps[k]
-    a1 = taps[k + 1] if n > 1 else np.float32(0.0)
-    a2 = taps[k + 2] if n > 2 else np.float32(0.0)
-    a3 = taps[k + 3] if n > 3 else np.float32(0.0)
-    for x in range(np.uint64(out.shape[0])):
-        out[x] = a0 * r0[x] + a1 * r1[x] + a2 * r2[x] + a3 * r3[x]
-
-
-@njit
-def _sum_rows(ring, first, taps, order, out):
-    """Weighted sum of ring rows: the odd ones first, then eight a pass."""
-    n = taps.shape[0] - first
-    few = (n - 1) % 4 + 1
-    k, last = first, first + few - 1
-    rows = (
-        ring[order[k]], ring[order[min(k + 1, last)]], ring[order[min(k + 2, last)]], ring[order[last]],
-    )  # fmt: skip
-    _write_few(rows, taps, k, few, out)
+    a1 = taps[k + 1] if few > 1 else np.float32(0.0)
+    a2 = taps[k + 2] if few > 2 else np.float32(0.0)
+    a3 = taps[k + 3] if few > 3 else np.float32(0.0)
+    p0 = np.uint64(starts[k] + shift)
+    p1 = np.uint64(starts[k + min(1, few - 1)] + shift)
+    p2 = np.uint64(starts[k + min(2, few - 1)] + shift)
+    p3 = np.uint64(starts[k + few - 1] + shift)
+    for x in range(n):
+        out[x] = a0 * flat[p0 + x] + a1 * flat[p1 + x] + a2 * flat[p2 + x] + a3 * flat[p3 + x]
     k += few
-    if (taps.shape[0] - k) % 8:
-        _add_four((ring[order[k]], ring[order[k + 1]], ring[order[k + 2]], ring[order[k + 3]]), taps, k, out)
+    if (last - k) % 8:
+        a0, a1, a2, a3 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
+        p0, p1 = np.uint64(starts[k] + shift), np.uint64(starts[k + 1] + shift)
+        p2, p3 = np.uint64(starts[k + 2] + shift), np.uint64(starts[k + 3] + shift)
+        for x in range(n):
+            out[x] += a0 * flat[p0 + x] + a1 * flat[p1 + x] + a2 * flat[p2 + x] + a3 * flat[p3 + x]
         k += 4
-    while k < taps.shape[0]:
-        rows = (
-            ring[order[k]], ring[order[k + 1]], ring[order[k + 2]], ring[order[k + 3]],
-            ring[order[k + 4]], ring[order[k + 5]], ring[order[k + 6]], ring[order[k + 7]],
-        )  # fmt: skip
-        _add_eight(rows, taps, k, out)
-        k += 8
-
-
-@njit
-def _sum_shifts(row, taps, out):
-    """Weighted sum of shifted views of one padded row: the odd ones first, then eight a pass."""
-    n, m = taps.shape[0], out.shape[0]
-    few = (n - 1) % 4 + 1
-    last = few - 1
-    a, b = min(1, last), min(2, last)
-    rows = row[:m], row[a : a + m], row[b : b + m], row[last : last + m]
-    _write_few(rows, taps, 0, few, out)
-    k = few
-    if (n - k) % 8:
-        four = row[k : k + m], row[k + 1 : k + 1 + m], row[k + 2 : k + 2 + m], row[k + 3 : k + 3 + m]
-        _add_four(four, taps, k, out)
-        k += 4
-    while k < n:
-        eight = (
-            row[k : k + m], row[k + 1 : k + 1 + m], row[k + 2 : k + 2 + m], row[k + 3 : k + 3 + m],
-            row[k + 4 : k + 4 + m], row[k + 5 : k + 5 + m], row[k + 6 : k + 6 + m], row[k + 7 : k + 7 + m],
-        )  # fmt: skip
-        _add_eight(eight, taps, k, out)
+    while k < last:
+        a0, a1, a2, a3 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
+        a4, a5, a6, a7 = taps[k + 4], taps[k + 5], taps[k + 6], taps[k + 7]
+        p0, p1 = np.uint64(starts[k] + shift), np.uint64(starts[k + 1] + shift)
+        p2, p3 = np.uint64(starts[k + 2] + shift), np.uint64(starts[k + 3] + shift)
+        p4, p5 = np.uint64(starts[k + 4] + shift), np.uint64(starts[k + 5] + shift)
+        p6, p7 = np.uint64(starts[k + 6] + shift), np.uint64(starts[k + 7] + shift)
+        for x in range(n):
+            total = a0 * flat[p0 + x] + a1 * flat[p1 + x] + a2 * flat[p2 + x] + a3 * flat[p3 + x]
+            total += a4 * flat[p4 + x] + a5 * flat[p5 + x] + a6 * flat[p6 + x] + a7 * flat[p7 + x]
+            out[x] += total
         k += 8
 
 
@@ -183,72 +146,39 @@ def _load_row(image, variance, mask, y, missing_bits, keep_bits, half, ring_i, r
 
 
 @njit
-def _weigh(ring_w, taps_x, taps_y, first, order, minimum, use_variance, a, b, column, weight, out_i, out_v):
+def _weigh(
+    ring_w,
+    starts,
+    steps,
+    taps_x,
+    taps_y,
+    first,
+    last,
+    minimum,
+    use_variance,
+    a,
+    b,
+    column,
+    weight,
+    out_i,
+    out_v,
+):
     """Normalise pixels ``a:b`` of a row."""
     reach = b - a + taps_x.shape[0] - 1
-    _sum_rows(ring_w[:, a : a + reach], first, taps_y, order, column[:reach])
-    _sum_shifts(column[:reach], taps_x, weight[: b - a])
+    _sum_runs(ring_w, starts, a, taps_y, first, last, column[:reach])
+    _sum_runs(column, steps, 0, taps_x, 0, taps_x.shape[0], weight[: b - a])
     _normalise_row(
         weight[: b - a], minimum, use_variance, out_i[a:b], out_v[a:b] if use_variance else out_i[a:b]
     )
 
 
 @njit
-def _weigh_row(
-    ring_w, flagged, taps_x, taps_y, first, order, minimum, use_variance, whole, column, weight, out_i, out_v
-):
-    """Normalise the parts of a row near missing pixels and near the border."""
-    nx = out_i.shape[0]
-    half = taps_x.shape[0] // 2
-    last = taps_y.shape[0]
-    start, stop = 0, min(half, nx)
-    if whole:
-        stop = nx
-    for s in range(flagged.shape[1]):
-        hit = False
-        for k in range(first, last):
-            hit = hit or flagged[order[k], s]
-        if not hit:
-            continue
-        a, b = max(0, s * SEGMENT - half), min(nx, (s + 1) * SEGMENT + half)
-        if a > stop:
-            _weigh(
-                ring_w,
-                taps_x,
-                taps_y,
-                first,
-                order,
-                minimum,
-                use_variance,
-                start,
-                stop,
-                column,
-                weight,
-                out_i,
-                out_v,
-            )
-            start = a
-        stop = max(stop, b)
-    if stop < nx - half:
-        _weigh(
-            ring_w,
-            taps_x,
-            taps_y,
-            first,
-            order,
-            minimum,
-            use_variance,
-            start,
-            stop,
-            column,
-            weight,
-            out_i,
-            out_v,
-        )
-        start = max(nx - half, 0)
-    _weigh(
-        ring_w, taps_x, taps_y, first, order, minimum, use_variance, start, nx, column, weight, out_i, out_v
-    )
+def _stretch_to_weigh(flagged, order, first, last, s, half, nx):
+    """Return the pixels around a segment with missing pixels in one of the rows; an empty stretch without any."""
+    for k in range(first, last):
+        if flagged[order[k], s]:
+            return max(0, s * SEGMENT - half), min(nx, (s + 1) * SEGMENT + half)
+    return 0, 0
 
 
 @njit
@@ -300,7 +230,13 @@ def convolve_separable_band(
     ring_w[:, hx : hx + nx] = np.float32(1.0)
     flagged = np.zeros((n_ring, (nx + SEGMENT - 1) // SEGMENT), np.bool_)
     column, weight = np.empty(width, np.float32), np.empty(nx, np.float32)
-    order = np.empty(n_ring, np.int64)
+    order, starts, starts_v = (
+        np.empty(n_ring, np.int64),
+        np.empty(n_ring, np.int64),
+        np.empty(n_ring, np.int64),
+    )
+    steps, n_taps = np.arange(2 * hx + 1), taps_x.shape[0]
+    flat_i, flat_v, flat_w = ring_i.ravel(), ring_v.ravel(), ring_w.ravel()
     loaded = max(y0 - hy, 0)
     for y in range(y0, y1):
         while loaded < min(y + hy + 1, ny):
@@ -311,16 +247,30 @@ def convolve_separable_band(
         first, last = max(0, hy - y), min(n_ring, ny - y + hy)
         for k in range(first, last):
             order[k] = (y - hy + k) % n_ring
-        _sum_rows(ring_i, first, taps_y[:last], order, column)
-        _sum_shifts(column, taps_x, out_i[y])
+            starts[k] = order[k] * width
+            starts_v[k] = order[k] * ring_v.shape[1]
+        _sum_runs(flat_i, starts, 0, taps_y, first, last, column)
+        _sum_runs(column, steps, 0, taps_x, 0, n_taps, out_i[y])
         if use_variance:
-            _sum_rows(ring_v, first, squares_y[:last], order, column)
-            _sum_shifts(column, squares_x, out_v[y])
-        whole = first > 0 or last < n_ring
-        _weigh_row(
-            ring_w, flagged, taps_x, taps_y[:last], first, order, np.float32(min_weight), use_variance, whole,
-            column, weight, out_i[y], out_v[y] if use_variance else out_i[y],
-        )  # fmt: skip
+            _sum_runs(flat_v, starts_v, 0, squares_y, first, last, column)
+            _sum_runs(column, steps, 0, squares_x, 0, n_taps, out_v[y])
+        # the parts near missing pixels and near the border
+        begin, end = 0, nx if first > 0 or last < n_ring else min(hx, nx)
+        row_v = out_v[y] if use_variance else out_i[y]
+        for s in range(flagged.shape[1] + 1):
+            if s < flagged.shape[1]:
+                a, b = _stretch_to_weigh(flagged, order, first, last, s, hx, nx)
+            else:
+                a, b = max(nx - hx, 0), nx
+            if b == 0:
+                continue
+            if a > end:
+                _weigh(flat_w, starts, steps, taps_x, taps_y, first, last, np.float32(min_weight), use_variance, begin, end,
+                       column, weight, out_i[y], row_v)  # fmt: skip
+                begin = a
+            end = max(end, b)
+        _weigh(flat_w, starts, steps, taps_x, taps_y, first, last, np.float32(min_weight), use_variance, begin, nx, column,
+               weight, out_i[y], row_v)  # fmt: skip
 
 
 @njit
