@@ -222,3 +222,17 @@ def test_a_variable_star_without_other_stars_has_no_photometric_scale(shared_dat
     light = np.nansum((result.matched_template - np.nanmedian(result.matched_template))[near])
     wrong = np.nansum(result.difference.image[near]) - np.nansum(survey[near])
     assert abs(wrong) < 3 * abs(light) * result.quality.scale_error
+
+
+def test_a_high_sky_of_the_template_changes_nothing(pair):
+    """Seven thousand counts of sky under a kernel that varies: the background alone changes."""
+    config = DifferenceConfig(kernel_order=2, sum_order=2, direction="template", decorrelate="never")
+    high = pair.template.copy()
+    high.image += np.float32(7000)
+    low, raised = (DifferenceTask(config).run(template=t, science=pair.science) for t in (pair.template, high))
+    noise = np.sqrt(np.median(low.difference.variance))
+    change = (raised.difference.image - low.difference.image)[~low.difference.mask.any("NO_DATA")]
+    assert np.abs(change).max() < 0.05 * noise
+    x, y = np.array([10.0, 100.0]), np.array([20.0, 90.0])
+    moved = raised.background.field(x, y) - low.background.field(x, y)
+    np.testing.assert_allclose(moved, -7000 * raised.kernel.sum_at(x, y), rtol=1e-3)

@@ -80,8 +80,12 @@ def kernel_figure(kernel: Any) -> Figure:
             axes.set_axis_off()
     axes = figure.add_subplot(grid[:, 3:])
     columns, rows = np.meshgrid(np.linspace(box.x0, box.x1 - 1, 64), np.linspace(box.y0, box.y1 - 1, 64))
-    picture = axes.imshow(kernel.sum_at(columns, rows), origin="lower", extent=box.extent, aspect="auto")
-    figure.colorbar(picture, ax=axes, label="kernel sum")
+    sums = np.broadcast_to(kernel.sum_at(columns, rows), columns.shape)
+    middle, spread = float(sums.mean()), max(float(np.ptp(sums)) / 2, 1e-4 * abs(float(sums.mean())))
+    picture = axes.imshow(
+        sums, origin="lower", extent=box.extent, aspect="auto", vmin=middle - spread, vmax=middle + spread
+    )  # a constant sum is drawn as one colour, not as its rounding errors
+    figure.colorbar(picture, ax=axes, label="kernel sum").formatter.set_useOffset(False)
     axes.set_title("photometric ratio")
     figure.tight_layout()
     return figure

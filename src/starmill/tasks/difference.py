@@ -30,7 +30,7 @@ from starmill.differencing.kernel_basis import (
     roughness,
 )
 from starmill.differencing.kernel_fit import KernelFit, KernelModel, fit_kernel
-from starmill.differencing.kernel_sum import kernel_sum_error, kernel_sum_image
+from starmill.differencing.kernel_sum import kernel_sum_error, kernel_sum_field, kernel_sum_image
 from starmill.differencing.proper import blurred_side, common_blur, filter_difference, sharpening
 from starmill.differencing.quality import DifferenceQuality, judge_difference
 from starmill.differencing.score import matched_filter
@@ -389,8 +389,10 @@ class DifferenceTask(Task):
     def _subtract(self, reference: Side, target: Side, fit: KernelFit, box: Box) -> dict[str, Any]:
         """Return target minus matched reference, its variance and unusable pixels, background and wings."""
         config = self.config
+        # the kernel is interpolated: a sky of many times its noise would show the error of the sum of its coefficients
+        level = np.float32(np.median(reference.image[::3, ::3]))
         convolved = convolve_image(
-            reference.image,
+            reference.image - level,
             fit.kernel,
             variance=reference.variance,
             bad=reference.bad,
@@ -423,10 +425,13 @@ class DifferenceTask(Task):
                 cell=cell,
                 forced=config.background_mesh == "always",
             )
-        difference = difference - background.field.image(box, np.float32)
+        sky = background.field.image(box, np.float32)
+        without_level = replace(
+            background, field=background.field + kernel_sum_field(fit.kernel) * -float(level)
+        )
         return {
-            "difference": difference, "variance": variance, "bad": bad, "lost": convolved.lost,
-            "background": background, "wings": wings, "matched": matched,
+            "difference": difference - sky, "variance": variance, "bad": bad, "lost": convolved.lost,
+            "background": without_level, "wings": wings, "matched": matched + sky,
         }  # fmt: skip
 
     def _finish(
@@ -448,7 +453,7 @@ class DifferenceTask(Task):
         wings = matched["wings"]
         extra = 0.0 if wings is None else wings.total
         scale = fit.kernel.sum_at(*box.center) + extra
-        matched_template = matched["matched"] + matched["background"].field.image(box, np.float32)
+        matched_template = matched["matched"]
         if direction == "science":
             total = np.asarray(kernel_sum_image(fit.kernel, box) + extra, np.float32)
             difference, variance = -difference / total, variance / total**2
