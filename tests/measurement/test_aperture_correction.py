@@ -82,6 +82,16 @@ def test_sky_in_a_large_aperture_does_not_change_its_correction(sky):
     assert np.std(errors) < 1e-3
 
 
+def test_aperture_with_more_sky_than_light_is_not_corrected():
+    rng = np.random.default_rng(6)
+    x, y = rng.uniform(0, 1000, 40), rng.uniform(0, 800, 40)
+    small, error = rng.uniform(1e3, 2e3, 40), np.full(40, 1e4)
+    large = small + rng.normal(0, 1e4, 40)
+    with pytest.raises(AlgorithmError, match="do not determine") as raised:
+        fit_aperture_correction(x, y, large, small, box=BOX, flux_err=error, reference_err=np.full(40, 30.0))
+    assert raised.value.numbers["stars"] == 40
+
+
 @pytest.mark.parametrize(("n", "order"), [(2, 0), (4, 1), (7, 2), (6, 1)])
 def test_order_is_lowered_for_few_stars(n, order):
     rng = np.random.default_rng(n)

@@ -22,6 +22,7 @@ STAR_SCATTER = np.concatenate([[0.0], np.geomspace(2e-4, 0.3, 14)])  # of the ra
 FEW_STARS = 20  # fewer do not tell their own noise, nor the sky
 FEW_STARS_SCATTER = 0.005  # theirs, taken for granted
 SKY_OF_NOISE = 0.5  # largest constant light expected, as a part of the noise of one star
+MAX_ERROR = 0.3  # of a ratio, as a part of it; beyond nothing is corrected
 GRID = 7  # points along each side at which an inverse is fitted
 
 
@@ -72,7 +73,7 @@ def fit_aperture_correction(
     x, y : (n,) array, pixels
         Parent frame.
     flux, reference : (n,) array
-        Stars whose ratio is not finite and positive are left out.
+        Stars whose ratio is not finite are left out; the flux may be negative where it has more noise.
     box : Box
         Domain of the polynomials.
     flux_err, reference_err : (n,) array, optional
@@ -93,7 +94,7 @@ def fit_aperture_correction(
     Raises
     ------
     AlgorithmError
-        When the stars are too few.
+        When the stars are too few, leave the ratio open by more than 30 %, or less than half of them agree on it.
 
     Notes
     -----
@@ -105,12 +106,11 @@ def fit_aperture_correction(
     told from the factor by bright and faint stars.
     """
     with np.errstate(all="ignore"):
-        finite = np.isfinite(flux / reference) & (flux > 0) & (reference > 0)
-        wider = _is_wider(flux_err, reference_err, finite)
-        ratio = flux / reference if wider else reference / flux
-        below = reference if wider else flux
+        wider = _is_wider(flux_err, reference_err, np.isfinite(flux + reference))
+        above, below = (flux, reference) if wider else (reference, flux)
+        ratio = above / below
         error = _ratio_errors(flux_err, reference_err, below)
-    used = finite & np.isfinite(error)
+    used = np.isfinite(ratio + error) & (below > 0)
     told = flux_err is not None and reference_err is not None and used.sum() >= FEW_STARS
     unit = float(np.median(below[used])) if used.any() else 1.0
     sky = _Sky(unit / below, SKY_OF_NOISE * float(np.median((error * below)[used])) / unit) if told else None
@@ -118,11 +118,30 @@ def fit_aperture_correction(
         x, y, ratio, error, used, sky, box, order, n_sigma, n_iterations,
         min_degrees_of_freedom,
     )  # fmt: skip
+    _check_determined(found, x, y, int(used.sum()))
     if not wider:
         return replace(found, offset=-found.offset * unit)
     return ApertureCorrection(
         _inverse(found.field), _inverse_error(found, x, y), found.used, found.scatter, found.offset * unit
     )
+
+
+def _check_determined(
+    found: ApertureCorrection, x: NDArray[np.float64], y: NDArray[np.float64], n_stars: int
+) -> None:
+    """Raise when the stars leave open what the ratio is: apertures with more sky than light."""
+    ratio, error = _level(found, x, y), float(found.error.coefficients[0, 0])
+    n_used = int(found.used.sum())
+    if not (ratio > 0 and error < MAX_ERROR * ratio and 2 * n_used >= n_stars):
+        raise AlgorithmError(
+            "the stars do not determine the aperture correction",
+            numbers={"stars": n_stars, "alike": n_used, "ratio": ratio, "error": error},
+        )
+
+
+def _level(found: ApertureCorrection, x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Return the middle of a fitted ratio over its stars."""
+    return float(np.median(found.field(x[found.used], y[found.used])))
 
 
 @dataclass(frozen=True)
@@ -176,7 +195,9 @@ def _fitted(
         used = keep
     weights = 1.0 / noise.variance(error[used])
     largest = _allowed_order(int(used.sum()) - extra, order, min_degrees_of_freedom)
-    design, fit, chosen = _best_order(x, y, ratio, used, sky, box, largest, weights)
+    lowest = 0 if error.any() or used.sum() >= FEW_STARS else largest
+    orders = range(lowest, largest + 1)
+    design, fit, chosen = _best_order(x, y, ratio, used, sky, box, orders, weights)
     residual = (ratio - design @ fit.coefficients)[used]
     scatter = float(MAD_TO_SIGMA * np.median(np.abs(residual - np.median(residual))))
     n_terms = design.shape[1] - extra
@@ -212,18 +233,17 @@ def _best_order(
     used: NDArray[np.bool_],
     sky: _Sky | None,
     box: Box,
-    largest: int,
+    orders: range,
     weights: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], LinearFit, int]:
-    """Return design, fit and order of the smallest information criterion; the largest order for few stars."""
+    """Return design, fit and order of the smallest information criterion."""
 
     def attempt(order: int) -> tuple[float, NDArray[np.float64], LinearFit, int]:
         design = _design(x, y, box, order, sky)
         fit = _solve(design[used], ratio[used], weights, sky)
         return fit.chi2 + np.log(used.sum()) * design.shape[1], design, fit, order
 
-    lowest = 0 if used.sum() >= FEW_STARS else largest
-    return min((attempt(order) for order in range(lowest, largest + 1)), key=lambda one: one[0])[1:]
+    return min((attempt(order) for order in orders), key=lambda one: one[0])[1:]
 
 
 def _noise_of(residual: NDArray[np.float64], error: NDArray[np.float64], n_terms: int) -> _Noise:
@@ -287,8 +307,7 @@ def _inverse_error(
     found: ApertureCorrection, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> ChebyshevField:
     """Return the error of the inverse of a correction."""
-    level = float(np.median(found.field(x[found.used], y[found.used])))
-    return _constant(found.field.box, float(found.error.coefficients[0, 0]) / level**2)
+    return _constant(found.field.box, float(found.error.coefficients[0, 0]) / _level(found, x, y) ** 2)
 
 
 def _constant(box: Box, value: float) -> ChebyshevField:
