@@ -50,6 +50,9 @@ class CutoutFit:
         object, whose own change would not be seen, or when that object and the others do not agree.
     light : float
         Signal-to-noise of the brightest 3 x 3 pixels of the matched reference.
+    variance_scale : float
+        At most 1: scatter over expected variance of what did not change. A coadd that was given the gain of one frame has
+        less noise than its variance says.
     seeing : Seeing
         Of the target; measured on what changed when that is a bright point source and there are few stars.
     """
@@ -59,6 +62,7 @@ class CutoutFit:
     changed: NDArray[np.bool_]
     scale_error: float
     light: float
+    variance_scale: float
     seeing: Seeing
 
 
@@ -123,12 +127,18 @@ def fit_cutout(
         scale_error = _disagreement(rest, best)
     except AlgorithmError:
         scale_error = np.inf
+    unchanged = ~(bad | changed)
+    low, high = np.percentile((difference / np.sqrt(variance))[unchanged], [15.87, 84.13])
+    variance_scale = min(float(high - low) / 2, 1.0) ** 2
+    best = replace(best, covariance=best.covariance * variance_scale)
     seeing = target.seeing
     if not fixed_seeing and seeing.stars < few_stars:
         seeing = _seeing_of_change(difference, variance, bad, changed) or seeing
     if seeing is not target.seeing and _is_extended(light, bad | changed, seeing.sigma):
         scale_error = 0.0  # a galaxy does not vary as a whole
-    return CutoutFit(stamps, best, changed, float(scale_error), _brightness(light, variance, bad), seeing)
+    return CutoutFit(
+        stamps, best, changed, float(scale_error), _brightness(light, variance, bad), variance_scale, seeing
+    )
 
 
 def _solve(

@@ -13,7 +13,7 @@ from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.geometry import Box
 from starmill.datamodel.psf import GaussianPsf
 from starmill.differencing.background import fit_differential_background, with_mesh
-from starmill.differencing.cutout import fit_cutout
+from starmill.differencing.cutout import CutoutFit, fit_cutout
 from starmill.differencing.decorrelation import (
     central_filter,
     prefiltered,
@@ -129,7 +129,8 @@ class DifferenceTask(Task):
         lone_error, light = 0.0, np.inf
         with self.timer("fit"):
             if cutout:
-                target, stamps, fit, lone_error, light = self._fit_cutout(reference, target, box)
+                reference, target, found = self._fit_cutout(reference, target, box)
+                stamps, fit, lone_error, light = found.stamps, found.fit, found.scale_error, found.light
             else:
                 stamps, fit = self._fit(reference, target, box, positions)
             if not cutout and product == "difference" and self._needs_whitening(fit, reference, target, box):
@@ -137,8 +138,6 @@ class DifferenceTask(Task):
                 stamps, fit = self._fit(white, white_target, box, positions, stamps, central)
         with self.timer("subtract"):
             matched = self._subtract(reference, target, fit, box)
-            if cutout:
-                matched["variance"] = self._not_too_large(matched)
         with self.timer("finish"):
             if product == "difference":
                 products = self._finish(matched, reference, target, fit, box, direction)
@@ -270,10 +269,8 @@ class DifferenceTask(Task):
             )
         return half
 
-    def _fit_cutout(
-        self, reference: Side, target: Side, box: Box
-    ) -> tuple[Side, StampSet, KernelFit, float, float]:
-        """Fit all pixels of a cutout; return the target with what changed hidden, and its own seeing."""
+    def _fit_cutout(self, reference: Side, target: Side, box: Box) -> tuple[Side, Side, CutoutFit]:
+        """Fit all pixels of a cutout; return both images with the noise that they have, what changed hidden."""
         config = self.config
         half = min(self._half_width(reference, target), max(4, min(box.shape) // 9))
         bases = self._bases(reference, target, config.kernel_half_width or half)
@@ -285,11 +282,17 @@ class DifferenceTask(Task):
             fixed_seeing=config.psf_fwhm is not None,
         )  # fmt: skip
         self.metadata["changed_pixels"] = int(found.changed.sum())
-        fit = found.fit
-        hidden = replace(target, hidden=target.unfit | found.changed)
+        self.metadata["variance_scale"] = found.variance_scale
+        reference = replace(reference, variance=reference.variance * np.float32(found.variance_scale))
+        target = replace(
+            target,
+            variance=target.variance * np.float32(found.variance_scale),
+            hidden=target.unfit | found.changed,
+        )
         if config.basis != "gaussian":
-            _, fit = self._fit(reference, hidden, box, None, found.stamps, bases=bases)
-        return replace(hidden, seeing=found.seeing), found.stamps, fit, found.scale_error, found.light
+            _, fit = self._fit(reference, target, box, None, found.stamps, bases=bases)
+            found = replace(found, fit=fit)
+        return reference, replace(target, seeing=found.seeing), found
 
     def _widths(self, reference: Side, target: Side) -> list[float]:
         """Return the widths of the Gaussians; the narrowest when an image has no star."""
@@ -475,13 +478,6 @@ class DifferenceTask(Task):
             if empirical > self.config.score_limit
             else (score, 1.0)
         )
-
-    def _not_too_large(self, matched: dict[str, Any]) -> Array:
-        """Return the variance, reduced where the difference scatters less: of a coadd made with the gain of one frame."""
-        good = ~matched["bad"]
-        width = _robust_width((matched["difference"] / np.sqrt(matched["variance"]))[good])
-        self.metadata["variance_scale"] = factor = min(width, 1.0) ** 2
-        return np.asarray(matched["variance"] * np.float32(factor))
 
     def _product(self, reference: Side, target: Side) -> str:
         """Return the product that is asked for, or dual when neither PSF contains the other."""
