@@ -9,6 +9,7 @@ from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.mask import Mask
 from starmill.differencing.proper import common_blur, psf_covariance
 from starmill.tasks.difference import DifferenceConfig, DifferenceTask
+from starmill.tasks.difference_frame import DifferenceFrameConfig, DifferenceFrameTask
 
 SIZE = 640
 
@@ -128,3 +129,21 @@ def test_moments_and_common_blur():
     assert psf_covariance(blur)[0, 0] == pytest.approx(4 - 1.96 + 0.25, abs=0.05)
     broad = np.exp(-(x**2 + y**2) / (2 * 3.0**2))
     assert common_blur(psf, broad) is None
+
+
+@pytest.mark.parametrize("product", ["preconvolved", "dual"])
+def test_new_sources_keep_no_shape_flags_in_blurred_products(product):
+    template, science, (x, y), _ = make((1.4, 1.4), (1.9, 1.9))
+    config = DifferenceFrameConfig().override(
+        {
+            "difference.product": product,
+            "difference.kernel_order": 0,
+            "difference.sum_order": 0,
+            "cosmic_rays": "never",
+        }
+    )
+    catalog = DifferenceFrameTask(config).run(template=template, science=science).catalog
+    near = np.hypot(catalog["x"][:, None] - x, catalog["y"][:, None] - y).min(axis=1) < 1.5
+    assert near.sum() > 0.9 * len(x)
+    for flag in ("sharp_flag", "extended_flag"):
+        assert catalog[flag][near].mean() <= 0.06  # as in plain differences

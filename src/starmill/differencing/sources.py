@@ -74,6 +74,7 @@ def find_difference_sources(
     threshold: float = 5.0,
     dipole_reach: float | None = None,
     spike: NDArray[np.floating] | None = None,
+    shapes: bool = True,
     origin: tuple[int, int] = (0, 0),
     exposure_id: int = 0,
 ) -> Catalog:
@@ -93,6 +94,9 @@ def find_difference_sources(
         Opposite peaks closer than this many FWHM are fitted as a dipole; see :func:`natural_reach` when not given.
     spike : (k, k) array, optional
         What a single bright pixel of the science image becomes in the difference, any scale; one pixel when not given.
+    shapes : bool
+        Compare sources with other shapes; not for a difference whose noise is correlated, where no shape is told from
+        another: both flags then stay unset.
     origin : (int, int)
         Parent position of the first pixel.
     exposure_id : int
@@ -121,8 +125,8 @@ def find_difference_sources(
         values["x_err"][i] = values["y_err"][i] = position_error
         values["psf_flux"][i], values["psf_flux_err"][i], values["psf_chi2"][i] = flux, error, chi2
         values["signal_to_noise"][i], values["is_negative"][i] = score[row, column], sign < 0
-        for name, shapes, around in (("sharp_flag", spikes, 1), ("extended_flag", lines, 0)):
-            other = shape_score(difference, variance, bad, shapes, sign, row, column, reach=around)
+        for name, others, around in (("sharp_flag", spikes, 1), ("extended_flag", lines, 0)) if shapes else ():
+            other = shape_score(difference, variance, bad, others, sign, row, column, reach=around)
             values[name][i] = other**2 - score[row, column] ** 2 > SHAPE_GAIN
         values["psf_flux_flag"][i] = (
             usable < 0.9

@@ -41,6 +41,7 @@ class MeasureDifferenceTask(Task):
         score: Exposure,
         positions: tuple[NDArray[Any], NDArray[Any]] | None = None,
         spike: NDArray[Any] | None = None,
+        shapes: bool = True,
     ) -> Result:
         """Find and measure.
 
@@ -52,6 +53,8 @@ class MeasureDifferenceTask(Task):
             Parent positions at which fluxes are forced.
         spike : (k, k) array, optional
             What a single bright pixel of the science image becomes in the difference; of the same task.
+        shapes : bool
+            Set ``sharp_flag`` and ``extended_flag``; not for a preconvolved difference, whose noise is correlated.
 
         Returns
         -------
@@ -65,7 +68,7 @@ class MeasureDifferenceTask(Task):
         image = np.where(bad, 0, difference.image)
         catalog = find_difference_sources(
             image, difference.variance, bad, score.image, psf_image, threshold=self.config.threshold,
-            dipole_reach=self.config.dipole_reach, spike=spike,
+            dipole_reach=self.config.dipole_reach, spike=spike, shapes=shapes,
             origin=difference.origin, exposure_id=difference.info.exposure_id,
         )  # fmt: skip
         self.metadata["sources"] = len(catalog)
