@@ -237,18 +237,6 @@ def convolve_with_basis(cut: NDArray[np.floating], basis: KernelBasis) -> NDArra
     return out
 
 
-def neighbour_mean(variance: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return the mean of the eight neighbours of every pixel.
-
-    A variance made from the data goes up with the noise of its own pixel; used as a weight it would bias every
-    mean low. The neighbours are as good an estimate and do not know that noise.
-    """
-    from scipy.ndimage import uniform_filter
-
-    variance = np.asarray(variance, np.float32)
-    return (9 * uniform_filter(variance, 3, mode="nearest") - variance) / 8
-
-
 def _noise_gram(basis: KernelBasis, prefilter: NDArray[np.floating] | None) -> NDArray[np.floating]:
     """Return the scalar products of the basis images, convolved with the prefilter if there is one."""
     if prefilter is None:

@@ -15,7 +15,6 @@ from scipy.signal import fftconvolve
 
 from starmill.datamodel.geometry import Box
 from starmill.differencing.spatial_terms import SpatialTerms
-from starmill.differencing.stamp_system import neighbour_mean
 
 __all__ = ["KernelWings", "RingLight", "fit_wings"]
 
@@ -138,7 +137,7 @@ def fit_wings(
     usable[:, :edge] = usable[:, -edge:] = False
     share = np.maximum(share, 1e-3)
     values = _bin(np.where(good, difference, 0)) / share
-    noise = np.sqrt(_bin(neighbour_mean(variance)) / (BIN**2 * share))
+    noise = np.sqrt(_bin_of_neighbours(variance) / (BIN**2 * share))
     usable &= noise > 0
     y, x = np.nonzero(usable)
     terms = SpatialTerms(Box.from_shape(usable.shape), background_order)
@@ -172,6 +171,24 @@ def _rings(sigmas: NDArray[np.floating], inner: float) -> list[NDArray[np.floati
 def _bin(image: NDArray[np.floating]) -> NDArray[np.floating]:
     ny, nx = (side // BIN * BIN for side in image.shape)
     return image[:ny, :nx].reshape(ny // BIN, BIN, nx // BIN, BIN).mean(axis=(1, 3), dtype=np.float64)
+
+
+def _bin_of_neighbours(variance: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the binned mean of the eight neighbours of every pixel, which does not know the noise of the pixel itself."""
+    nine = _sums_of_three(_sums_of_three(variance).T).T / BIN**2
+    return (nine - _bin(variance)) / 8
+
+
+def _sums_of_three(image: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return, binned along the first axis, the sum of every row and its two neighbours; rows at the edge repeat."""
+    n = len(image) // BIN
+    first = BIN * np.arange(n)
+    last = first + BIN - 1
+    rows = image[: BIN * n].reshape(n, BIN, -1).sum(axis=1, dtype=np.float64)
+    return (
+        3 * rows - image[first] - image[last] + image[np.maximum(first - 1, 0)]
+        + image[np.minimum(last + 1, len(image) - 1)]
+    )  # fmt: skip
 
 
 def _binned_light(reference: NDArray[np.floating], bad: NDArray[np.bool_]) -> NDArray[np.floating]:

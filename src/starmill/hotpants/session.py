@@ -342,17 +342,18 @@ class Hotpants:
 
     def _check(self, direction: str, system: StampSystem) -> float:
         """Set figure of merit, local model and status of the substamps; return the merit of the direction."""
-        values = np.full(len(system), np.nan)
         reference, _ = self._pair(direction)
-        for i, substamp in enumerate(self.substamps_of(direction)):
-            matrix = system.matrix[i] + 1e-8 * np.trace(system.matrix[i]) / len(system.matrix[i]) * np.eye(
-                len(system.matrix[i])
-            )
-            local = np.linalg.solve(matrix, system.vector[i])
-            chi2 = system.target_power[i] - 2 * local @ system.vector[i] + local @ system.matrix[i] @ local
-            values[i] = chi2 / max(system.pixels[i] - 1, 1) / max(abs(local[0]), 1e-6)
-            substamp.set_models(local, functools.partial(self._basis_vectors, reference), direction)
-            substamp.fom = float(values[i])
+        n = system.matrix.shape[-1]
+        ridge = 1e-8 * np.trace(system.matrix, axis1=1, axis2=2) / n
+        local = np.linalg.solve(system.matrix + ridge[:, None, None] * np.eye(n), system.vector[..., None])[
+            ..., 0
+        ]
+        curved = np.einsum("si,si->s", local, np.matmul(system.matrix, local[..., None])[..., 0])
+        chi2 = system.target_power - 2 * np.einsum("si,si->s", local, system.vector) + curved
+        values = chi2 / np.maximum(system.pixels - 1, 1) / np.maximum(np.abs(local[:, 0]), 1e-6)
+        for substamp, own, value in zip(self.substamps_of(direction), local, values, strict=True):
+            substamp.set_models(own, functools.partial(self._basis_vectors, reference), direction)
+            substamp.fom = float(value)
         finite = np.isfinite(values) & (system.pixels > 50)
         if not finite.any():
             return np.inf
