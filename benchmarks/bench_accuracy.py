@@ -17,6 +17,7 @@ import importlib.util
 
 import numpy as np
 from scipy.spatial import cKDTree
+from scipy.stats import rankdata
 
 from starmill.datamodel.catalog import Catalog, Schema
 from starmill.datamodel.exposure import Exposure
@@ -307,6 +308,39 @@ def print_galaxies(rows):
             print("  ".join(cells))
 
 
+def separation_rows(result, truth, size):
+    """Probability of a star, truth, signal to noise and loneliness of all matched sources."""
+    catalog = result.catalog
+    rows, true = match(catalog, truth, np.ones(len(truth["x"]), bool))
+    return {
+        "p": catalog["star_probability"][rows], "star": ~truth["gal"][true].astype(bool),
+        "snr": catalog["psf_flux"][rows] / catalog["psf_flux_err"][rows], "alone": isolated(truth, size)[true],
+    }  # fmt: skip
+
+
+def area_under_curve(p, star):
+    """Chance that a star has a higher probability than a galaxy (ties count half)."""
+    rank = rankdata(p)
+    n, m = star.sum(), (~star).sum()
+    return (rank[star].sum() - n * (n + 1) / 2) / (n * m) if n and m else np.nan
+
+
+def print_separation(frames):
+    """Print the area under the curve of star_probability, one column per frame."""
+    for label, low, high in (("S/N > 20", 20, np.inf), ("20 to 50", 20, 50), ("S/N > 50", 50, np.inf)):
+        for what in ("all", "isolated"):
+            cells = []
+            for f in frames:
+                use = (
+                    np.isfinite(f["p"])
+                    & (f["snr"] > low)
+                    & (f["snr"] <= high)
+                    & (f["alone"] | (what == "all"))
+                )
+                cells.append(f"{area_under_curve(f['p'][use], f['star'][use]):.4f} of {use.sum()}")
+            print(f"star or galaxy, area under curve, {label}, {what}: {'  '.join(cells)}")
+
+
 def main():
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -319,12 +353,14 @@ def main():
     parser.add_argument("--galaxies", action="store_true", help="also fit galaxy models (slow)")
     options = parser.parse_args()
     simulator = load_simulator(options.simulator)
-    stars, galaxies, residuals, truths = [], [], [], []
+    stars, galaxies, residuals, truths, separations = [], [], [], [], []
     for seed in options.seeds:
         exposure, truth = draw(simulator, options.size, seed, options.grid)
         result = characterize(exposure, seed, options.galaxies)
         stars.append(star_rows(result, truth, options.size))
         truths.append(correction_errors(result, options.size))
+        if not options.grid:
+            separations.append(separation_rows(result, truth, options.size))
         chosen = result.psf_stars
         one = residual_statistics(chosen, which=chosen.reserved)
         residuals.append(one)
@@ -343,6 +379,7 @@ def main():
     print_stars(rows)
     print_corrections(rows)
     print_correction_errors(truths)
+    print_separation(separations)
     if galaxies:
         print_galaxies({key: np.concatenate([g[key] for g in galaxies]) for key in galaxies[0]})
 

@@ -47,10 +47,38 @@ def test_median_variance_and_weighted_flux():
     pixels = bare_pixels(image, variance, mask)
     x, y = np.array([29.6]), np.array([30.3])
     found = annuli.ellipse_median_variance(pixels, x, y, inverse, 5.0, 4, 60.0)
-    assert_allclose(found[0], slow.median_variance(variance, mask, 29.6, 30.3, inverse[0], 5.0, 4), rtol=1e-6)
-    sums = annuli.blended_sums(pixels, 2 * image, x, y, inverse, 3.0)
+    assert_allclose(found[0], slow.median_variance(variance, mask, 29.6, 30.3, inverse[0], 5.0, 4), rtol=1e-5)
+    sums, _, moments = annuli.blended_sums(pixels, 2 * image, variance, x, y, inverse, 3.0)
     flux = slow.weighted_flux(image, 29.6, 30.3, inverse[0], 3.0)
     assert_allclose(sums[0, :2], [flux, 2 * flux], rtol=1e-6)
+    rows, columns = np.mgrid[:61, :60] - np.array([30.3, 29.6])[:, None, None]
+    terms = (columns, rows, columns**2, rows**2, columns * rows)
+    expected = [slow.weighted_flux(image * term, 29.6, 30.3, inverse[0], 3.0) for term in terms]
+    assert_allclose(moments[0], [expected, 2 * np.array(expected)], rtol=1e-5, atol=1e-3)
+
+
+def test_variances_of_blendedness():
+    """Own pixels share the noise of the image, replaced ones have their own, all others are the same pixel."""
+    rng = np.random.default_rng(9)
+    parent, variance = rng.uniform(50, 60, (2, 61, 60)).astype(np.float32)
+    hidden = parent.copy()
+    hidden[:, 35:] = rng.normal(0, 3, (61, 25))  # a neighbour, replaced by noise
+    child = hidden.copy()
+    own = np.zeros(parent.shape, bool)
+    own[20:40, 26:38] = True
+    child[own] = 0.4 * parent[own]
+    spans = np.array([(row, 26, 37) for row in range(20, 40)], np.int32)
+    offsets, n_own = np.array([0, 20]), int(own.sum())
+    pixels = bare_pixels(hidden, variance)._replace(
+        spans=spans, span_offsets=offsets, pixel_offsets=np.array([0, n_own]),
+        values=child[own], variances=variance[own],
+    )  # fmt: skip
+    at, inverse = (np.array([31.6]), np.array([30.3])), inverse_moments(MOMENTS)
+    _, found, _ = annuli.blended_sums(pixels, parent, variance, *at, inverse, 3.0)
+    expected = slow.blendedness_variances(child, parent, own, variance, variance, 31.6, 30.3, inverse[0], 3.0)
+    assert_allclose(found[0, :3], expected, rtol=1e-5)
+    assert_allclose(found[0, 3:], expected, rtol=1e-5)  # far above the noise: the magnitude is the value
+    np.testing.assert_array_equal(pixels.image[:, :60], hidden)
 
 
 def test_axes_of_moments():
@@ -81,7 +109,7 @@ def test_extended_fluxes_of_stars():
         pull = (found[name] - np.median(found[name])) / found[f"{name}_err"]
         assert 0.75 < pull.std() < 1.35
     assert np.abs(np.median(found["local_background"])) < 0.5
-    assert np.median(found["local_background_err"]) == pytest.approx(np.sqrt(325), rel=0.02)
+    assert np.median(found["local_background_scatter"]) == pytest.approx(np.sqrt(325), rel=0.02)
     assert np.median(found["local_variance"]) == pytest.approx(325, rel=0.2)
     assert np.nanmax(found["blendedness"]) == 0
     assert (found["star_probability"] > 0.5).mean() > 0.9

@@ -150,7 +150,7 @@ def test_regauss_recovers_the_ellipticity_before_the_psf():
     assert found["regauss_e1"].mean() == pytest.approx(e * np.cos(0.8), rel=0.03)
     assert found["regauss_e2"].mean() == pytest.approx(e * np.sin(0.8), rel=0.03)
     scatter = found["regauss_e1"].std()
-    assert 0.4 < scatter / np.median(found["regauss_sigma"]) < 2.5
+    assert 0.4 < scatter / np.median(found["regauss_e1_err"]) < 2.5
     assert (found["regauss_resolution"] > 0.5).all()
 
 

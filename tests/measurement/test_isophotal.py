@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from starmill.kernels.isophotes import isophotal_sums
-from starmill.kernels.radial_growth import radii_of_light
+from starmill.kernels.radial_growth import BINS_PER_PIXEL, SLOPE_BINS, SLOPE_REACH, radii_of_light
 from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
 from tests.measurement.scenes import bare_pixels, catalog_at, disk_footprints, star_field
 from tests.reference import isophotes as slow_isophotes
@@ -26,9 +26,15 @@ def test_radius_of_light_equals_slow_twin(seed):
     image, x, y = blob(seed)
     for part in (0.1, 0.5, 0.8):
         target = np.array([part * image.sum()])
-        found = radii_of_light(bare_pixels(image), np.array([x]), np.array([y]), target, np.array([16.0]))
+        found, slope = radii_of_light(
+            bare_pixels(image), np.array([x]), np.array([y]), target, np.array([16.0])
+        )
         # beyond three pixels a pixel counts as one pixel wide in radius
         assert found[0] == pytest.approx(slow_growth.radius_of_light(image, x, y, target[0], 16.0), abs=0.02)
+        b = int(found[0] * BINS_PER_PIXEL)
+        half = (max(SLOPE_BINS, int(SLOPE_REACH * b)) + 0.5) / BINS_PER_PIXEL
+        expected = slow_growth.slope_of_light(image, x, y, (b + 0.5) / BINS_PER_PIXEL, half)
+        assert slope[0] == pytest.approx(expected, rel=0.05)
 
 
 def test_flux_that_is_not_reached_has_no_radius():

@@ -50,6 +50,28 @@ def test_ellipse_overlap():
         )
 
 
+def test_ellipses_hold_their_exact_area_and_all_their_pixels():
+    rng = np.random.default_rng(7)
+    image, variance = rng.normal(10, 1, (2, 70, 70)).astype(np.float32)
+    x, y = rng.uniform(33, 36, (2, 30))
+    b = rng.uniform(0.3, 5, 30)
+    a, theta = b * rng.uniform(1, 6, 30), rng.uniform(0, np.pi, 30)
+    pixels = bare_pixels(image, np.abs(variance), n=30)
+    flux, spread, area, cut = overlap.ellipse_sums(pixels, x, y, a, b, theta)
+    assert not cut.any()
+    assert_allclose(area, np.pi * a * b, rtol=1e-10)
+    for i in range(0, 30, 3):
+        weight = [
+            [
+                overlap.ellipse_overlap(c - x[i], d - y[i], a[i], b[i], np.cos(theta[i]), np.sin(theta[i]))
+                for c in range(70)
+            ]
+            for d in range(70)
+        ]
+        assert_allclose(flux[i], (np.array(weight) * image).sum(), rtol=1e-9)
+        assert_allclose(spread[i], (np.array(weight) ** 2 * np.abs(variance)).sum(), rtol=1e-9)
+
+
 def test_nested_circles_are_single_circles_pixel_by_pixel():
     rng = np.random.default_rng(5)
     image, variance = rng.normal(10, 1, (2, 90, 90)).astype(np.float32)

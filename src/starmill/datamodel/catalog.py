@@ -7,17 +7,19 @@ catalogue (:meth:`Catalog.with_columns`), so a catalogue cannot be made "too ear
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
+from astropy.units import Unit
 from numpy.typing import ArrayLike, NDArray
 
 from starmill.datamodel.footprint import Footprint, FootprintSet
 from starmill.errors import InputError, nearest_name
 
-__all__ = ["MINIMAL_COLUMNS", "Catalog", "Column", "Record", "Schema", "source_ids"]
+__all__ = ["MINIMAL_COLUMNS", "PIXEL_UNIT", "Catalog", "Column", "Record", "Schema", "source_ids"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,42 @@ class Column:
         kind = np.dtype(self.dtype)
         return np.full((n, *self.shape), np.nan if kind.kind == "f" else np.zeros((), kind), kind)
 
+    def in_pixel_unit(self, unit: str) -> Column:
+        """Return the column of a catalogue of an image in another unit.
+
+        Columns that come from pixel values are declared for pixels in :data:`PIXEL_UNIT`; fluxes are sums of pixel
+        values and have the unit of the pixels.
+
+        Parameters
+        ----------
+        unit : str
+            Of the pixels, such as ``MJy/sr``.
+        """
+        words = self.unit.split()
+        powers = [re.fullmatch(PIXEL_UNIT + r"(\d*)", word) for word in words]
+        if unit == PIXEL_UNIT or not any(powers):
+            return self
+        if self.unit == PIXEL_UNIT:
+            return replace(self, unit=unit)
+        others = [word for word, power in zip(words, powers, strict=True) if power is None]
+        return replace(self, unit=_unit_product(unit, sum(int(p[1] or 1) for p in powers if p), others))
+
+
+def _unit_product(unit: str, power: int, others: list[str]) -> str:
+    """Return the FITS string of a unit to a power times other units; of unknown words as they are."""
+    try:
+        product = Unit(unit) ** power
+        for other in others:
+            product = product * Unit(other)
+        return str(product.to_string("fits"))
+    except ValueError:
+        plain = unit if unit.isalpha() else f"({unit})"
+        raised = plain + ("**" if plain != unit else "") + str(power) if power > 1 else plain
+        return " ".join([raised, *others])
+
+
+PIXEL_UNIT = "electron"
+"""Unit of the pixels for which columns are declared; see :meth:`Column.in_pixel_unit`."""
 
 MINIMAL_COLUMNS: tuple[Column, ...] = (
     Column("id", "i8", "", "unique number of the source"),
@@ -87,6 +125,10 @@ class Schema(Mapping[str, Column]):
 
     def __len__(self) -> int:
         return len(self._columns)
+
+    def in_pixel_unit(self, unit: str) -> Schema:
+        """Return the schema of a catalogue of an image in another unit; see :meth:`Column.in_pixel_unit`."""
+        return Schema(column.in_pixel_unit(unit) for column in self.values())
 
     def __add__(self, columns: Schema | Iterable[Column]) -> Schema:
         extra = columns.values() if isinstance(columns, Schema) else columns

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from starmill.kernels._jit import njit
+from starmill.kernels._jit import fast_njit, njit
 from starmill.kernels.source_pixels import hide_source, largest_footprint, show_source
-from starmill.kernels.statistics import CLIPPED_MEAN, CLIPPED_VARIANCE, MEDIAN, N_SUMMARY, summarize
+from starmill.kernels.statistics import (
+    CLIPPED_MEAN,
+    CLIPPED_VARIANCE,
+    IQR,
+    IQR_TO_SIGMA,
+    MEDIAN,
+    N_SUMMARY,
+    summarize,
+)
+
+MEDIAN_ERROR = 1.2533141373155001  # sqrt(pi / 2): error of a median over that of a mean, Gaussian scatter
 
 
 @njit
@@ -50,7 +60,9 @@ def first_moment_radii(pixels, x, y, inverse, limit):
     nx = pixels.mask.shape[1]
     radius = np.full(n, np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
-    for i in range(n):
+    flat = pixels.image.ravel()
+    stride = pixels.image.shape[1]
+    for i in pixels.order:
         qxx, qyy, qxy = inverse[i, 0], inverse[i, 1], inverse[i, 2]
         if not (np.isfinite(x[i] + y[i]) and qxx > 0.0 and qxx * qyy > qxy * qxy):
             continue
@@ -61,16 +73,38 @@ def first_moment_radii(pixels, x, y, inverse, limit):
         for yy in range(y0, y1 + 1):
             dy = yy - y[i]
             first, last = _ellipse_columns(nx, x[i], dy, qxx, qyy, qxy, limit)
-            row = pixels.image[yy]
-            for xx in range(first, last + 1):
-                dx = xx - x[i]
-                value = row[xx]
-                total += value
-                moment += value * np.sqrt(qxx * dx * dx + (2.0 * qxy * dx + qyy * dy) * dy)
+            if first <= last:
+                light, part = _row_moment(
+                    flat,
+                    yy * stride + first,
+                    last - first + 1,
+                    first - x[i],
+                    qxx,
+                    2.0 * qxy * dy,
+                    qyy * dy * dy,
+                )
+                total += light
+                moment += part
         hide_source(pixels, i, saved)
         if total > 0.0:
             radius[i] = moment / total
     return radius
+
+
+@fast_njit
+def _row_moment(flat, start, n, dx0, square, linear, constant):
+    """Sum I and rho I over ``n`` pixels of a row; rho**2 = square dx**2 + linear dx + constant, dx from dx0."""
+    total = 0.0
+    moment = 0.0
+    first = np.uint64(start)
+    for k in range(np.uint64(n)):
+        dx = dx0 + np.float64(np.int64(k))
+        value = np.float64(flat[first + k])
+        rho2 = (square * dx + linear) * dx + constant
+        rho2 = max(0.0, rho2)
+        total += value
+        moment += value * np.sqrt(rho2)
+    return total, moment
 
 
 @njit
@@ -138,14 +172,20 @@ def annulus_statistics(pixels, x, y, inner, outer, bad_bits, n_sigma, n_iteratio
 
 @njit
 def ellipse_median_variance(pixels, x, y, inverse, limit, bad_bits, max_radius):
-    """Median variance of the good pixels in an ellipse around every source (NaN without any).
+    """Median variance of the good pixels in an ellipse around every source, and its error.
 
     Arguments as :func:`first_moment_radii`; ``bad_bits`` as :func:`annulus_statistics`;
     ``max_radius`` bounds the ellipse, pixels.
+
+    Returns
+    -------
+    found : (n, 2) float64 array
+        Median and the standard error of it, from the interquartile range of the same pixels taken as
+        independent; NaN without any pixel, the error NaN with a single one.
     """
     n = x.size
     nx = pixels.mask.shape[1]
-    out = np.full(n, np.nan)
+    out = np.full((n, 2), np.nan)
     size = int((2.0 * max_radius + 3.0) ** 2)
     values = np.empty(size + 1, np.float32)
     work = np.empty(size + 1, np.float32)
@@ -167,18 +207,34 @@ def ellipse_median_variance(pixels, x, y, inverse, limit, bad_bits, max_radius):
                 k += (flags[xx] & bad_bits) == 0
         if k > 0:
             summarize(values, k, 3.0, 0, work, summary)
-            out[i] = summary[MEDIAN]
+            out[i, 0] = summary[MEDIAN]
+            if k > 1:
+                out[i, 1] = MEDIAN_ERROR * IQR_TO_SIGMA * summary[IQR] / np.sqrt(k)
     return out
 
 
 @njit
-def blended_sums(pixels, original, x, y, inverse, limit):
-    """Gaussian-weighted flux of every source alone and with its neighbours.
+def _mark_own(pixels, i, x0, y0, width, own):
+    """Set ``own`` (flat rows of ``width`` pixels from x0, y0) where source ``i`` has pixels of its own."""
+    own[:] = False
+    height = own.size // width
+    for s in range(pixels.span_offsets[i], pixels.span_offsets[i + 1]):
+        row = pixels.spans[s, 0] - y0
+        if 0 <= row < height:
+            first = max(pixels.spans[s, 1] - x0, 0)
+            last = min(pixels.spans[s, 2] - x0, width - 1)
+            for k in range(row * width + first, row * width + last + 1):
+                own[k] = True
+
+
+@njit
+def blended_sums(pixels, original, original_variance, x, y, inverse, limit):
+    """Gaussian-weighted flux of every source alone and with its neighbours, and what their errors need.
 
     Parameters
     ----------
     pixels : SourcePixels
-    original : (ny, nx) float32 array
+    original, original_variance : (ny, nx) float32 array
         The image with all sources; may hold NaN, which counts as zero.
     x, y, inverse, limit
         As :func:`first_moment_radii`.
@@ -188,21 +244,30 @@ def blended_sums(pixels, original, x, y, inverse, limit):
     sums : (n, 4) float64 array
         Sum of w I of the source alone and with its neighbours, and the same of abs(I)
         less what noise of the variance gives; NaN where not measured.
+    variances : (n, 6) float64 array
+        Variance of the first sum, its covariance with the second, variance of the second; the same of the
+        other pair. A pixel of the source is its share of the pixel of the image, with the noise of the image
+        times the share; a pixel where a neighbour was replaced has noise of its own.
+    moments : (n, 2, 5) float64 array
+        Of both plain sums, with w I times dx, dy, dx**2, dy**2, dx dy: how they change with the weight.
     """
     n = x.size
     nx = pixels.mask.shape[1]
     out = np.full((n, 4), np.nan)
+    errors = np.full((n, 6), np.nan)
+    moments = np.full((n, 2, 5), np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     for i in pixels.order:
         qxx, qyy, qxy = inverse[i, 0], inverse[i, 1], inverse[i, 2]
         if not (np.isfinite(x[i] + y[i]) and qxx > 0.0 and qxx * qyy > qxy * qxy):
             continue
-        show_source(pixels, i, saved)
         y0, y1 = _ellipse_rows(pixels.mask.shape, y[i], qxx, qyy, qxy, limit)
-        raw_child = 0.0
-        raw_parent = 0.0
-        abs_child = 0.0
-        abs_parent = 0.0
+        half = int(np.ceil(limit * np.sqrt(qyy / (qxx * qyy - qxy * qxy)))) + 1
+        x0 = int(np.floor(x[i])) - half
+        own = np.empty((2 * half + 2) * max(y1 - y0 + 1, 0), np.bool_)
+        _mark_own(pixels, i, x0, y0, 2 * half + 2, own)
+        show_source(pixels, i, saved)
+        sums = np.zeros(20)
         for yy in range(y0, y1 + 1):
             dy = yy - y[i]
             first, last = _ellipse_columns(nx, x[i], dy, qxx, qyy, qxy, limit)
@@ -211,19 +276,45 @@ def blended_sums(pixels, original, x, y, inverse, limit):
                 w = np.exp(-0.5 * (qxx * dx * dx + (2.0 * qxy * dx + qyy * dy) * dy))
                 child = np.float64(pixels.image[yy, xx])
                 parent = np.float64(original[yy, xx])
-                if not np.isfinite(parent):
-                    parent = 0.0
-                sigma = np.sqrt(np.float64(pixels.variance[yy, xx]))
-                raw_child += w * child
-                raw_parent += w * parent
-                abs_child += w * _unbiased_magnitude(child, sigma)
-                abs_parent += w * _unbiased_magnitude(parent, sigma)
+                spread = np.float64(original_variance[yy, xx])
+                if not (np.isfinite(parent) and np.isfinite(spread)):
+                    parent = spread = 0.0
+                child_spread = np.float64(pixels.variance[yy, xx])
+                sigma = np.sqrt(child_spread)
+                for k in range(2):
+                    light = w * child if k == 0 else w * parent
+                    sums[k] += light
+                    first_moment = light * dx
+                    sums[10 + 5 * k] += first_moment
+                    sums[11 + 5 * k] += light * dy
+                    sums[12 + 5 * k] += first_moment * dx
+                    sums[13 + 5 * k] += light * dy * dy
+                    sums[14 + 5 * k] += first_moment * dy
+                sums[2] += w * _unbiased_magnitude(child, sigma)
+                sums[3] += w * _unbiased_magnitude(parent, sigma)
+                share = 1.0
+                apart = 0.0
+                if child != parent:
+                    if own[(yy - y0) * (2 * half + 2) + xx - x0]:
+                        share = min(max(child / parent, 0.0), 1.0) if parent != 0.0 else 0.0
+                    else:
+                        share, apart = 0.0, child_spread
+                w2 = w * w
+                sums[4] += w2 * (share * share * spread + apart)
+                sums[5] += w2 * share * spread
+                sums[6] += w2 * spread
+                w2 *= _magnitude_noise(parent, spread)
+                sums[7] += w2 * (share * share * spread + apart)
+                sums[8] += w2 * share * spread
+                sums[9] += w2 * spread
         hide_source(pixels, i, saved)
-        out[i, 0] = raw_child
-        out[i, 1] = raw_parent
-        out[i, 2] = abs_child
-        out[i, 3] = abs_parent
-    return out
+        for k in range(4):
+            out[i, k] = sums[k]
+        for k in range(6):
+            errors[i, k] = sums[4 + k]
+        for k in range(10):
+            moments[i, k // 5, k % 5] = sums[10 + k]
+    return out, errors, moments
 
 
 @njit
@@ -234,3 +325,15 @@ def _unbiased_magnitude(value, sigma):
         return size
     # mean of |N(0, sigma)| = sigma sqrt(2 / pi), faded out for significant values
     return size - sigma * 0.7978845608028654 * np.exp(-0.5 * (size / sigma) ** 2) if sigma > 0.0 else size
+
+
+@njit
+def _magnitude_noise(value, variance):
+    """Variance of the unbiased magnitude over that of the value: 1 for light, 0.676 in mean for noise alone.
+
+    The mean of 1 - a exp(-z**2 / 2) over Gaussian z is 1 - a / sqrt(2); the variance of the unbiased magnitude of
+    noise alone, 1 - 2 (2 / pi) / 2 + (2 / pi) / sqrt(3) - (1 - 1 / sqrt(2))**2 2 / pi, is 0.676.
+    """
+    if value * value > 36.0 * variance:
+        return 1.0
+    return 1.0 - 0.458 * np.exp(-0.5 * value * value / variance) if variance > 0.0 else 1.0

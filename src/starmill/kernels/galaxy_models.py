@@ -268,20 +268,22 @@ def fit_profiles(
     -------
     best : (n, 7) float64 array
         Parameters; NaN where not fitted.
-    numbers : (n, 4) float64 array
-        Variance of the flux with all parameters free (propagated from the variance image),
-        weighted sum of squared residuals in units where sky pixels have weight one, pixels, iterations.
+    covariance : (n, 7, 7) float64 array
+        Of the parameters, propagated from the variance image; zero for one at its bound, NaN where not fitted or free.
+    numbers : (n, 3) float64 array
+        Weighted sum of squared residuals in units where sky pixels have weight one, pixels, iterations.
     flags : (n,) int32 array
         Sum of the ``FLAG_*`` values of this module.
     """
     n = start.shape[0]
     ny, nx = pixels.mask.shape
     best = np.full((n, N_PARAMETERS), np.nan)
-    numbers = np.full((n, 4), np.nan)
+    numbers = np.full((n, 3), np.nan)
+    covariance = np.full((n, N_PARAMETERS, N_PARAMETERS), np.nan)
     flags = np.zeros(n, np.int32)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     work, gaussians = np.empty((2, variances.size)), np.empty((variances.size * psf_scales.size, 8))
-    scratch, rows = np.zeros((4, N_PARAMETERS, N_PARAMETERS)), np.zeros((9, WIDTH))
+    scratch, rows = np.zeros((6, N_PARAMETERS, N_PARAMETERS)), np.zeros((9, WIDTH))
     weights, values = np.empty((WIDTH, WIDTH)), np.empty((WIDTH, WIDTH))
     profiles = (table, log_indices, variances, psf_scales)
     first_p, first_table, first_indices, first_variances = first
@@ -310,28 +312,18 @@ def fit_profiles(
                 weights, values, p, free, profiles, psf[i], box, limits, gaussians, rows, work, scratch
             )
             best[i] = p
-            numbers[i, 0] = _flux_variance(
-                weights,
-                values,
-                pixels.variance,
-                p,
-                free,
-                profiles,
-                psf[i],
-                box,
-                gaussians,
-                rows,
-                work,
-                scratch,
-            )
+            _fill_covariance(
+                weights, values, pixels.variance, p, free, profiles, psf[i], box, gaussians, rows, work, scratch,
+                covariance[i],
+            )  # fmt: skip
         hide_source(pixels, i, saved)
-        numbers[i, 1] = chi2
-        numbers[i, 2] = count
-        numbers[i, 3] = iterations
+        numbers[i, 0] = chi2
+        numbers[i, 1] = count
+        numbers[i, 2] = iterations
         if p[3] <= MIN_LOG and p[4] <= MIN_LOG:
             found |= FLAG_SMALL
         flags[i] = found
-    return best, numbers, flags
+    return best, covariance, numbers, flags
 
 
 @njit
@@ -343,32 +335,64 @@ def _box(x, y, half, ny, nx):
 
 
 @njit
-def _flux_variance(weights, values, variance, p, free, profiles, psf, box, gaussians, rows, work, scratch):
-    """Variance of the flux: g' V g with g the response of the flux to each pixel."""
-    matrix, factor, vector = scratch[0], scratch[1], scratch[3, 4]
-    unit, response = scratch[3, 0], scratch[3, 1]
+def _fill_covariance(
+    weights, values, variance, p, free, profiles, psf, box, gaussians, rows, work, scratch, out
+):
+    """Fill the covariance of the parameters, N G N with N = (J'J)^-1 and G = J'VJ of the weighted derivatives.
+
+    Rows of parameters that a bound holds fixed are zero; all is NaN when the matrix is not positive.
+    """
+    matrix, factor, noise, inverse = scratch[0], scratch[1], scratch[4], scratch[5]
+    vector, unit, response = scratch[3, 4], scratch[3, 0], scratch[3, 1]
     table, log_indices, variances, psf_scales = profiles
     n = mixture(p, table, log_indices, variances, psf, psf_scales, work, gaussians)
     _normal_equations(weights, values, p, box, gaussians, n, rows, free, matrix, vector)
     _freeze_bounded(p, free, log_indices, matrix, vector)
     for a in range(free):
-        unit[a] = 0.0
-    unit[0] = 1.0
-    if not _damped_step(matrix, unit, free, 1e-9, factor, response):
-        return np.nan
+        for b in range(free):
+            noise[a, b] = 0.0
+            unit[b] = 1.0 if a == b else 0.0
+        if not _damped_step(matrix, unit, free, 1e-9, factor, response):
+            out[:free, :free] = np.nan
+            return
+        for b in range(free):
+            inverse[a, b] = response[b]
+    _add_noise(weights, values, variance, p, free, box, gaussians, n, rows, noise)
+    for a in range(3, free):
+        frozen = matrix[a, a] == 1.0
+        for b in range(free):
+            frozen = frozen and (b == a or matrix[max(a, b), min(a, b)] == 0.0)
+        if frozen:
+            noise[a, :] = 0.0
+            noise[:, a] = 0.0
+    for a in range(free):
+        for b in range(a + 1):
+            total = 0.0
+            for c in range(free):
+                for d in range(free):
+                    total += inverse[a, c] * noise[c, d] * inverse[d, b]
+            out[a, b] = total
+            out[b, a] = total
+
+
+@njit
+def _add_noise(weights, values, variance, p, free, box, gaussians, n, rows, noise):
+    """Add J'VJ of the weighted derivatives to ``noise``; arguments as :func:`_normal_equations`."""
     x0, y0, x1, y1 = box
     width = x1 - x0
     block = rows[:N_ROWS].reshape(N_ROWS * WIDTH)
     residual = rows[8, :width]
-    total = 0.0
     for y in range(y0, y1):
         model_row(gaussians, n, p[1], p[2], y, x0, width, rows[7], block)
         _to_parameters(block, width, p, weights[y - y0], values[y - y0], residual)
         for k in range(width):
-            g = 0.0
+            w = weights[y - y0, k]
+            if w == 0.0:
+                continue
+            v = w * w * variance[y, x0 + k]
             for a in range(free):
-                g += response[a] * rows[a, k]
-            g *= weights[y - y0, k]
-            if g != 0.0:
-                total += g * g * variance[y, x0 + k]
-    return total
+                for b in range(a + 1):
+                    noise[a, b] += v * rows[a, k] * rows[b, k]
+    for a in range(free):
+        for b in range(a):
+            noise[b, a] = noise[a, b]

@@ -374,3 +374,39 @@ def concentration_sums(pixels, models, x0, y0, sigma, first):
             out[i, 3] = wwv / (wp * wp)
             out[i, 4] = pwv / (pp * wp)
     return out
+
+
+@njit
+def disk_bits(mask, x, y, radius):
+    """OR of the mask over the pixels of a circle around every source.
+
+    Parameters
+    ----------
+    mask : (ny, nx) int32 array
+    x, y : (n,) float64 array
+        Array index; NaN is left out.
+    radius : float
+        Pixels; a pixel counts when its centre lies within ``radius + 0.5``.
+
+    Returns
+    -------
+    bits : (n,) int32 array
+        Of the part of the circle inside the image.
+    """
+    ny, nx = mask.shape
+    flat = mask.ravel()
+    bits = np.zeros(x.size, np.int32)
+    reach = radius + 0.5
+    for i in range(x.size):
+        if not (-reach <= x[i] < nx - 1 + reach and -reach <= y[i] < ny - 1 + reach):
+            continue
+        found = np.int32(0)
+        for yy in range(max(int(np.ceil(y[i] - reach)), 0), min(int(np.floor(y[i] + reach)), ny - 1) + 1):
+            half = np.sqrt(reach * reach - (yy - y[i]) ** 2)
+            first = max(int(np.ceil(x[i] - half)), 0)
+            last = min(int(np.floor(x[i] + half)), nx - 1)
+            start = np.uint64(yy * nx + max(first, 0))
+            for k in range(np.uint64(max(last - first + 1, 0))):
+                found |= flat[start + k]
+        bits[i] = found
+    return bits

@@ -17,6 +17,9 @@ from starmill.kernels.source_pixels import hide_source, largest_footprint, show_
 BINS_PER_PIXEL = 8
 FINE_RADIUS = 3.0  # pixels; nearer pixels are cut into FINE x FINE squares
 FINE = 3
+SLOPE_BINS = 3  # of both sides
+SLOPE_REACH = 0.15
+FIRST_REACH = 0.4  # part of the largest radius that is tried first
 
 
 @njit
@@ -59,8 +62,23 @@ def _growth(image, x, y, reach, histogram):
 
 
 @njit
+def _slope(histogram, b, end):
+    """Mean light per pixel of radius around bin ``b``; up to it the bins hold light, beyond steps of it until ``end``."""
+    wide = max(SLOPE_BINS, int(SLOPE_REACH * b))
+    first, last = max(b - wide, 0), min(b + wide, end)
+    total = 0.0
+    for k in range(first, b + 1):
+        total += histogram[k]
+    light = histogram[b]
+    for k in range(b + 1, last + 1):
+        light += histogram[k]
+        total += light
+    return total * BINS_PER_PIXEL / (last - first + 1)
+
+
+@njit
 def radii_of_light(pixels, x, y, target, reach):
-    """Radius of the circle that holds a given flux.
+    """Radius of the circle that holds a given flux, and how fast the flux grows there.
 
     Parameters
     ----------
@@ -76,10 +94,14 @@ def radii_of_light(pixels, x, y, target, reach):
     -------
     radius : (n,) float64 array
         NaN when the flux is not positive or not reached.
+    slope : (n,) float64 array
+        Derivative of the flux by the radius, the mean over SLOPE_REACH of the radius (at least SLOPE_BINS bins) on
+        both sides; flux unit per pixel.
     """
     n = x.size
     nx = pixels.mask.shape[1]
     radius = np.full(n, np.nan)
+    slope = np.full(n, np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     largest = 0.0
     for i in range(n):
@@ -89,19 +111,34 @@ def radii_of_light(pixels, x, y, target, reach):
     for i in pixels.order:
         if not (math.isfinite(x[i] + y[i] + reach[i]) and target[i] > 0.0 and reach[i] > 1.0):
             continue
-        last = int((reach[i] - 1.0) * BINS_PER_PIXEL)
-        used = histogram[: int((reach[i] + 2.0) * BINS_PER_PIXEL) + 2]
         show_source(pixels, i, saved)
-        _growth(pixels.image[:, :nx], x[i], y[i], reach[i], used)
-        hide_source(pixels, i, saved)
-        flux = 0.0
-        rate = 0.0
-        for b in range(last):
-            rate += used[b]
-            if flux + rate >= target[i]:
-                # the light inside a bin is even in the area
-                inner, outer = b * b, (b + 1) * (b + 1)
-                radius[i] = math.sqrt(inner + (target[i] - flux) / rate * (outer - inner)) / BINS_PER_PIXEL
+        near = max(FIRST_REACH * reach[i], min(reach[i], 6.0))  # nearly always far enough
+        while True:
+            used = histogram[: int((near + 2.0) * BINS_PER_PIXEL) + 2]
+            _growth(pixels.image[:, :nx], x[i], y[i], near, used)
+            radius[i], slope[i] = _reached(used, int((near - 1.0) * BINS_PER_PIXEL), target[i])
+            if near >= reach[i] or (1 + SLOPE_REACH) * radius[i] + SLOPE_BINS / BINS_PER_PIXEL < near - 1.0:
                 break
-            flux += rate
-    return radius
+            near = reach[i]
+        hide_source(pixels, i, saved)
+    return radius, slope
+
+
+@njit
+def _reached(histogram, last, target):
+    """Return the radius within which the first ``last`` bins reach a flux, and the slope there; NaN when they do not.
+
+    The bins passed on the way turn from steps of light into light.
+    """
+    flux = 0.0
+    rate = 0.0
+    for b in range(last):
+        rate += histogram[b]
+        histogram[b] = rate
+        if flux + rate >= target:
+            # the light inside a bin is even in the area
+            inner, outer = b * b, (b + 1) * (b + 1)
+            radius = math.sqrt(inner + (target - flux) / rate * (outer - inner)) / BINS_PER_PIXEL
+            return radius, _slope(histogram, b, last)
+        flux += rate
+    return math.nan, math.nan

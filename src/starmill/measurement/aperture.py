@@ -156,7 +156,6 @@ class CircularApertureFlux(Plugin):
         radii = np.array(sorted(self.radii), np.float64)
         flux, variance = circular_apertures(context.pixels, context.array_x, context.array_y, radii)
         values: dict[str, Any] = {}
-        on_image = context.on_image
         for k, (radius, name) in enumerate(zip(radii, self.prefixes(), strict=True)):
             f, v = flux[:, k], variance[:, k]
             if radius <= self.max_sinc_radius:
@@ -165,5 +164,5 @@ class CircularApertureFlux(Plugin):
             values[name] = f
             values[f"{name}_err"] = error_from(v)
             values[f"{name}_flag"] = bad
-            values[f"{name}_flag_truncated"] = bad & on_image
+            values[f"{name}_flag_truncated"] = bad
         return values

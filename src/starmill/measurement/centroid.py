@@ -75,11 +75,14 @@ class PeakCentroid(Plugin):
         return [
             Column("peak_x", "i4", "pixel", "pixel of the highest peak, parent frame"),
             Column("peak_y", "i4", "pixel", "pixel of the highest peak, parent frame"),
+            Column("peak_flag", "bool", "", "the peak is not inside the image"),
         ]
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
         x, y = context.peak
-        return {"peak_x": x, "peak_y": y}
+        box = context.exposure.box
+        inside = (x >= box.x0) & (x < box.x1) & (y >= box.y0) & (y < box.y1)
+        return {"peak_x": x, "peak_y": y, "peak_flag": ~inside}
 
 
 @register
@@ -242,7 +245,9 @@ class WindowedCentroid(Plugin):
     def columns(self) -> list[Column]:
         return [
             *centroid_columns(self.name, "mean position under a Gaussian window"),
-            Column(self.flag_name, "bool", "", "the iteration did not converge; the centroid slot is given"),
+            Column(self.flag_name, "bool", "", "no windowed centroid; the centroid slot is given"),
+            Column(f"{self.flag_name}_not_converged", "bool", "", "the iteration did not converge"),
+            Column(f"{self.flag_name}_off_image", "bool", "", "the centroid slot is not inside the image"),
         ]
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
@@ -255,5 +260,8 @@ class WindowedCentroid(Plugin):
         )
         found[failed, 0], found[failed, 1] = x[failed], y[failed]
         values = centroid_values(self.name, found, context.exposure.origin)
-        values[self.flag_name] = failed
+        outside = ~context.on_image
+        values[self.flag_name] = failed | outside
+        values[f"{self.flag_name}_not_converged"] = failed & ~outside
+        values[f"{self.flag_name}_off_image"] = outside
         return values

@@ -9,7 +9,7 @@ import numpy as np
 
 from starmill.datamodel.catalog import Column
 from starmill.kernels.overlap import circular_apertures
-from starmill.kernels.photometry import compensated_gaussians
+from starmill.kernels.photometry import compensated_gaussians, disk_bits
 from starmill.measurement.context import MeasurementContext
 from starmill.measurement.plugin import ORDER_FLUX, Plugin, error_from, register
 
@@ -72,7 +72,7 @@ class CompensatedGaussianFlux(Plugin):
                 name: flux,
                 f"{name}_err": error_from(variance),
                 f"{name}_flag": bad,
-                f"{name}_flag_bounds": bad & context.on_image,
+                f"{name}_flag_bounds": bad,
                 f"{name}_mask_bits": bits,
             }
         return values
@@ -109,16 +109,18 @@ class CompensatedTophatFlux(Plugin):
         columns = []
         for radius, name in zip(self.radii, self.prefixes(), strict=True):
             columns += _flux_columns(name, f"compensated top-hat flux, radius {radius:g} pixels")
+            columns.append(Column(f"{name}_mask_bits", "i4", "", "OR of the mask under aperture and ring"))
         return columns
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
         values: dict[str, Any] = {}
+        x, y = context.array_x, context.array_y
         share = 1 / (self.outer_scale**2 - self.inner_scale**2)
         for radius, name in zip(self.radii, self.prefixes(), strict=True):
             radii, place = np.unique(
                 radius * np.array([1.0, self.inner_scale, self.outer_scale]), return_inverse=True
             )
-            f, v = circular_apertures(context.pixels, context.array_x, context.array_y, radii)
+            f, v = circular_apertures(context.pixels, x, y, radii)
             (f0, f1, f2), (v0, v1, v2) = f[:, place].T, v[:, place].T
             flux = f0 - share * (f2 - f1)
             bad = ~np.isfinite(flux)
@@ -126,6 +128,7 @@ class CompensatedTophatFlux(Plugin):
                 name: flux,
                 f"{name}_err": error_from(v0 + share**2 * (v2 - v1)),
                 f"{name}_flag": bad,
-                f"{name}_flag_bounds": bad & context.on_image,
+                f"{name}_flag_bounds": bad,
+                f"{name}_mask_bits": disk_bits(context.exposure.mask.array, x, y, float(radii[-1])),
             }
         return values

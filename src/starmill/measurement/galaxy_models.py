@@ -42,12 +42,15 @@ class FittedProfiles:
     ----------
     parameters : (n, 7) array
         flux, x, y (array index), ln xx, ln yy, atanh of the correlation, ln of the index or the mix.
-    numbers : (n, 4) array
-        Variance of the flux, sum of squared residuals, pixels, iterations.
+    covariance : (n, 7, 7) array
+        Of the parameters; 0 for one at its bound.
+    numbers : (n, 3) array
+        Sum of squared residuals, pixels, iterations.
     flags : (n,) int32 array
     """
 
     parameters: Float
+    covariance: Float
     numbers: Float
     flags: NDArray[np.int32]
 
@@ -61,6 +64,37 @@ class FittedProfiles:
         moments = self.moments()
         with np.errstate(all="ignore"):
             return np.asarray((moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2) ** 0.25)
+
+    def flux_variance(self) -> Float:
+        """Return the variance of the flux with all parameters free, (n,)."""
+        return np.asarray(self.covariance[:, 0, 0])
+
+    def radius_error(self) -> Float:
+        """Return the error of :meth:`radius`: ln r = (ln xx + ln yy + ln(1 - c**2)) / 4 with c the correlation."""
+        with np.errstate(all="ignore"):
+            correlation = np.tanh(self.parameters[:, 5])
+            slope = np.column_stack([0 * correlation + 0.25, 0 * correlation + 0.25, -0.5 * correlation])
+            return self.radius() * error_from(_form(self.covariance[:, 3:6, 3:6], slope))
+
+    def moments_errors(self) -> Float:
+        """Return the errors of :meth:`moments`, (n, 3) pixel**2."""
+        xx, yy, xy = self.moments().T
+        with np.errstate(all="ignore"):
+            slope = np.column_stack(
+                [0.5 * xy, 0.5 * xy, np.sqrt(xx * yy) * (1 - np.tanh(self.parameters[:, 5]) ** 2)]
+            )
+            return np.column_stack(
+                [
+                    xx * error_from(self.covariance[:, 3, 3]),
+                    yy * error_from(self.covariance[:, 4, 4]),
+                    error_from(_form(self.covariance[:, 3:6, 3:6], slope)),
+                ]
+            )
+
+
+def _form(covariance: Float, slope: Float) -> Float:
+    """Return slope' covariance slope of every source, (n,)."""
+    return np.einsum("na,nab,nb->n", slope, covariance, slope)
 
 
 def psf_mixtures(context: MeasurementContext) -> Float:
@@ -114,13 +148,13 @@ def fit_family(
 ) -> FittedProfiles:
     """Fit a profile of a family to every source from given starting values."""
     first, exponential = start_values(context)[0], profile_mixtures()
-    best, numbers, flags = kernel.fit_profiles(
+    best, covariance, numbers, flags = kernel.fit_profiles(
         context.pixels, np.ascontiguousarray(start), half, 7 if free_index else 6, mixtures.table,
         mixtures.log_indices, mixtures.variances, psf_mixtures(context), PSF_SCALES,
         context.mask_bits("NO_DATA", "SAT", "BAD"), np.array([float(max_iterations), 1e-4]),
         (first, exponential.table, exponential.log_indices, exponential.variances),
     )  # fmt: skip
-    return FittedProfiles(best, numbers, flags)
+    return FittedProfiles(best, covariance, numbers, flags)
 
 
 def _flag_columns(name: str) -> list[Column]:
@@ -157,17 +191,25 @@ class SersicFlux(Plugin):
             Column(f"sersic_{p}", "f8", "pixel2", f"{p} of the half-light ellipse")
             for p in ("xx", "yy", "xy")
         ]
+        errors = [
+            Column(f"sersic_{p}_err", "f4", "pixel2", f"error of sersic_{p}") for p in ("xx", "yy", "xy")
+        ]
         return [
             Column("sersic_flux", "f8", "electron", "total flux of the Sersic profile"),
             Column("sersic_flux_err", "f8", "electron", "error of sersic_flux, all parameters free"),
             Column("sersic_index", "f4", "", "Sersic index"),
+            Column("sersic_index_err", "f4", "", "error of sersic_index; NaN at a bound of the index"),
             Column("sersic_radius", "f4", "pixel", "half-light radius, geometric mean of the axes"),
+            Column("sersic_radius_err", "f4", "pixel", "error of sersic_radius"),
             Column("sersic_x", "f8", "pixel", "centre of the profile, parent frame"),
             Column("sersic_y", "f8", "pixel", "centre of the profile, parent frame"),
+            Column("sersic_x_err", "f4", "pixel", "error of sersic_x"),
+            Column("sersic_y_err", "f4", "pixel", "error of sersic_y"),
             Column(
                 "sersic_chi2", "f4", "electron2", "mean squared residual, pixels weighted as sky / variance"
             ),
             *moments,
+            *errors,
             *_flag_columns("sersic_flux"),
         ]
 
@@ -180,19 +222,24 @@ class SersicFlux(Plugin):
         fit = fit_family(
             context, profile_mixtures(), start, half, free_index=True, max_iterations=self.max_iterations
         )
-        p, moments = fit.parameters, fit.moments()
+        p, moments, errors = fit.parameters, fit.moments(), fit.moments_errors()
         ox, oy = context.exposure.origin
         with np.errstate(all="ignore"):
-            chi2 = fit.numbers[:, 1] / fit.numbers[:, 2]
+            chi2 = fit.numbers[:, 0] / fit.numbers[:, 1]
         return {
             "sersic_flux": p[:, 0],
-            "sersic_flux_err": error_from(fit.numbers[:, 0]),
+            "sersic_flux_err": error_from(fit.flux_variance()),
             "sersic_index": np.exp(p[:, 6]),
+            "sersic_index_err": np.exp(p[:, 6]) * error_from(fit.covariance[:, 6, 6]),
             "sersic_radius": fit.radius(),
+            "sersic_radius_err": fit.radius_error(),
+            "sersic_x_err": error_from(fit.covariance[:, 1, 1]),
+            "sersic_y_err": error_from(fit.covariance[:, 2, 2]),
             "sersic_x": p[:, 1] + ox,
             "sersic_y": p[:, 2] + oy,
             "sersic_chi2": chi2,
             **{f"sersic_{part}": moments[:, k] for k, part in enumerate(("xx", "yy", "xy"))},
+            **{f"sersic_{part}_err": errors[:, k] for k, part in enumerate(("xx", "yy", "xy"))},
             **_flag_values("sersic_flux", fit.flags, ~np.isfinite(p[:, 0])),
         }
 
@@ -230,17 +277,28 @@ class CModelFlux(Plugin):
             Column("cmodel_frac_dev", "f4", "", "share of the de Vaucouleurs profile in cmodel_flux"),
             Column("cmodel_frac_gaussian", "f4", "", "share of the Gaussian profile in cmodel_flux"),
             Column(
+                "cmodel_frac_dev_err",
+                "f4",
+                "",
+                "error of cmodel_frac_dev; NaN for a profile that stands alone",
+            ),
+            Column(
+                "cmodel_frac_gaussian_err", "f4", "", "error of cmodel_frac_gaussian; NaN in the same way"
+            ),
+            Column(
                 "cmodel_radius",
                 "f4",
                 "pixel",
                 "half-light radius of the exponential part, or of the profile that stands alone",
             ),
+            Column("cmodel_radius_err", "f4", "pixel", "error of cmodel_radius"),
         ]
         for part, what in (("exp", "exponential"), ("dev", "de Vaucouleurs")):
             columns += [
                 Column(f"cmodel_{part}_flux", "f8", "electron", f"flux of the {what} profile alone"),
                 Column(f"cmodel_{part}_flux_err", "f8", "electron", f"error of cmodel_{part}_flux"),
                 Column(f"cmodel_{part}_radius", "f4", "pixel", f"half-light radius of the {what} profile"),
+                Column(f"cmodel_{part}_radius_err", "f4", "pixel", f"error of cmodel_{part}_radius"),
             ]
         return [*columns, *_flag_columns("cmodel_flux")]
 
@@ -259,18 +317,22 @@ class CModelFlux(Plugin):
             context, composite_mixtures(), _between(exp, dev, start), free_index=True, **options
         )
         best = _simplest(exp, dev, both)
-        mix = best.parameters[:, 6]
+        mix, mix_error = best.parameters[:, 6], error_from(best.covariance[:, 6, 6])
         values: dict[str, Any] = {
             "cmodel_flux": best.parameters[:, 0],
-            "cmodel_flux_err": error_from(best.numbers[:, 0]),
+            "cmodel_flux_err": error_from(best.flux_variance()),
             "cmodel_frac_dev": np.maximum(mix, 0),
             "cmodel_frac_gaussian": np.maximum(-mix, 0),
+            "cmodel_frac_dev_err": np.where(mix > 0, mix_error, np.nan),
+            "cmodel_frac_gaussian_err": np.where(mix < 0, mix_error, np.nan),
             "cmodel_radius": best.radius(),
+            "cmodel_radius_err": best.radius_error(),
         }
         for part, fit in (("exp", exp), ("dev", dev)):
             values[f"cmodel_{part}_flux"] = fit.parameters[:, 0]
-            values[f"cmodel_{part}_flux_err"] = error_from(fit.numbers[:, 0])
+            values[f"cmodel_{part}_flux_err"] = error_from(fit.flux_variance())
             values[f"cmodel_{part}_radius"] = fit.radius()
+            values[f"cmodel_{part}_radius_err"] = fit.radius_error()
         lost = ~np.isfinite(best.parameters[:, 0])
         return {**values, **_flag_values("cmodel_flux", best.flags, lost)}
 
@@ -281,16 +343,18 @@ def _simplest(exp: FittedProfiles, dev: FittedProfiles, both: FittedProfiles) ->
     The last parameter is the mix everywhere; radii of a de Vaucouleurs profile alone are its own.
     """
     with np.errstate(all="ignore"):
-        faint = np.fmin(1.0, BRIGHT**2 * exp.numbers[:, 0] / exp.parameters[:, 0] ** 2)
-        least = SIGNIFICANT * faint * both.numbers[:, 1] / both.numbers[:, 2]
-    use_dev = (exp.numbers[:, 1] - dev.numbers[:, 1] > least)[:, None]
+        faint = np.fmin(1.0, BRIGHT**2 * exp.flux_variance() / exp.parameters[:, 0] ** 2)
+        least = SIGNIFICANT * faint * both.numbers[:, 0] / both.numbers[:, 1]
+    use_dev = (exp.numbers[:, 0] - dev.numbers[:, 0] > least)[:, None]
     parameters = np.where(use_dev, dev.parameters, exp.parameters)
     parameters[:, 6] = use_dev[:, 0]
     numbers = np.where(use_dev, dev.numbers, exp.numbers)
     flags = np.where(use_dev[:, 0], dev.flags, exp.flags)
-    mixed = (numbers[:, 1] - both.numbers[:, 1] > least)[:, None]
+    covariance = np.where(use_dev[:, :, None], dev.covariance, exp.covariance)
+    mixed = (numbers[:, 0] - both.numbers[:, 0] > least)[:, None]
     return FittedProfiles(
-        np.where(mixed, both.parameters, parameters), np.where(mixed, both.numbers, numbers),
+        np.where(mixed, both.parameters, parameters),
+        np.where(mixed[:, :, None], both.covariance, covariance), np.where(mixed, both.numbers, numbers),
         np.where(mixed[:, 0], both.flags, flags).astype(np.int32),
     )  # fmt: skip
 
@@ -301,5 +365,5 @@ def _between(exp: FittedProfiles, dev: FittedProfiles, start: Float) -> Float:
     second = np.where(np.isfinite(dev.parameters), dev.parameters, first)
     first[:, 6], second[:, 6] = 0.0, 1.0
     second[:, 3:5] -= 2 * np.log(BULGE)
-    share = np.where(dev.numbers[:, 1] < exp.numbers[:, 1], 0.7, 0.3)[:, None]
+    share = np.where(dev.numbers[:, 0] < exp.numbers[:, 0], 0.7, 0.3)[:, None]
     return (1 - share) * first + share * second

@@ -30,7 +30,8 @@ class GaussianFlux(Plugin):
             Column("gaussian_flux", "f8", "electron", "flux under the Gaussian of the shape slot"),
             Column("gaussian_flux_err", "f8", "electron", "error of gaussian_flux"),
             Column("gaussian_flux_flag", "bool", "", "no Gaussian flux"),
-            Column("gaussian_flux_flag_bad_shape", "bool", "", "the shape slot is flagged"),
+            Column("gaussian_flux_flag_bad_shape", "bool", "", "the shape slot is flagged or missing"),
+            Column("gaussian_flux_flag_off_image", "bool", "", "the centroid is not inside the image"),
         ]
 
     def corrected_fluxes(self) -> tuple[str, ...]:
@@ -44,5 +45,6 @@ class GaussianFlux(Plugin):
             "gaussian_flux": flux,
             "gaussian_flux_err": error_from(variance),
             "gaussian_flux_flag": ~np.isfinite(flux) | bad_shape,
-            "gaussian_flux_flag_bad_shape": bad_shape,
+            "gaussian_flux_flag_bad_shape": bad_shape | ~np.isfinite(shape).all(1),
+            "gaussian_flux_flag_off_image": ~context.on_image,
         }

@@ -49,7 +49,9 @@ class IsophotalMoments(Plugin):
             Column("isophotal_flux", "f8", "electron", "flux above the isophote"),
             Column("isophotal_flux_err", "f8", "electron", "error of isophotal_flux"),
             Column("isophotal_area", "i4", "pixel2", "pixels above the isophote"),
-            Column("isophotal_flag", "bool", "", "too few pixels above the isophote for moments"),
+            Column("isophotal_flag", "bool", "", "no moments; the position is that of the peak"),
+            Column("isophotal_flag_few_pixels", "bool", "", "less than three pixels above the isophote"),
+            Column("isophotal_flag_bad_moments", "bool", "", "the moments are not those of an ellipse"),
         ]
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
@@ -70,4 +72,6 @@ class IsophotalMoments(Plugin):
             "isophotal_flux_err": np.where(area > 0, error_from(variance), np.nan),
             "isophotal_area": area.astype(np.int32),
             "isophotal_flag": ~good,
+            "isophotal_flag_few_pixels": area < 3,
+            "isophotal_flag_bad_moments": ~good & (area >= 3),
         }

@@ -200,6 +200,8 @@ class JointPsfFlux(Plugin):
             Column("joint_psf_flux_err", "f8", "electron", "error of joint_psf_flux, neighbours included"),
             Column("joint_psf_flux_overlap", "f4", "", "cosine with the PSF image of the closest neighbour"),
             Column("joint_psf_flux_flag", "bool", "", "no joint PSF flux"),
+            Column("joint_psf_flux_flag_off_image", "bool", "", "the centroid is not inside the image"),
+            Column("joint_psf_flux_flag_no_good_pixels", "bool", "", "no usable pixel under the PSF"),
             Column("joint_psf_flux_flag_parent", "bool", "", "not fitted: its children are"),
             Column(
                 "joint_psf_flux_flag_degenerate", "bool", "", "cannot be told from a neighbour at this place"
@@ -221,6 +223,8 @@ class JointPsfFlux(Plugin):
             "joint_psf_flux_err": fit.flux_err,
             "joint_psf_flux_overlap": fit.overlap,
             "joint_psf_flux_flag": ~np.isfinite(fit.flux),
+            "joint_psf_flux_flag_off_image": ~context.on_image,
+            "joint_psf_flux_flag_no_good_pixels": ~np.isfinite(fit.flux) & ~parent & context.on_image,
             "joint_psf_flux_flag_parent": parent,
             "joint_psf_flux_flag_degenerate": fit.overlap > DEGENERATE,
         }

@@ -21,6 +21,9 @@ MAX_VARIANCE_RADIUS = 64.0  # pixels
 class LocalBackground(Plugin):
     """Clipped mean of an annulus around the source.
 
+    Its error is the clipped standard deviation of the pixels over the square root of their number: their noise is
+    taken as independent.
+
     Parameters
     ----------
     inner, outer : float
@@ -43,8 +46,12 @@ class LocalBackground(Plugin):
     def columns(self) -> list[Column]:
         return [
             Column("local_background", "f8", "electron", "clipped mean around the source, per pixel"),
-            Column("local_background_err", "f8", "electron", "clipped standard deviation of the same pixels"),
+            Column("local_background_err", "f8", "electron", "error of local_background"),
+            Column(
+                "local_background_scatter", "f8", "electron", "clipped standard deviation of the same pixels"
+            ),
             Column("local_background_flag", "bool", "", "no local background"),
+            Column("local_background_flag_off_image", "bool", "", "the centroid is not inside the image"),
             Column("local_background_flag_no_good_pixels", "bool", "", "no usable pixel in the annulus"),
         ]
 
@@ -54,11 +61,17 @@ class LocalBackground(Plugin):
             context.pixels, context.array_x, context.array_y, self.inner * sigma, self.outer * sigma,
             context.mask_bits(*self.bad_planes), self.n_sigma, self.n_iterations,
         )  # fmt: skip
+        outside = ~context.on_image
+        mean[outside], scatter[outside] = np.nan, np.nan
+        with np.errstate(all="ignore"):
+            error = np.where(count > 1, scatter / np.sqrt(count), np.nan)
         return {
             "local_background": mean,
-            "local_background_err": scatter,
+            "local_background_err": error,
+            "local_background_scatter": scatter,
             "local_background_flag": ~np.isfinite(mean),
-            "local_background_flag_no_good_pixels": count == 0,
+            "local_background_flag_off_image": outside,
+            "local_background_flag_no_good_pixels": (count == 0) & ~outside,
         }
 
 
@@ -66,6 +79,10 @@ class LocalBackground(Plugin):
 @dataclass(frozen=True)
 class LocalVariance(Plugin):
     """Median variance of the sky pixels in an ellipse around the source.
+
+    The error comes from the scatter of these variances: a variance image made from the image itself has the noise of
+    its pixels, a smooth model has none. For n independent pixels of Gaussian scatter s, that of a median is
+    (pi / 2)**0.5 s / n**0.5; s is taken from the interquartile range.
 
     Parameters
     ----------
@@ -84,12 +101,26 @@ class LocalVariance(Plugin):
     def columns(self) -> list[Column]:
         return [
             Column("local_variance", "f8", "electron2", "median variance of a pixel around the source"),
-            Column("local_variance_flag", "bool", "", "no pixel without detection around the source"),
+            Column("local_variance_err", "f8", "electron2", "error of local_variance, from the scatter"),
+            Column("local_variance_flag", "bool", "", "no local variance"),
+            Column("local_variance_flag_off_image", "bool", "", "the centroid is not inside the image"),
+            Column(
+                "local_variance_flag_no_sky", "bool", "", "no good pixel without detection around the source"
+            ),
         ]
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
-        value = ellipse_median_variance(
+        found = ellipse_median_variance(
             context.pixels, context.array_x, context.array_y, inverse_moments(usable_shapes(context)[0]),
             self.factor, context.mask_bits(*self.bad_planes), MAX_VARIANCE_RADIUS,
         )  # fmt: skip
-        return {"local_variance": value, "local_variance_flag": ~np.isfinite(value)}
+        outside = ~context.on_image
+        found[outside] = np.nan
+        bad = ~np.isfinite(found[:, 0])
+        return {
+            "local_variance": found[:, 0],
+            "local_variance_err": found[:, 1],
+            "local_variance_flag": bad,
+            "local_variance_flag_off_image": outside,
+            "local_variance_flag_no_sky": bad & ~outside,
+        }

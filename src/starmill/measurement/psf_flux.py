@@ -127,6 +127,10 @@ class WeightedPsfFlux(Plugin):
             Column("weighted_psf_flux_err", "f8", "electron", "error of weighted_psf_flux"),
             Column("weighted_psf_flux_chi2", "f4", "", "chi square of the fit"),
             Column("weighted_psf_flux_flag", "bool", "", "no weighted PSF flux"),
+            Column("weighted_psf_flux_flag_no_good_pixels", "bool", "", "no usable pixel under the PSF"),
+            Column(
+                "weighted_psf_flux_flag_edge", "bool", "", "part of the PSF image lies outside the exposure"
+            ),
         ]
 
     def corrected_fluxes(self) -> tuple[str, ...]:
@@ -144,4 +148,6 @@ class WeightedPsfFlux(Plugin):
             "weighted_psf_flux_err": np.where(failed, np.nan, error_from(np.where(failed, np.nan, variance))),
             "weighted_psf_flux_chi2": chi2,
             "weighted_psf_flux_flag": failed,
+            "weighted_psf_flux_flag_no_good_pixels": failed,
+            "weighted_psf_flux_flag_edge": (flags & kernel.FLAG_EDGE) != 0,
         }

@@ -12,8 +12,8 @@ from scipy import fft
 from starmill.datamodel.catalog import Column
 from starmill.kernels.moments import centred_moments
 from starmill.measurement.context import BLOCK, MeasurementContext
-from starmill.measurement.plugin import ORDER_SHAPE, Plugin, register
-from starmill.measurement.shape import usable_shapes
+from starmill.measurement.plugin import ORDER_SHAPE, Plugin, error_from, register
+from starmill.measurement.shape import PARTS, gaussian_errors, usable_shapes
 
 Float = NDArray[np.float64]
 
@@ -49,13 +49,16 @@ class RegaussShape(Plugin):
         return [
             Column("regauss_e1", "f8", "", "ellipticity (a2 - b2) / (a2 + b2) cos(2 theta), PSF removed"),
             Column("regauss_e2", "f8", "", "ellipticity (a2 - b2) / (a2 + b2) sin(2 theta), PSF removed"),
-            Column("regauss_sigma", "f8", "", "error of each component from the noise of the sky"),
+            Column("regauss_e1_err", "f8", "", "error of regauss_e1, resolution held fixed"),
+            Column("regauss_e2_err", "f8", "", "error of regauss_e2, resolution held fixed"),
             Column("regauss_resolution", "f8", "", "1 for a well resolved source, 0 for a point source"),
-            Column("hsm_xx", "f8", "pixel2", "adaptive moment xx with a free centre"),
-            Column("hsm_yy", "f8", "pixel2", "adaptive moment yy with a free centre"),
-            Column("hsm_xy", "f8", "pixel2", "adaptive moment xy with a free centre"),
+            Column("regauss_resolution_err", "f8", "", "error of regauss_resolution"),
+            *(Column(f"hsm_{p}", "f8", "pixel2", f"adaptive moment {p} with a free centre") for p in PARTS),
+            *(Column(f"hsm_{p}_err", "f4", "pixel2", f"error of hsm_{p}") for p in PARTS),
             Column("regauss_flag", "bool", "", "no PSF-corrected shape"),
             Column("regauss_flag_unresolved", "bool", "", "the source is not larger than the PSF"),
+            Column("regauss_flag_no_moments", "bool", "", "no adaptive moments of source or PSF"),
+            Column("regauss_flag_off_image", "bool", "", "the centroid is not inside the image"),
         ]
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
@@ -72,15 +75,22 @@ class RegaussShape(Plugin):
                 corrected, found[:, 4], found[:, 5], found[:, :3], self.max_iterations
             )
             e1, e2, resolution = correct_for_gaussian_psf(again, psf)
-            size = np.maximum(again[:, 0] * again[:, 1] - again[:, 2] ** 2, 0) ** 0.25
-            with np.errstate(all="ignore"):
-                sigma = 4 * np.sqrt(np.pi * noise) * size / (resolution * again[:, 3])
-            failed = bad | bad_again | bad_psf | ~np.isfinite(e1) | ~context.on_image[rows]
-            values["hsm_xx"][rows], values["hsm_yy"][rows], values["hsm_xy"][rows] = found[:, :3].T
+            peak = stamps.variance[:, self.stamp_size // 2, self.stamp_size // 2]
+            outside = ~context.on_image[rows]
+            no_moments = bad | bad_again | bad_psf | ~np.isfinite(e1)
+            failed = no_moments | outside
+            errors = _moment_errors(found, noise, peak)
+            for k, part in enumerate(PARTS):
+                values[f"hsm_{part}"][rows], values[f"hsm_{part}_err"][rows] = found[:, k], errors[:, k]
             values["regauss_e1"][rows], values["regauss_e2"][rows] = e1, e2
-            values["regauss_sigma"][rows], values["regauss_resolution"][rows] = sigma, resolution
+            sigma, resolution_error = _shear_errors(again, resolution, noise, peak)
+            values["regauss_e1_err"][rows] = values["regauss_e2_err"][rows] = sigma
+            values["regauss_resolution"][rows] = resolution
+            values["regauss_resolution_err"][rows] = resolution_error
             values["regauss_flag"][rows] = failed | ~(resolution > 0)
             values["regauss_flag_unresolved"][rows] = ~failed & ~(resolution > 0)
+            values["regauss_flag_no_moments"][rows] = no_moments & ~outside
+            values["regauss_flag_off_image"][rows] = outside
         return values
 
     def _blocks(self, context: MeasurementContext) -> Any:
@@ -125,6 +135,29 @@ class RegaussShape(Plugin):
         blurred = fft.irfft2(spectrum, s=(n_fft, n_fft))[:, :size, :size] * flux[:, None, None]
         blurred[bad | ~np.isfinite(flux)] = 0
         return (stamps - blurred).astype(np.float32)
+
+
+def _moment_errors(found: Float, sky: float, peak: Any) -> Float:
+    """Return the errors of xx, yy, xy of adaptive moments, (n, 3); arguments as :func:`_shear_errors`."""
+    with np.errstate(all="ignore"):
+        amplitude = found[:, 3] / (2 * np.pi * np.sqrt(found[:, 0] * found[:, 1] - found[:, 2] ** 2))
+    return error_from(gaussian_errors(found[:, :3], amplitude, sky, peak).moments)
+
+
+def _shear_errors(found: Float, resolution: Float, sky: float, peak: Any) -> tuple[Float, Float]:
+    """Return the error of a component of the ellipticity and of the resolution.
+
+    ``found`` is (n, 7) as :func:`~starmill.kernels.moments.centred_moments` gives it, ``sky`` and ``peak`` the variance
+    of a pixel of the sky and of the central one. The errors are those of a round Gaussian (see
+    :func:`~starmill.measurement.shape.gaussian_errors`): 2 xy / (xx + yy) over the resolution, and the size of the
+    source in 1 - size of the PSF / size of the source.
+    """
+    errors = _moment_errors(found, sky, peak)
+    with np.errstate(all="ignore"):
+        size = found[:, 0] + found[:, 1]
+        covariance = errors[:, 0] ** 2 * (found[:, 2] / found[:, 0]) ** 2
+        trace = np.sqrt(errors[:, 0] ** 2 + errors[:, 1] ** 2 + 2 * covariance)
+        return 2 * errors[:, 2] / (size * np.abs(resolution)), np.abs(1 - resolution) * trace / size
 
 
 def _gaussians(grid: NDArray[np.int64], x: Float, y: Float, moments: Float) -> Float:

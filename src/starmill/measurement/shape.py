@@ -23,10 +23,33 @@ SHAPE_FLAGS = {
 PARTS = ("xx", "yy", "xy")
 
 
-def gaussian_covariance(
-    moments: NDArray[np.float64], amplitude: NDArray[np.float64], variance: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Covariance of amplitude and second moments of a Gaussian fitted to pixels of constant variance.
+@dataclass(frozen=True)
+class GaussianErrors:
+    """Errors of a Gaussian fitted with equal weights.
+
+    Attributes
+    ----------
+    amplitude, flux : (n,) array
+        Variances of the central value and of the flux.
+    moments : (n, 3) array, pixel**4
+        Variances of xx, yy, xy.
+    flux_moments : (n, 3) array
+        Covariances of the flux with xx, yy, xy.
+    position : (n, 2) array, pixel**2
+        Variances of x and y.
+    """
+
+    amplitude: NDArray[np.float64]
+    flux: NDArray[np.float64]
+    moments: NDArray[np.float64]
+    flux_moments: NDArray[np.float64]
+    position: NDArray[np.float64]
+
+
+def gaussian_errors(
+    moments: NDArray[np.float64], amplitude: NDArray[np.float64], sky: Any, peak: Any
+) -> GaussianErrors:
+    """Errors of amplitude, second moments and position of a Gaussian fitted with equal weights.
 
     Parameters
     ----------
@@ -34,43 +57,60 @@ def gaussian_covariance(
         xx, yy, xy.
     amplitude : (n,) array
         Central value.
-    variance : (n,) array
-        Of a pixel.
+    sky, peak : (n,) array or float
+        Variance of a pixel of the sky and of the central one; between them it follows the light.
 
     Returns
     -------
-    covariance : (n, 4, 4) array
-        Order amplitude, xx, yy, xy; NaN where the moments are not those of an ellipse.
+    errors : GaussianErrors
+        NaN where the moments are not those of an ellipse.
 
     Notes
     -----
-    Inverse of the Fisher matrix of I = A exp(-d' C^-1 d / 2): dI/dC = I C^-1 d d' C^-1 / 2, and I**2 is a
-    Gaussian of covariance C / 2, whose fourth moments are products of second ones.
+    The covariance of a fit with equal weights to pixels of variance V is F^-1 G F^-1 with F = J'J and G = J'VJ. For
+    I = A exp(-q / 2), q = d' C^-1 d, the derivatives are dI/dA = exp(-q / 2) and dI/dC = I C^-1 d d' C^-1 / 2, and with
+    V = v + s exp(-q / 2) all integrals are moments of Gaussians of covariance C / 2 and C / 3. The trace and the
+    traceless part of the moments decouple; with b = pi det(C)**0.5 and C_ij C_kl written T, C_ik C_jl + C_il C_jk - T
+    written Z,
+
+        A**2 b cov(C_ij, C_kl) = (4 v + 40/27 s) T + (4 v + 32/27 s) Z,   b var(A) = 2 v + 40/27 s,
+        A b cov(A, C_ij) = -(2 v + 32/27 s) C_ij,   A**2 b cov(d_i, d_j) = (2 v + 8/9 s) C_ij;
+
+    the flux 2 A b has the variance 4 b (2 v + 16/27 s) and the covariances 2 (2 v + 8/27 s) C_ij / A with the moments.
     """
     xx, yy, xy = moments.T
     det = xx * yy - xy**2
     with np.errstate(all="ignore"):
-        good = (det > 0) & (xx > 0) & (variance > 0) & np.isfinite(amplitude) & (amplitude != 0)
-        inverse = np.stack([yy / det, xx / det, -xy / det], axis=1)  # C^-1: 11, 22, 12
-        base = np.pi * np.sqrt(det) / variance
-        c = np.empty((len(xx), 2, 2))
-        c[:, 0, 0], c[:, 1, 1] = inverse[:, 0] / 2, inverse[:, 1] / 2
-        c[:, 0, 1] = c[:, 1, 0] = inverse[:, 2] / 2
-        fisher = np.empty((len(xx), 4, 4))
-        fisher[:, 0, 0] = base
-        pairs, factors = ((0, 0), (1, 1), (0, 1)), (1.0, 1.0, 2.0)
-        for a, ((p, q), fa) in enumerate(zip(pairs, factors, strict=True)):
-            fisher[:, 0, a + 1] = fisher[:, a + 1, 0] = amplitude * base / 4 * inverse[:, a] * fa
-            for b, ((r, u), fb) in enumerate(zip(pairs, factors, strict=True)):
-                fourth = c[:, p, q] * c[:, r, u] + c[:, p, r] * c[:, q, u] + c[:, p, u] * c[:, q, r]
-                fisher[:, a + 1, b + 1] = amplitude**2 * base / 4 * fourth * fa * fb
-    out = np.full_like(fisher, np.nan)
-    good &= np.isfinite(fisher).all((1, 2))
-    if good.any():
-        scale = np.sqrt(fisher[good].diagonal(axis1=1, axis2=2))
-        normed = fisher[good] / (scale[:, :, None] * scale[:, None, :])
-        out[good] = np.linalg.inv(normed) / (scale[:, :, None] * scale[:, None, :])
-    return out
+        v = np.fmin(sky, peak)
+        s = peak - v
+        good = (det > 0) & (xx > 0) & (v > 0) & np.isfinite(amplitude) & (amplitude != 0)
+        base = np.where(good, np.pi * np.sqrt(det), np.nan)
+        scale = (1 / (amplitude**2 * base))[:, None]
+        trace, rest = 4 * v + 40 / 27 * s, 4 * v + 32 / 27 * s
+        diagonal = trace + rest
+        return GaussianErrors(
+            amplitude=(2 * v + 40 / 27 * s) / base,
+            flux=4 * base * (2 * v + 16 / 27 * s),
+            moments=scale
+            * np.column_stack([diagonal * xx**2, diagonal * yy**2, trace * xy**2 + rest * xx * yy]),
+            flux_moments=2 * ((2 * v + 8 / 27 * s) / amplitude)[:, None] * moments,
+            position=scale * (2 * v + 8 / 9 * s)[:, None] * moments[:, :2],
+        )
+
+
+def _sky_variance(context: MeasurementContext, moments: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the median variance of pixels on a circle of 4 sigma around every source, (n,)."""
+    ny, nx = context.pixels.mask.shape
+    with np.errstate(all="ignore"):
+        radius = 4 * np.sqrt(np.nan_to_num(np.fmax(moments[:, 0], moments[:, 1]), nan=1.0))
+    angle = 2 * np.pi * np.arange(12) / 12
+    x, y = context.safe_position()
+    ox, oy = context.exposure.origin
+    ix, iy = (
+        np.clip(c - o + np.outer(trig, radius) + 0.5, 0, n - 1).astype(np.int64)
+        for c, o, trig, n in ((x, ox, np.cos(angle), nx), (y, oy, np.sin(angle), ny))
+    )
+    return np.asarray(np.median(context.pixels.variance[iy, ix], axis=0), np.float64)
 
 
 @register
@@ -108,6 +148,8 @@ class AdaptiveShape(Plugin):
             *errors,
             Column("shape_x", "f8", "pixel", "weighted mean position, parent frame"),
             Column("shape_y", "f8", "pixel", "weighted mean position, parent frame"),
+            Column("shape_x_err", "f4", "pixel", "error of shape_x"),
+            Column("shape_y_err", "f4", "pixel", "error of shape_y"),
             Column("shape_flux", "f8", unit, "flux of the matched Gaussian"),
             Column("shape_flux_err", "f8", unit, "error of shape_flux, moments free"),
             *covariances,
@@ -125,20 +167,22 @@ class AdaptiveShape(Plugin):
         m = found[:, :3]
         with np.errstate(invalid="ignore"):
             area = 2 * np.pi * np.sqrt(m[:, 0] * m[:, 1] - m[:, 2] ** 2)
-        covariance = gaussian_covariance(m, found[:, 3], variance)
+        errors = gaussian_errors(m, found[:, 3], _sky_variance(context, m), variance)
         ox, oy = context.exposure.origin
         values: dict[str, Any] = {
             "shape_x": found[:, 4] + ox,
             "shape_y": found[:, 5] + oy,
+            "shape_x_err": error_from(errors.position[:, 0]),
+            "shape_y_err": error_from(errors.position[:, 1]),
             "shape_flux": area * found[:, 3],
-            "shape_flux_err": area * error_from(covariance[:, 0, 0]),
+            "shape_flux_err": error_from(errors.flux),
             "shape_flag": flags != 0,
             "psf_shape_flag": context.psf_shape[1],
         }
         for k, part in enumerate(PARTS):
             values[f"shape_{part}"] = m[:, k]
-            values[f"shape_{part}_err"] = error_from(covariance[:, k + 1, k + 1])
-            values[f"shape_flux_{part}_cov"] = area * covariance[:, 0, k + 1]
+            values[f"shape_{part}_err"] = error_from(errors.moments[:, k])
+            values[f"shape_flux_{part}_cov"] = errors.flux_moments[:, k]
             values[f"psf_shape_{part}"] = context.psf_shape[0][:, k]
         for key, (bit, _) in SHAPE_FLAGS.items():
             values[f"shape_flag_{key}"] = (flags & bit) != 0

@@ -34,11 +34,15 @@ class SkyCoordinate(Plugin):
             Column("ra_dec_cov", "f4", "deg2", "covariance of ra times cos(dec) and dec"),
             Column("pixel_area", "f4", "arcsec2", "area of a pixel here"),
             Column("sky_flag", "bool", "", "no position on the sky"),
+            Column("sky_flag_no_wcs", "bool", "", "the exposure has no WCS"),
+            Column("sky_flag_off_image", "bool", "", "the centroid is not inside the image"),
         ]
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
         blank = {column.name: column.blank(context.n) for column in self.columns()}
         blank["sky_flag"][:] = True
+        blank["sky_flag_no_wcs"][:] = context.exposure.wcs is None
+        blank["sky_flag_off_image"] = ~context.on_image
         if context.exposure.wcs is None or not context.n:
             return blank
         x, y = np.asarray(context.x, np.float64), np.asarray(context.y, np.float64)
@@ -87,14 +91,18 @@ class InputCount(Plugin):
     order: ClassVar[float] = ORDER_SHAPE
 
     def columns(self) -> list[Column]:
-        return [Column("input_count", "i4", "", "inputs of the combined image at the centroid")]
+        return [
+            Column("input_count", "i4", "", "inputs of the combined image at the centroid; an exact number"),
+            Column("input_count_flag", "bool", "", "the centroid is not inside the image"),
+        ]
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
         count = getattr(context.exposure.psf, "input_count_at", None)
+        inside = context.on_image
         if count is None:
-            return {"input_count": np.where(context.on_image, 1, 0)}
+            return {"input_count": np.where(inside, 1, 0), "input_count_flag": ~inside}
         x, y = context.safe_position()
-        return {"input_count": np.where(context.on_image, count(x, y), 0)}
+        return {"input_count": np.where(inside, count(x, y), 0), "input_count_flag": ~inside}
 
 
 @register
@@ -106,8 +114,14 @@ class FootprintArea(Plugin):
     order: ClassVar[float] = ORDER_SHAPE
 
     def columns(self) -> list[Column]:
-        return [Column("footprint_area", "i4", "pixel", "pixels of the footprint; 0 without one")]
+        return [
+            Column(
+                "footprint_area", "i4", "pixel", "pixels of the footprint, an exact number; 0 without one"
+            ),
+            Column("footprint_area_flag", "bool", "", "the source has no footprint"),
+        ]
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
         footprints = context.catalog.footprints
-        return {"footprint_area": np.zeros(context.n, np.int32) if footprints is None else footprints.areas}
+        area = np.zeros(context.n, np.int32) if footprints is None else footprints.areas
+        return {"footprint_area": area, "footprint_area_flag": area == 0}

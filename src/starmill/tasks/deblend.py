@@ -186,7 +186,8 @@ class SourceDeblendTask(Task):
             raise InputError("a catalogue without footprints cannot be deblended: run the detection first")
         with self.timer("deblend"):
             found = self.deblend(exposure, catalog.footprints)
-        result = append_children(catalog, found, self.columns, self.child_columns(found))
+        columns = tuple(column.in_pixel_unit(exposure.unit) for column in self.columns)
+        result = append_children(catalog, found, columns, self.child_columns(found))
         skipped = found.skipped
         marked = self.mark_skipped(exposure, catalog.footprints, skipped)
         self.metadata.update(

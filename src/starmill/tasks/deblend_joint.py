@@ -106,7 +106,8 @@ class JointDeblendTask(Task):
         catalogs = {}
         for name, children in zip(exposures, found, strict=True):
             values: dict[str, Any] = {f"deblend_{key}": value for key, value in children.values.items()}
-            catalogs[name] = append_children(catalog, children, JOINT_COLUMNS, values)
+            columns = tuple(column.in_pixel_unit(exposures[name].unit) for column in JOINT_COLUMNS)
+            catalogs[name] = append_children(catalog, children, columns, values)
         n_children = len(found[0])
         n_parents = len(np.unique(found[0].parent))
         self.metadata.update(

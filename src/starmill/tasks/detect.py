@@ -455,7 +455,7 @@ class SourceDetectionTask(Task):
         }
         if self.config.polarity == "both":
             columns["is_negative"] = np.arange(n) >= len(sets[0])
-        return Catalog(self.schema, columns, footprints=footprints)
+        return Catalog(self.schema.in_pixel_unit(exposure.unit), columns, footprints=footprints)
 
 
 def _spline_background(exposure: Exposure, bin_size: int) -> Any:

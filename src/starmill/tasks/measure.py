@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import starmill.measurement.plugins  # noqa: F401  makes the plugins of the package known
-from starmill.datamodel.catalog import MINIMAL_COLUMNS, Catalog, Column, Schema
+from starmill.datamodel.catalog import MINIMAL_COLUMNS, PIXEL_UNIT, Catalog, Column, Schema
 from starmill.datamodel.exposure import Exposure
 from starmill.errors import AlgorithmError
 from starmill.measurement.context import MeasurementContext
@@ -95,15 +95,17 @@ class SingleFrameMeasurementTask(Task):
         super().__init__(config, **keywords)
         self.plugins: list[Plugin] = make_plugins(self.config.plugins, self.config.options)
 
-    def output_schema(self, schema: Schema | None = None) -> Schema:
+    def output_schema(self, schema: Schema | None = None, unit: str = PIXEL_UNIT) -> Schema:
         """Return the columns of the catalogue that :meth:`run` returns.
 
         Parameters
         ----------
         schema : Schema, optional
             Of the catalogue that goes in.
+        unit : str
+            Of the pixels of the exposure.
         """
-        columns = [column for plugin in self.plugins for column in plugin.all_columns()]
+        columns = [column.in_pixel_unit(unit) for plugin in self.plugins for column in plugin.all_columns()]
         before = list((schema or Schema(MINIMAL_COLUMNS)).values())
         replaced = {c.name: c for c in [*POSITION_COLUMNS, *columns]}
         kept = [replaced.get(c.name, c) for c in before]
@@ -159,7 +161,8 @@ class SingleFrameMeasurementTask(Task):
         self.metadata["n_sources"] = len(catalog)
         values |= self.positions(context)
         back = np.argsort(order)
-        return self.finish(catalog, {column: array[back] for column, array in values.items()})
+        values = {column.in_pixel_unit(exposure.unit): array[back] for column, array in values.items()}
+        return self.finish(catalog, values, exposure.unit)
 
     def make_context(
         self, exposure: Exposure, catalog: Catalog, exposure_id: int | None = None
@@ -215,9 +218,9 @@ class SingleFrameMeasurementTask(Task):
                 values[column] = context.columns[column.name]
         return values
 
-    def finish(self, catalog: Catalog, values: dict[Column, NDArray[Any]]) -> Catalog:
-        """Return the catalogue with the new columns, slots and aliases."""
-        schema = self.output_schema(catalog.schema)
+    def finish(self, catalog: Catalog, values: dict[Column, NDArray[Any]], unit: str) -> Catalog:
+        """Return the catalogue with the new columns, slots and aliases; ``unit`` is that of the pixels."""
+        schema = self.output_schema(catalog.schema, unit)
         known = {column.name for column in values} | set(catalog.schema)
         blank = {c: c.blank(len(catalog)) for c in schema.values() if c.name not in known}
         slots = {

@@ -1,0 +1,140 @@
+"""Errors of measurements beside the scatter over many draws of the noise."""
+
+import numpy as np
+import pytest
+
+from starmill.datamodel.catalog import Catalog, Schema
+from starmill.datamodel.exposure import Exposure
+from starmill.datamodel.footprint import FootprintSet
+from starmill.datamodel.psf import GaussianPsf
+from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
+from tests.measurement.scenes import catalog_at, disk_footprints, star_field
+
+FIRST = ["peak", "centroid", "shape", "psf_flux", "kron_flux"]
+
+
+def measure(exposure, catalog, *plugins):
+    task = SingleFrameMeasurementTask(SingleFrameMeasurementConfig(plugins=[*FIRST, *plugins]))
+    return task.run(exposure=exposure, catalog=catalog).catalog
+
+
+def width(values, errors):
+    """Scatter over the root mean square of the errors."""
+    good = np.isfinite(values) & np.isfinite(errors)
+    assert good.mean() > 0.95
+    return values[good].std() / np.sqrt((errors[good] ** 2).mean())
+
+
+@pytest.fixture(scope="module", params=[3000.0, 20000.0, 100000.0])
+def stars(request):
+    """400 equal stars; the scatter is known to 3.5 per cent."""
+    exposure, x, y = star_field(request.param, side=20, spacing=61, seed=int(request.param) + 7)
+    catalog = catalog_at(x, y, disk_footprints(x, y, 7))
+    found = measure(exposure, catalog, "half_light", "local_background", "petrosian_flux")
+    return request.param, found, x, y
+
+
+def test_half_light_radius(stars):
+    _, found, _, _ = stars
+    # 3 sigma of the scatter; the growth curve in steps of a pixel adds a little to bright stars
+    assert width(found["half_light_radius"], found["half_light_radius_err"]) == pytest.approx(1.0, abs=0.12)
+
+
+def test_moments_position_and_flux_of_the_shape(stars):
+    _, found, x, y = stars
+    for name in ("shape_xx", "shape_yy", "shape_xy", "shape_flux"):
+        assert width(found[name], found[f"{name}_err"]) == pytest.approx(1.0, abs=0.11), name
+    assert width(found["shape_x"] - x, found["shape_x_err"]) == pytest.approx(1.0, abs=0.11)
+    assert width(found["shape_y"] - y, found["shape_y_err"]) == pytest.approx(1.0, abs=0.11)
+    good = np.isfinite(found["shape_xx"])
+    covariance = np.cov(found["shape_flux"][good], found["shape_xx"][good])[0, 1]
+    assert covariance == pytest.approx(np.nanmean(found["shape_flux_xx_cov"]), rel=0.25)
+
+
+def test_local_background(stars):
+    _, found, _, _ = stars
+    assert width(found["local_background"], found["local_background_err"]) == pytest.approx(1.0, abs=0.11)
+
+
+def test_petrosian_radius(stars):
+    """The interpolated growth curve is smoother than its error assumes: up to a quarter too large, never too small."""
+    _, found, _, _ = stars
+    inside = ~found["petrosian_flux_flag"]
+    assert 0.7 < width(found["petrosian_radius"][inside], found["petrosian_radius_err"][inside]) < 1.1
+
+
+def test_local_variance():
+    """A variance image with noise of its own: the median of it, drawn 400 times."""
+    exposure, x, y = star_field(20000.0, side=20, spacing=41)
+    rng = np.random.default_rng(3)
+    exposure.variance = rng.normal(325, 20, exposure.shape).astype(np.float32)
+    found = measure(exposure, catalog_at(x, y), "local_variance")
+    value, error = found["local_variance"], found["local_variance_err"]
+    assert ((value - 325) / error).std() == pytest.approx(1.0, abs=0.11)
+    exposure.variance[...] = 325.0
+    smooth = measure(exposure, catalog_at(x, y), "local_variance")
+    assert (smooth["local_variance_err"] == 0).all()
+
+
+@pytest.mark.parametrize("flux", [(3000.0, 6000.0), (20000.0, 30000.0)])
+def test_blendedness(flux):
+    """Pairs at 1.2 FWHM whose pixels are shared in fixed proportions, 400 draws of the noise at one place in the pixel."""
+    sigma = 1.6
+    exposure, x, y = star_field(flux[0], side=20, spacing=61, noise=False)
+    x, y = np.round(x) + 0.2, np.round(y) - 0.3
+    psf = exposure.psf
+    own, other = np.zeros((2, *exposure.shape))
+    for image, dx, f in ((own, 0.0, flux[0]), (other, 1.2 * 2.355 * sigma, flux[1])):
+        stamps, x0, y0 = psf.images_at(x + dx, y)
+        for stamp, i, j in zip(stamps, x0, y0, strict=True):
+            image[j : j + stamp.shape[0], i : i + stamp.shape[1]] += f * stamp
+    variance = own + other + 325
+    rng = np.random.default_rng(8)
+    exposure = Exposure(
+        (own + other + rng.normal(0, np.sqrt(variance))).astype(np.float32),
+        variance=variance.astype(np.float32), psf=psf,
+    )  # fmt: skip
+    both = disk_footprints(x, y, 6)
+    share = (own + 1e-3) / (own + other + 2e-3)
+    _, rows, columns = both.pixel_indices()
+    values = (exposure.image * share)[rows, columns].astype(np.float32)
+    heavy = FootprintSet(both.spans, both.span_offsets, both.peaks, both.peak_offsets, image=values)
+    n = len(x)
+    place = {"id": np.arange(1, n + 1), "parent": np.zeros(n, int), "x": x, "y": y}
+    catalog = Catalog(Schema(), place, n=n, footprints=heavy)
+    fixed = {"centroid": "forced_centroid", "shape": "forced_shape", "psf_flux": "psf_flux"}
+    config = SingleFrameMeasurementConfig(
+        plugins=["forced_centroid", "forced_shape", "psf_flux", "blendedness"], slots=fixed
+    )
+    # the weight given: the noise of the pixels alone
+    found = SingleFrameMeasurementTask(config).run(exposure=exposure, catalog=catalog).catalog
+    for name in ("blendedness", "blendedness_raw"):
+        assert 0.05 < np.median(found[name]) < 0.6
+        assert width(found[name], found[f"{name}_err"]) == pytest.approx(1.0, abs=0.12), name
+    # the weight measured: mostly its errors
+    found = measure(exposure, catalog, "blendedness")
+    for name in ("blendedness", "blendedness_raw"):
+        assert width(found[name], found[f"{name}_err"]) == pytest.approx(1.0, abs=0.45), name
+
+
+def test_blendedness_of_a_lone_source_is_exactly_zero():
+    exposure, x, y = star_field(20000.0, side=4)
+    found = measure(exposure, catalog_at(x, y, disk_footprints(x, y, 6)), "blendedness")
+    for name in ("blendedness", "blendedness_err", "blendedness_raw", "blendedness_raw_err"):
+        np.testing.assert_allclose(found[name], 0, atol=1e-7)
+
+
+@pytest.mark.parametrize(("flux", "wide"), [(100000.0, 1.01), (3000.0, 1.04), (20000.0, 1.015)])
+def test_star_probability(flux, wide):
+    """Sources a little larger than the PSF, for which the probability is undecided."""
+    exposure, x, y = star_field(flux, side=20, spacing=41, seed=5)
+    exposure.psf = GaussianPsf(1.6 / wide, 25)
+    found = measure(
+        exposure, catalog_at(x, y, disk_footprints(x, y, 7)), "star_probability", "size_extendedness"
+    )
+    value, error = found["star_probability"], found["star_probability_err"]
+    assert 0.1 < value.mean() < 0.95
+    assert (error < 0.51).all()
+    # the error belongs to the measured numbers, not to the true ones, of a function that is far from linear
+    assert 0.65 < width(value, error) < 1.3
+    assert 0.65 < width(found["size_extendedness"], found["size_extendedness_err"]) < 1.3
