@@ -222,3 +222,17 @@ def test_footprint_bits():
     spans = np.array([[2, 3, 6], [3, 0, 2]], np.int32)
     found = photometry.footprint_bits(mask, spans, np.array([0, 2]), np.array([5.2]), np.array([4.9]))
     assert [int(f[0]) for f in found[:3]] == list(slow_photometry.footprint_bits(mask, spans, 5.2, 4.9))
+
+
+def test_disk_bits_equals_slow_twin():
+    rng = np.random.default_rng(11)
+    mask = (1 << rng.integers(0, 20, (40, 50))).astype(np.int32) * (rng.random((40, 50)) < 0.02)
+    x = np.r_[rng.uniform(-8, 58, 40), np.nan, 1e30]
+    y = np.r_[rng.uniform(-8, 48, 40), 3.0, 1e30]
+    mask = mask.astype(np.int32)
+    found = photometry.disk_bits(mask, x, y, 4.3)
+    np.testing.assert_array_equal(
+        found, [slow_photometry.disk_bits(mask, *at, 4.3) for at in zip(x, y, strict=True)]
+    )
+    assert (found != 0).any()
+    assert found[-2:].tolist() == [0, 0]

@@ -24,3 +24,11 @@ def footprint_bits(mask, spans, x, y):
     iy, ix = int(np.floor(y + 0.5)), int(np.floor(x + 0.5))
     block = mask[max(iy - 1, 0) : iy + 2, max(ix - 1, 0) : ix + 2].ravel()
     return anywhere, int(np.bitwise_or.reduce(block)), int(np.bitwise_and.reduce(block))
+
+
+def disk_bits(mask, x, y, radius):
+    """OR of the mask over the pixels whose centres lie within half a pixel more than the radius."""
+    yy, xx = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    with np.errstate(invalid="ignore"):
+        inside = (xx - x) ** 2 + (yy - y) ** 2 <= (radius + 0.5) ** 2
+    return np.bitwise_or.reduce(mask[inside], initial=0)
