@@ -7,6 +7,7 @@ from starmill.datamodel.catalog import Catalog, Schema
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.footprint import FootprintSet
 from starmill.datamodel.psf import GaussianPsf
+from starmill.measurement.galaxy_profiles import profile_mixtures
 from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
 from tests.measurement.scenes import catalog_at, disk_footprints, star_field
 
@@ -138,3 +139,34 @@ def test_star_probability(flux, wide):
     # the error belongs to the measured numbers, not to the true ones, of a function that is far from linear
     assert 0.65 < width(value, error) < 1.3
     assert 0.65 < width(found["size_extendedness"], found["size_extendedness_err"]) < 1.3
+
+
+def test_galaxy_models_and_shapes_without_the_psf():
+    """196 draws of one galaxy of index 1.4: each width is known to 5 per cent."""
+    mixtures = profile_mixtures()
+    amplitudes = mixtures.table[np.argmin(np.abs(mixtures.log_indices - np.log(1.4)))]
+    exposure, x, y = star_field(1.0, side=14, spacing=61, noise=False)
+    yy, xx = np.mgrid[-30:31, -30:31]
+    galaxy = np.zeros(xx.shape)
+    for amplitude, variance in zip(amplitudes, mixtures.variances, strict=True):
+        covariance = np.array([[9.0, 1.8], [1.8, 5.4]]) * variance + 1.6**2 * np.eye(2)
+        (a, b), (_, c) = np.linalg.inv(covariance)
+        q = a * (xx - 0.2) ** 2 + 2 * b * (xx - 0.2) * (yy + 0.3) + c * (yy + 0.3) ** 2
+        galaxy += amplitude * np.exp(-0.5 * q) / (2 * np.pi * np.sqrt(np.linalg.det(covariance)))
+    image = np.zeros(exposure.shape)
+    for i, j in zip(np.round(x).astype(int), np.round(y).astype(int), strict=True):
+        image[j - 30 : j + 31, i - 30 : i + 31] += 60000 * galaxy
+    variance = (image + 325).astype(np.float32)
+    image += np.random.default_rng(4).normal(0, np.sqrt(variance))
+    exposure = Exposure(image.astype(np.float32), variance=variance, psf=exposure.psf)
+    catalog = catalog_at(np.round(x), np.round(y), disk_footprints(x, y, 12))
+    found = measure(exposure, catalog, "gaussian_flux", "sersic_flux", "cmodel_flux", "regauss")
+    for name in ("sersic_flux", "sersic_index", "sersic_radius", "sersic_xx", "sersic_yy", "sersic_xy", "cmodel_flux",
+                 "cmodel_radius", "cmodel_exp_radius", "regauss_e1", "regauss_e2", "hsm_xy"):  # fmt: skip
+        assert width(found[name], found[f"{name}_err"]) == pytest.approx(1.0, abs=0.2), name
+    for axis, given in (("x", np.round(x)), ("y", np.round(y))):
+        assert width(found[f"sersic_{axis}"] - given, found[f"sersic_{axis}_err"]) == pytest.approx(
+            1.0, abs=0.2
+        )
+    # the wings of a galaxy that is no Gaussian have more noise than the formula of a Gaussian knows
+    assert 1.0 < width(found["regauss_resolution"], found["regauss_resolution_err"]) < 2.2

@@ -9,7 +9,7 @@ import pytest
 from starmill.datamodel.catalog import Column
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.footprint import FootprintSet
-from starmill.errors import AlgorithmError, ConfigError
+from starmill.errors import AlgorithmError, ConfigError, InputError
 from starmill.measurement.plugin import Plugin, SourcePlugin, register, registered_plugins
 from starmill.tasks.measure import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
 from tests.measurement.scenes import catalog_at, disk_footprints, star_field
@@ -111,6 +111,15 @@ def test_no_psf_is_an_error():
     exposure.psf = None
     with pytest.raises(AlgorithmError, match="no PSF"):
         run(exposure, catalog_at(x, y))
+
+
+@pytest.mark.parametrize("wrong", [None, np.zeros((3, 3)), {"x": [1.0]}, "image.fits"])
+def test_wrong_kind_of_input_is_told_by_name(wrong):
+    exposure, x, y = star_field(20000.0, side=2)
+    with pytest.raises(InputError, match="needs an Exposure as exposure"):
+        SingleFrameMeasurementTask().run(exposure=wrong, catalog=catalog_at(x, y))
+    with pytest.raises(InputError, match="needs a Catalog as catalog"):
+        SingleFrameMeasurementTask().run(exposure=exposure, catalog=wrong)
 
 
 def test_empty_catalog():

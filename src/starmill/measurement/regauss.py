@@ -52,7 +52,7 @@ class RegaussShape(Plugin):
             Column("regauss_e1_err", "f8", "", "error of regauss_e1, resolution held fixed"),
             Column("regauss_e2_err", "f8", "", "error of regauss_e2, resolution held fixed"),
             Column("regauss_resolution", "f8", "", "1 for a well resolved source, 0 for a point source"),
-            Column("regauss_resolution_err", "f8", "", "error of regauss_resolution"),
+            Column("regauss_resolution_err", "f8", "", "error of regauss_resolution, of a Gaussian source"),
             *(Column(f"hsm_{p}", "f8", "pixel2", f"adaptive moment {p} with a free centre") for p in PARTS),
             *(Column(f"hsm_{p}_err", "f4", "pixel2", f"error of hsm_{p}") for p in PARTS),
             Column("regauss_flag", "bool", "", "no PSF-corrected shape"),

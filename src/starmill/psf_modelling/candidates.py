@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from starmill.errors import AlgorithmError, InputError
+from starmill.errors import AlgorithmError, InputError, NoDataError
 from starmill.kernels.psf_fit import mask_neighbours
 
 _CONNECTED = np.zeros((3, 3, 3), dtype=bool)
@@ -129,6 +129,10 @@ def extract_star_stamps(
     rows = (y0 - origin[1])[:, None] + np.arange(size)
     columns = (x0 - origin[0])[:, None] + np.arange(size)
     ny, nx = image.shape
+    if image.size == 0:
+        raise NoDataError(
+            f"there are no PSF candidates in an image without pixels, its shape is {image.shape}"
+        )
     inside = ((rows >= 0) & (rows < ny))[:, :, None] & ((columns >= 0) & (columns < nx))[:, None, :]
     index = (np.clip(rows, 0, ny - 1)[:, :, None], np.clip(columns, 0, nx - 1)[:, None, :])
     images = image[index].astype(np.float32)

@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from starmill.errors import ConfigError, nearest_name
+import numpy as np
+
+from starmill.errors import ConfigError, InputError, nearest_name
 from starmill.tasks.config import Config, field, subtask
 
 __all__ = ["Config", "Result", "Task", "field", "subtask", "task_named"]
@@ -217,14 +219,28 @@ def peak_memory_mb() -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes on macOS, kilobytes elsewhere
 
 
+OBJECT_INPUTS = ("Exposure", "Catalog")  # annotations of inputs that are objects of the data model
+NO_OBJECTS = (type(None), np.ndarray, dict, list, tuple, str, int, float)  # what is given by mistake
+
+
 def _timed(run: Callable[..., Result]) -> Callable[..., Result]:
     """Wrap ``run``: a top-level run starts with empty records; every run is timed."""
     wrong = [p.name for p in inspect.signature(run).parameters.values() if p.kind is p.VAR_POSITIONAL]
     if wrong:
         raise TypeError("run takes named arguments only")
 
+    wanted = {p.name: p.annotation for p in inspect.signature(run).parameters.values()}
+    wanted = {name: kind for name, kind in wanted.items() if kind in OBJECT_INPUTS}
+
     @functools.wraps(run)
     def timed(self: Task, *args: Any, **inputs: Any) -> Result:
+        for name, kind in wanted.items():
+            if name in inputs and isinstance(inputs[name], NO_OBJECTS):
+                article = "an" if kind[0] in "AEIOU" else "a"
+                given = type(inputs[name]).__name__
+                raise InputError(
+                    f"{type(self).__name__} needs {article} {kind} as {name}, it was given {given}"
+                )
         if self.parent is None:
             self.empty_metadata()
         with self.timer("run"):

@@ -86,6 +86,11 @@ class JointDeblendTask(Task):
         AlgorithmError
             When an exposure has no PSF.
         """
+        wrong = {
+            band: type(given).__name__ for band, given in exposures.items() if not isinstance(given, Exposure)
+        }
+        if wrong:
+            raise InputError(f"JointDeblendTask needs an Exposure for every band, it was given {wrong}")
         if catalog.footprints is None:
             raise InputError("a catalogue without footprints cannot be deblended: run the detection first")
         boxes = {band: exposure.box for band, exposure in exposures.items()}
