@@ -124,7 +124,7 @@ def draw_wircam(data: Path) -> None:
     stars = [bright_positions(e.image, e.variance, e.mask.any("SAT", "NO_DATA")) for e in epochs]
     registration = find_registration(stars[1], stars[0], epochs[0].shape)
     box = Box(600, 1100, 800, 500)
-    template = warp_by_map(epochs[0], registration, epochs[1].box)[box]
+    template = warp_by_map(epochs[0], registration, epochs[1].box, missing=("SAT", "NO_DATA"))[box]
     result = DifferenceTask(DifferenceConfig(kernel_order=1, sum_order=0)).run(
         template=template, science=epochs[1][box]
     )
@@ -139,7 +139,7 @@ def draw_wircam(data: Path) -> None:
         show(axes, image, title, grey=True)
     noise = np.sqrt(np.median(result.difference.variance))
     show(panels[2], result.difference.image[view], "difference", spread=20 * noise)
-    near = np.hypot(catalog["x"] - 985, catalog["y"] - 1316) < 30
+    near = np.hypot(catalog["x"] - 985, catalog["y"] - 1316) < 15
     for source in np.flatnonzero(near & catalog["dipole_flag"]):
         marker = "_" if catalog["is_negative"][source] else "+"
         panels[2].plot(catalog["x"][source] - 945, catalog["y"][source] - 1276, marker, color="k", ms=9)

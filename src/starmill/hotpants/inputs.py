@@ -100,4 +100,8 @@ def refuse_unusable(bits: NDArray[np.integer] | FlagList, n_bad: int, size: int,
         "not finite": NOT_A_NUMBER, "saturated": SATURATED, "at or below the lower limit": LOW, "masked": EXTERNAL,
     }  # fmt: skip
     shares = ", ".join(f"{((bits & bit) > 0).mean():.1%} {what}" for what, bit in reasons.items())
+    flagged = ((bits & (NOT_A_NUMBER | SATURATED | LOW | EXTERNAL)) > 0).mean()
+    noiseless = n_bad / size - flagged
+    if noiseless > 0.01:  # rounding of a share
+        shares += f", {noiseless:.1%} without a positive noise"
     raise HotpantsError(f"the {name} has no usable pixels: {shares}")

@@ -83,7 +83,7 @@ class DifferenceConfig(Config):
         3, "Modes of the kernel's uncertainty that are added to the variance; 0 for none.", ge=0, le=20
     )
     score_limit: float = field(
-        1.1,
+        1.05,
         "A score image wider than this (correlated input noise) is divided by its width.",
         gt=0,
     )
