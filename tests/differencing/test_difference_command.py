@@ -144,7 +144,9 @@ def test_planes_without_use_are_named(tmp_path, pair):
     negative, masked = pair.science.copy(), pair.science.copy()
     negative.variance[...] *= -1
     write_exposure(negative, tmp_path / "s.fits")
-    with pytest.raises(InputError, match=r"variance of the science image is nowhere above 0: 100% .* negative"):
+    with pytest.raises(
+        InputError, match=r"variance of the science image is nowhere above 0: 100% .* negative"
+    ):
         DifferenceFrameTask().run(template=pair.template, science=read_exposure(tmp_path / "s.fits"))
     assert "error: the variance of the science image" in run(*words)[1]
     masked.mask.set("BAD", True)
@@ -158,7 +160,9 @@ def test_scattered_nan_of_the_image_that_is_convolved(pair):
     template = pair.template.copy()
     lost = np.random.default_rng(9).random(template.shape) < 0.01
     template.image[lost] = np.nan
-    config = DifferenceFrameConfig().override({"difference.direction": "template", "difference.kernel_order": 0})
+    config = DifferenceFrameConfig().override(
+        {"difference.direction": "template", "difference.kernel_order": 0}
+    )
     result = DifferenceFrameTask(config).run(template=template, science=pair.science)
     assert result.kernel_sum == pytest.approx(pair.ratio, rel=0.02)
     assert result.difference.mask.any("NO_DATA")[lost].all()

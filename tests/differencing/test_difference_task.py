@@ -229,7 +229,9 @@ def test_a_high_sky_of_the_template_changes_nothing(pair):
     config = DifferenceConfig(kernel_order=2, sum_order=2, direction="template", decorrelate="never")
     high = pair.template.copy()
     high.image += np.float32(7000)
-    low, raised = (DifferenceTask(config).run(template=t, science=pair.science) for t in (pair.template, high))
+    low, raised = (
+        DifferenceTask(config).run(template=t, science=pair.science) for t in (pair.template, high)
+    )
     noise = np.sqrt(np.median(low.difference.variance))
     change = (raised.difference.image - low.difference.image)[~low.difference.mask.any("NO_DATA")]
     assert np.abs(change).max() < 0.05 * noise

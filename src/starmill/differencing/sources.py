@@ -125,7 +125,9 @@ def find_difference_sources(
         values["x_err"][i] = values["y_err"][i] = position_error
         values["psf_flux"][i], values["psf_flux_err"][i], values["psf_chi2"][i] = flux, error, chi2
         values["signal_to_noise"][i], values["is_negative"][i] = score[row, column], sign < 0
-        for name, others, around in (("sharp_flag", spikes, 1), ("extended_flag", lines, 0)) if shapes else ():
+        for name, others, around in (
+            (("sharp_flag", spikes, 1), ("extended_flag", lines, 0)) if shapes else ()
+        ):
             other = shape_score(difference, variance, bad, others, sign, row, column, reach=around)
             values[name][i] = other**2 - score[row, column] ** 2 > SHAPE_GAIN
         values["psf_flux_flag"][i] = (

@@ -122,7 +122,10 @@ class DifferenceFrameTask(Task):
             prepared = self._prepared(template, science)
         result = self.subtasks["difference"].run(template=prepared, science=science, exclude=exclude)
         measured = self.subtasks["measure"].run(
-            difference=result.difference, score=result.score, spike=result.spike, shapes=result.product != "preconvolved"
+            difference=result.difference,
+            score=result.score,
+            spike=result.spike,
+            shapes=result.product != "preconvolved",
         )
         return Result(**vars(result), catalog=measured.catalog, template=prepared.exposure, science=science)
 
