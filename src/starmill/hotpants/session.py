@@ -151,7 +151,6 @@ class Hotpants:
             np.square(variance, out=variance)
         codes = np.array([FILL, SATURATED, LOW, NOT_A_NUMBER], np.uint8) | np.uint8(INPUT_BAD)
         high, low = (np.inf if upper is None else upper), (-np.inf if lower is None else lower)
-        fill = np.float32(self.config.fillval)
 
         def classify(ends: tuple[int, int]) -> tuple[FlagList, int, int]:
             rows = slice(*ends)
@@ -161,7 +160,7 @@ class Hotpants:
             if mask is not None:
                 flags[mask[rows] != 0] = EXTERNAL | INPUT_BAD
             n_bad, n_not_finite = classify_pixels(
-                data[rows], high - pedestal, low - pedestal, fill, codes, flags
+                data[rows], high - pedestal, low - pedestal, np.float32(self.config.fillval), codes, flags
             )
             return FlagList([flags], data.shape[1]), n_bad, n_not_finite
 
