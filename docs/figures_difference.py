@@ -166,7 +166,7 @@ def draw_nircam(data: Path) -> None:
     config = DifferenceConfig(kernel_order=0, sum_order=0, decorrelate="never")
     result = DifferenceTask(config).run(template=exposures[0], science=exposures[1])
     print(f"kernel sum {result.kernel_sum:.4f}, sky width {result.quality.sky_width:.3f}")
-    figure = Figure(figsize=(9.5, 3.3))
+    figure = Figure(figsize=(9.5, 3.3), layout="constrained")
     panels = figure.subplots(1, 3)
     noise = np.sqrt(np.median(result.difference.variance[result.difference.variance > 0]))
     show(panels[0], exposures[1].image, "second visit", grey=True, spread=20 * noise)
@@ -180,7 +180,6 @@ def draw_nircam(data: Path) -> None:
     panels[2].set_yscale("log")
     panels[2].set_ylim(0.5, None)
     panels[2].set_xlabel("score")
-    figure.tight_layout()
     save_figure(figure, HERE / "_static/difference_nircam.png")
 
 
