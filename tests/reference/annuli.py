@@ -9,10 +9,13 @@ def rho(shape, x, y, inverse):
     return np.sqrt(inverse[0] * dx**2 + inverse[1] * dy**2 + 2 * inverse[2] * dx * dy)
 
 
-def first_moment_radius(image, x, y, inverse, limit):
+def first_moment_radius(image, variance, x, y, inverse, limit):
+    """Mean elliptical radius of the light and its variance."""
     r = rho(image.shape, x, y, inverse)
     inside = r <= limit
-    return (r * image)[inside].sum() / image[inside].sum()
+    flux = image[inside].sum()
+    radius = (r * image)[inside].sum() / flux
+    return radius, (variance * ((r - radius) / flux) ** 2)[inside].sum()
 
 
 def annulus_statistics(image, mask, x, y, inner, outer, bad_bits, n_sigma, n_iterations):

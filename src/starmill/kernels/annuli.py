@@ -55,12 +55,16 @@ def first_moment_radii(pixels, x, y, inverse, limit):
     -------
     radius : (n,) float64 array
         In units of rho; NaN when the sum of the light is not positive.
+    variance : (n,) float64 array
+        Of the radius, sum(V (rho - radius)**2) / sum(I)**2, V the variance of a pixel.
     """
     n = x.size
     nx = pixels.mask.shape[1]
     radius = np.full(n, np.nan)
+    variance = np.full(n, np.nan)
     saved = np.empty((2, largest_footprint(pixels)), np.float32)
     flat = pixels.image.ravel()
+    flat_variance = pixels.variance.ravel()
     stride = pixels.image.shape[1]
     for i in pixels.order:
         qxx, qyy, qxy = inverse[i, 0], inverse[i, 1], inverse[i, 2]
@@ -68,14 +72,14 @@ def first_moment_radii(pixels, x, y, inverse, limit):
             continue
         show_source(pixels, i, saved)
         y0, y1 = _ellipse_rows(pixels.mask.shape, y[i], qxx, qyy, qxy, limit)
-        total = 0.0
-        moment = 0.0
+        total = moment = v0 = v1 = v2 = 0.0
         for yy in range(y0, y1 + 1):
             dy = yy - y[i]
             first, last = _ellipse_columns(nx, x[i], dy, qxx, qyy, qxy, limit)
             if first <= last:
-                light, part = _row_moment(
+                light, part, s0, s1, s2 = _row_moment(
                     flat,
+                    flat_variance,
                     yy * stride + first,
                     last - first + 1,
                     first - x[i],
@@ -85,26 +89,38 @@ def first_moment_radii(pixels, x, y, inverse, limit):
                 )
                 total += light
                 moment += part
+                v0 += s0
+                v1 += s1
+                v2 += s2
         hide_source(pixels, i, saved)
         if total > 0.0:
-            radius[i] = moment / total
-    return radius
+            mean = moment / total
+            radius[i] = mean
+            variance[i] = (v2 - 2.0 * mean * v1 + mean * mean * v0) / (total * total)
+    return radius, variance
 
 
 @fast_njit
-def _row_moment(flat, start, n, dx0, square, linear, constant):
-    """Sum I and rho I over ``n`` pixels of a row; rho**2 = square dx**2 + linear dx + constant, dx from dx0."""
-    total = 0.0
-    moment = 0.0
+def _row_moment(flat, flat_variance, start, n, dx0, square, linear, constant):
+    """Sum I, rho I, V, rho V and rho**2 V over ``n`` pixels of a row.
+
+    rho**2 = square dx**2 + linear dx + constant, dx from dx0.
+    """
+    total = moment = v0 = v1 = v2 = 0.0
     first = np.uint64(start)
     for k in range(np.uint64(n)):
         dx = dx0 + np.float64(np.int64(k))
         value = np.float64(flat[first + k])
         rho2 = (square * dx + linear) * dx + constant
         rho2 = max(0.0, rho2)
+        rho = np.sqrt(rho2)
+        spread = np.float64(flat_variance[first + k])
         total += value
-        moment += value * np.sqrt(rho2)
-    return total, moment
+        moment += value * rho
+        v0 += spread
+        v1 += spread * rho
+        v2 += spread * rho2
+    return total, moment, v0, v1, v2
 
 
 @njit

@@ -103,13 +103,10 @@ def _variance_of_weight(context: MeasurementContext, sums: Float, moments: Float
         q = np.stack([inverse[:, [0, 2]], inverse[:, [2, 1]]], axis=1)
         along = np.einsum("nij,nj->ni", q, slope[:, :2])
         total = np.zeros(context.n)
-        if "slot_centroid_x_err" in context:
-            x_err, y_err, xy = (
-                np.float64(context[f"slot_centroid_{part}"]) for part in ("x_err", "y_err", "xy_cov")
-            )
-            place = (
-                (along[:, 0] * x_err) ** 2 + (along[:, 1] * y_err) ** 2 + 2 * along[:, 0] * along[:, 1] * xy
-            )
+        found = context.centroid_covariance()
+        if found is not None:
+            xx, yy, xy = found
+            place = along[:, 0] ** 2 * xx + along[:, 1] ** 2 * yy + 2 * along[:, 0] * along[:, 1] * xy
             total += np.nan_to_num(place)
         if "slot_shape_xx_err" in context:
             scale = 0.5 * (np.float64(context["slot_shape_xx_err"]) / context["slot_shape_xx"]) ** 2

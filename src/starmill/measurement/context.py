@@ -171,6 +171,17 @@ class MeasurementContext:
         x, y = self.array_x, self.array_y
         return (x >= -0.5) & (x < nx - 0.5) & (y >= -0.5) & (y < ny - 0.5)
 
+    def centroid_covariance(self) -> tuple[Float, Float, Float] | None:
+        """Variances of x and y and their covariance in the centroid slot, pixel**2, (n,); None of one without errors.
+
+        A measurement that gives no covariance of x and y has zero.
+        """
+        if "slot_centroid_x_err" not in self:
+            return None
+        x, y = (np.asarray(self[f"slot_centroid_{axis}_err"], np.float64) ** 2 for axis in "xy")
+        known = "slot_centroid_xy_cov" in self
+        return x, y, np.asarray(self["slot_centroid_xy_cov"], np.float64) if known else np.zeros(self.n)
+
     @property
     def shape(self) -> Float:
         """Second moments of the shape slot: (n, 3), pixel**2, NaN where not measured."""

@@ -11,6 +11,7 @@ from starmill.datamodel.catalog import Column
 from starmill.kernels.isophotes import isophotal_sums
 from starmill.measurement.context import MeasurementContext
 from starmill.measurement.plugin import ORDER_CENTROID, Plugin, error_from, register
+from starmill.measurement.shape import PARTS
 
 
 @register
@@ -19,7 +20,8 @@ class IsophotalMoments(Plugin):
     """Sums over the pixels of the footprint that reach the isophote; they lose the light below it.
 
     A pixel counts when the image smoothed with the weights 1 2 1 in both directions is above ``n_sigma`` times the
-    noise of the pixel (not of the smoothed image).
+    noise of the pixel (not of the smoothed image). The errors know that the noise decides which pixels near the isophote
+    count (see :func:`~starmill.kernels.isophotes.isophotal_sums`).
 
     Parameters
     ----------
@@ -36,16 +38,15 @@ class IsophotalMoments(Plugin):
     n_sigma: float = 1.5
 
     def columns(self) -> list[Column]:
+        where = "mean position of the light above the isophote, parent frame"
         moments = [Column(f"isophotal_{part}", "f8", "pixel2", f"{part} of the light above the isophote")
-                   for part in ("xx", "yy", "xy")]  # fmt: skip
+                   for part in PARTS]  # fmt: skip
         return [
-            Column(
-                "isophotal_x", "f8", "pixel", "mean position of the light above the isophote, parent frame"
-            ),
-            Column(
-                "isophotal_y", "f8", "pixel", "mean position of the light above the isophote, parent frame"
-            ),
+            *(Column(f"isophotal_{axis}", "f8", "pixel", where) for axis in "xy"),
+            *(Column(f"isophotal_{axis}_err", "f4", "pixel", f"error of isophotal_{axis}") for axis in "xy"),
+            Column("isophotal_xy_cov", "f4", "pixel2", "covariance of isophotal_x and isophotal_y"),
             *moments,
+            *(Column(f"isophotal_{p}_err", "f4", "pixel2", f"error of isophotal_{p}") for p in PARTS),
             Column("isophotal_flux", "f8", "electron", "flux above the isophote"),
             Column("isophotal_flux_err", "f8", "electron", "error of isophotal_flux"),
             Column("isophotal_area", "i4", "pixel2", "pixels above the isophote"),
@@ -55,19 +56,21 @@ class IsophotalMoments(Plugin):
         ]
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
-        sums = isophotal_sums(context.pixels, self.n_sigma)
+        sums, variances = isophotal_sums(context.pixels, self.n_sigma)
         flux, variance, area, x, y, xx, yy, xy = sums.T
         with np.errstate(invalid="ignore"):
             good = (area >= 3) & (xx > 0) & (yy > 0) & (xx * yy > xy**2)
         px, py = context.peak
         ox, oy = context.exposure.origin
-        moments = {
-            f"isophotal_{k}": np.where(good, v, np.nan) for k, v in (("xx", xx), ("yy", yy), ("xy", xy))
-        }
+        names = [f"isophotal_{part}" for part in ("x", "y", *PARTS)]
+        values = {name: np.where(good, v, np.nan) for name, v in zip(names[2:], (xx, yy, xy), strict=True)}
+        for name, v in zip(names, variances[:, :5].T, strict=True):
+            values[f"{name}_err"] = np.where(good, error_from(v), np.nan)
         return {
             "isophotal_x": np.where(good, x + ox, px),
             "isophotal_y": np.where(good, y + oy, py),
-            **moments,
+            "isophotal_xy_cov": np.where(good & (variance > 0), variances[:, 5], np.nan),
+            **values,
             "isophotal_flux": np.where(area > 0, flux, np.nan),
             "isophotal_flux_err": np.where(area > 0, error_from(variance), np.nan),
             "isophotal_area": area.astype(np.int32),

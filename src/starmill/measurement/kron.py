@@ -48,13 +48,19 @@ class KronFlux(Plugin):
             Column("kron_flux", "f8", "electron", f"flux within {self.factor:g} Kron radii"),
             Column("kron_flux_err", "f8", "electron", "error of kron_flux"),
             Column("kron_radius", "f4", "pixel", "Kron radius, geometric mean of the axes"),
+            Column(
+                "kron_radius_err",
+                "f4",
+                "pixel",
+                "error of the measured radius, also of one smaller than the PSF",
+            ),
             Column("kron_psf_radius", "f4", "pixel", "Kron radius of the PSF, the smallest allowed"),
             Column("kron_flux_flag", "bool", "", "no Kron flux"),
             Column(
                 "kron_flux_flag_bad_radius",
                 "bool",
                 "",
-                "no radius could be measured, that of the PSF is used",
+                "no radius could be measured, that of the PSF is used; no flux if no pixel has data",
             ),
             Column(
                 "kron_flux_flag_small_radius",
@@ -73,13 +79,14 @@ class KronFlux(Plugin):
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
         moments, bad_shape = usable_shapes(context)
         a, b, theta = ellipse_axes(moments)
-        rho = first_moment_radii(
+        rho, noise = first_moment_radii(
             context.pixels, context.array_x, context.array_y, inverse_moments(moments), self.limit
         )
         size = np.sqrt(a * b)
         smallest = GAUSSIAN_KRON * context.psf_sigma
         with np.errstate(invalid="ignore"):
-            bad_radius = ~((rho > 0) & (rho < self.limit))
+            no_data = _without_data(context, noise)
+            bad_radius = ~((rho > 0) & (rho < self.limit)) | no_data
             rho = np.where(bad_radius, smallest / size, rho)
             small = ~bad_radius & (rho * size < smallest)
             rho = np.where(small, smallest / size, rho)
@@ -92,11 +99,12 @@ class KronFlux(Plugin):
             theta,
         )
         outside = ~context.on_image
-        lost = ~np.isfinite(flux) | outside
+        lost = ~np.isfinite(flux) | outside | (no_data & ~(variance > 0))
         return {
             "kron_flux": np.where(lost, np.nan, flux),
             "kron_flux_err": np.where(lost, np.nan, error_from(variance)),
             "kron_radius": rho * size,
+            "kron_radius_err": np.where(bad_radius, np.nan, error_from(noise) * size),
             "kron_psf_radius": smallest,
             "kron_flux_flag": lost | bad_radius | cut,
             "kron_flux_flag_bad_radius": bad_radius,
@@ -105,6 +113,12 @@ class KronFlux(Plugin):
             "kron_flux_flag_edge": cut,
             "kron_flux_flag_off_image": outside,
         }
+
+
+def _without_data(context: MeasurementContext, noise: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return whether no pixel of a source has a variance, (n,); never when the exposure has none at all."""
+    missing = noise <= 0
+    return missing & bool(missing.any() and context.pixels.variance.any())
 
 
 @register

@@ -13,7 +13,7 @@ from starmill.datamodel.catalog import Column
 from starmill.kernels.moments import centred_moments
 from starmill.measurement.context import BLOCK, MeasurementContext
 from starmill.measurement.plugin import ORDER_SHAPE, Plugin, error_from, register
-from starmill.measurement.shape import PARTS, gaussian_errors, usable_shapes
+from starmill.measurement.shape import PARTS, usable_shapes
 
 Float = NDArray[np.float64]
 
@@ -49,10 +49,10 @@ class RegaussShape(Plugin):
         return [
             Column("regauss_e1", "f8", "", "ellipticity (a2 - b2) / (a2 + b2) cos(2 theta), PSF removed"),
             Column("regauss_e2", "f8", "", "ellipticity (a2 - b2) / (a2 + b2) sin(2 theta), PSF removed"),
-            Column("regauss_e1_err", "f8", "", "error of regauss_e1, resolution held fixed"),
-            Column("regauss_e2_err", "f8", "", "error of regauss_e2, resolution held fixed"),
+            Column("regauss_e1_err", "f8", "", "error of regauss_e1"),
+            Column("regauss_e2_err", "f8", "", "error of regauss_e2"),
             Column("regauss_resolution", "f8", "", "1 for a well resolved source, 0 for a point source"),
-            Column("regauss_resolution_err", "f8", "", "error of regauss_resolution, of a Gaussian source"),
+            Column("regauss_resolution_err", "f8", "", "error of regauss_resolution"),
             *(Column(f"hsm_{p}", "f8", "pixel2", f"adaptive moment {p} with a free centre") for p in PARTS),
             *(Column(f"hsm_{p}_err", "f4", "pixel2", f"error of hsm_{p}") for p in PARTS),
             Column("regauss_flag", "bool", "", "no PSF-corrected shape"),
@@ -63,7 +63,7 @@ class RegaussShape(Plugin):
 
     def measure(self, context: MeasurementContext) -> dict[str, Any]:
         n = context.n
-        shape, noise = usable_shapes(context)[0], self._sky_variance(context)
+        shape = usable_shapes(context)[0]
         values = {column.name: column.blank(n) for column in self.columns()}
         x, y = context.safe_position()
         for rows, stamps, kernels in self._blocks(context):
@@ -75,18 +75,17 @@ class RegaussShape(Plugin):
                 corrected, found[:, 4], found[:, 5], found[:, :3], self.max_iterations
             )
             e1, e2, resolution = correct_for_gaussian_psf(again, psf)
-            peak = stamps.variance[:, self.stamp_size // 2, self.stamp_size // 2]
             outside = ~context.on_image[rows]
             no_moments = bad | bad_again | bad_psf | ~np.isfinite(e1)
             failed = no_moments | outside
-            errors = _moment_errors(found, noise, peak)
+            covariances = adaptive_covariances(stamps.image, stamps.variance, found)
             for k, part in enumerate(PARTS):
-                values[f"hsm_{part}"][rows], values[f"hsm_{part}_err"][rows] = found[:, k], errors[:, k]
-            values["regauss_e1"][rows], values["regauss_e2"][rows] = e1, e2
-            sigma, resolution_error = _shear_errors(again, resolution, noise, peak)
-            values["regauss_e1_err"][rows] = values["regauss_e2_err"][rows] = sigma
-            values["regauss_resolution"][rows] = resolution
-            values["regauss_resolution_err"][rows] = resolution_error
+                values[f"hsm_{part}"][rows] = found[:, k]
+                values[f"hsm_{part}_err"][rows] = error_from(covariances[:, k, k])
+            errors = _shear_errors(again, psf, adaptive_covariances(corrected, stamps.variance, again))
+            results = {"e1": e1, "e2": e2, "resolution": resolution}
+            for (name, value), error in zip(results.items(), errors, strict=True):
+                values[f"regauss_{name}"][rows], values[f"regauss_{name}_err"][rows] = value, error
             values["regauss_flag"][rows] = failed | ~(resolution > 0)
             values["regauss_flag_unresolved"][rows] = ~failed & ~(resolution > 0)
             values["regauss_flag_no_moments"][rows] = no_moments & ~outside
@@ -99,13 +98,6 @@ class RegaussShape(Plugin):
             context.stamps(self.stamp_size), context.psf_kernels(np.inf, BLOCK), strict=True
         ):
             yield rows, stamps, kernels[index] if len(kernels) != len(index) else kernels
-
-    def _sky_variance(self, context: MeasurementContext) -> float:
-        """Return the median variance of a sample of the pixels."""
-        step = max(1, int(np.sqrt(context.exposure.image.size / 1e5)))
-        sample = context.exposure.variance[::step, ::step]
-        sample = sample[np.isfinite(sample) & (sample > 0)]
-        return float(np.median(sample)) if sample.size else float("nan")
 
     def _psf_moments(self, kernels: Float) -> tuple[Float, NDArray[np.bool_]]:
         centre = np.full(len(kernels), kernels.shape[1] // 2, np.float64)
@@ -137,27 +129,81 @@ class RegaussShape(Plugin):
         return (stamps - blurred).astype(np.float32)
 
 
-def _moment_errors(found: Float, sky: float, peak: Any) -> Float:
-    """Return the errors of xx, yy, xy of adaptive moments, (n, 3); arguments as :func:`_shear_errors`."""
-    with np.errstate(all="ignore"):
-        amplitude = found[:, 3] / (2 * np.pi * np.sqrt(found[:, 0] * found[:, 1] - found[:, 2] ** 2))
-    return error_from(gaussian_errors(found[:, :3], amplitude, sky, peak).moments)
+def adaptive_covariances(images: NDArray[np.float32], variance: NDArray[np.float32], found: Float) -> Float:
+    """Covariances of adaptive moments with a free centre and of the fourth moment.
 
+    Parameters
+    ----------
+    images, variance : (n, size, size) array
+    found : (n, 7) array
+        Of these images, as :func:`~starmill.kernels.moments.centred_moments` gives it.
 
-def _shear_errors(found: Float, resolution: Float, sky: float, peak: Any) -> tuple[Float, Float]:
-    """Return the error of a component of the ellipticity and of the resolution.
+    Returns
+    -------
+    covariances : (n, 4, 4) array
+        Of xx, yy, xy (pixels**2) and the weighted mean of rho**4; NaN where there is none.
 
-    ``found`` is (n, 7) as :func:`~starmill.kernels.moments.centred_moments` gives it, ``sky`` and ``peak`` the variance
-    of a pixel of the sky and of the central one. The errors are those of a round Gaussian (see
-    :func:`~starmill.measurement.shape.gaussian_errors`): 2 xy / (xx + yy) over the resolution, and the size of the
-    source in 1 - size of the PSF / size of the source.
+    Notes
+    -----
+    With W = L L' the moments, u = L^-1 d, w = exp(-u u / 2) and < > the mean with the weight w I, the moments solve
+    <u u'> = 1 / 2, the fourth moment is q = <(u u)**2>. Noise n of the pixels gives these means the errors
+    sum(w n g) / sum(w I), g = (u u' - 1/2, (u u)**2 - q); a change L (1 + E) L' of W changes them by moments of the
+    fourth and the sixth order, for which those of the source are taken, not of a Gaussian: the size of a source
+    with wings, q > 2, is uncertain by 1 / (3 - q) times what that of a Gaussian is. Third moments are left out: the
+    error of the centre reaches second moments of a lopsided source only.
     """
-    errors = _moment_errors(found, sky, peak)
+    n, size = images.shape[0], images.shape[1]
+    xx, yy, xy = found[:, :3].T
     with np.errstate(all="ignore"):
-        size = found[:, 0] + found[:, 1]
-        covariance = errors[:, 0] ** 2 * (found[:, 2] / found[:, 0]) ** 2
-        trace = np.sqrt(errors[:, 0] ** 2 + errors[:, 1] ** 2 + 2 * covariance)
-        return 2 * errors[:, 2] / (size * np.abs(resolution)), np.abs(1 - resolution) * trace / size
+        a = np.sqrt(xx)
+        b = xy / a
+        c = np.sqrt(yy - b**2)
+        d = np.arange(size)
+        u = np.broadcast_to((d - found[:, 4, None, None]) / a[:, None, None], images.shape)
+        v = ((d[:, None] - found[:, 5, None, None]) - b[:, None, None] * u) / c[:, None, None]
+        products = np.stack([u * u, v * v, u * v], axis=1).reshape(n, 3, size**2)
+        rho2 = products[:, 0] + products[:, 1]
+        weight = np.exp(-0.5 * rho2)
+        light = weight * images.reshape(n, size**2)
+        light /= light.sum(1)[:, None]  # sums of it are means
+        noise = (weight / (0.5 * found[:, 3, None])) ** 2 * variance.reshape(n, size**2)
+        fourth = np.matmul(products * light[:, None], products.transpose(0, 2, 1))
+        sixth = np.matmul(products, (light * rho2**2)[:, :, None])[:, :, 0]
+        centre, twice = np.array([0.5, 0.5, 0.0]), np.array([1.0, 1.0, 2.0])  # xy is twice in the matrix
+        g = np.concatenate([products - centre[:, None], (rho2**2 - found[:, 6, None])[:, None]], axis=1)
+        scatter = np.matmul(g * noise[:, None], g.transpose(0, 2, 1))
+        change = np.zeros((n, 4, 4))
+        change[:, :3, :3] = 0.5 * fourth * twice - 0.5 * np.outer(centre, centre) - 0.5 * np.eye(3)
+        change[:, 3, :3] = twice * (
+            0.5 * (sixth - found[:, 6, None] * centre) - 2 * (fourth[:, 0] + fourth[:, 1])
+        )
+        change[:, 3, 3] = -1
+    to_moments = np.zeros((n, 4, 4))
+    to_moments[:, 0, 0], to_moments[:, 3, 3] = a**2, 1
+    to_moments[:, 1, :3] = np.column_stack([b**2, c**2, 2 * b * c])
+    to_moments[:, 2, 0], to_moments[:, 2, 2] = a * b, a * c
+    good = np.isfinite(change).all((1, 2)) & np.isfinite(to_moments).all((1, 2))
+    good[good] = np.linalg.det(change[good]) != 0
+    covariances = np.full((n, 4, 4), np.nan)
+    effect = np.matmul(to_moments[good], np.linalg.inv(change[good]))
+    covariances[good] = np.matmul(np.matmul(effect, scatter[good]), effect.transpose(0, 2, 1))
+    return covariances
+
+
+def _shear_errors(source: Float, psf: Float, covariances: Float) -> Float:
+    """Return the errors of e1, e2 and of the resolution, (3, n): how small changes of the moments change them."""
+    steps = np.full((len(source), 4), 1e-5)
+    steps[:, :3] *= (source[:, 0] + source[:, 1])[:, None]
+    slopes = np.empty((len(source), 3, 4))
+    for k, column in enumerate((0, 1, 2, 6)):
+        sides = []
+        for sign in (1, -1):
+            moved = source.copy()
+            moved[:, column] += sign * steps[:, k]
+            sides.append(np.stack(correct_for_gaussian_psf(moved, psf)))
+        with np.errstate(all="ignore"):
+            slopes[:, :, k] = ((sides[0] - sides[1]) / (2 * steps[:, k])).T
+    return error_from(np.einsum("nik,nkl,nil->in", slopes, covariances, slopes))
 
 
 def _gaussians(grid: NDArray[np.int64], x: Float, y: Float, moments: Float) -> Float:

@@ -72,10 +72,10 @@ class SkyCoordinate(Plugin):
         """Return the covariance of the centroids, (2, 2, n); NaN where unknown."""
         n = int(good.sum())
         covariance = np.full((2, 2, n), np.nan)
-        if "slot_centroid_x_err" in context:
-            covariance[0, 0] = context["slot_centroid_x_err"][good].astype(float) ** 2
-            covariance[1, 1] = context["slot_centroid_y_err"][good].astype(float) ** 2
-            covariance[0, 1] = covariance[1, 0] = context["slot_centroid_xy_cov"][good]
+        found = context.centroid_covariance()
+        if found is not None:
+            covariance[0, 0], covariance[1, 1] = found[0][good], found[1][good]
+            covariance[0, 1] = covariance[1, 0] = found[2][good]
         return covariance
 
 
