@@ -5,8 +5,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from starmill.kernels import centroids, moments, overlap, photometry
+from starmill.kernels.moment_noise import moment_noise
 from tests.measurement.scenes import bare_pixels
 from tests.reference import centroids as slow_centroids
+from tests.reference import moment_noise as slow_moment_noise
 from tests.reference import moments as slow_moments
 from tests.reference import overlap as slow_overlap
 from tests.reference import photometry as slow_photometry
@@ -236,3 +238,18 @@ def test_disk_bits_equals_slow_twin():
     )
     assert (found != 0).any()
     assert found[-2:].tolist() == [0, 0]
+
+
+def test_moment_noise():
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:31, :31]
+    image = 500 * np.exp(-(((x - 15.2) / 2.1) ** 2 + ((y - 14.7) / 2.9) ** 2) / 2) + rng.normal(0, 3, x.shape)
+    variance = rng.uniform(5, 9, x.shape)
+    found = np.array([[4.4, 8.4, 0.9, 1.0, 15.2, 14.7, 2.05], [np.nan] * 7])
+    axes = np.array([[2.1, 0.43, 2.86], [np.nan] * 3])
+    means, scatter = moment_noise(np.stack([image] * 2), np.stack([variance] * 2), found, axes)
+    expected = slow_moment_noise.moment_noise(image, variance, found[0], axes[0])
+    np.testing.assert_allclose(means[0], expected[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(scatter[0], expected[1], rtol=1e-9, atol=1e-15)
+    assert np.isnan(means[1]).all()
+    assert np.isnan(scatter[1]).all()

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from starmill.datamodel.catalog import Column
+from starmill.kernels.moment_noise import moment_noise
 from starmill.kernels.moments import centred_moments
 from starmill.measurement.context import BLOCK, MeasurementContext
 from starmill.measurement.plugin import ORDER_SHAPE, Plugin, error_from, register
 from starmill.measurement.shape import PARTS, usable_shapes
 
 Float = NDArray[np.float64]
+FOURTH = np.array([[0, 2, 1], [2, 4, 3], [1, 3, 2]])  # of the products uu, vv, uv with each other
 
 
 @register
@@ -152,32 +154,20 @@ def adaptive_covariances(images: NDArray[np.float32], variance: NDArray[np.float
     with wings, q > 2, is uncertain by 1 / (3 - q) times what that of a Gaussian is. Third moments are left out: the
     error of the centre reaches second moments of a lopsided source only.
     """
-    n, size = images.shape[0], images.shape[1]
+    n = len(images)
     xx, yy, xy = found[:, :3].T
     with np.errstate(all="ignore"):
         a = np.sqrt(xx)
         b = xy / a
         c = np.sqrt(yy - b**2)
-        d = np.arange(size)
-        u = np.broadcast_to((d - found[:, 4, None, None]) / a[:, None, None], images.shape)
-        v = ((d[:, None] - found[:, 5, None, None]) - b[:, None, None] * u) / c[:, None, None]
-        products = np.stack([u * u, v * v, u * v], axis=1).reshape(n, 3, size**2)
-        rho2 = products[:, 0] + products[:, 1]
-        weight = np.exp(-0.5 * rho2)
-        light = weight * images.reshape(n, size**2)
-        light /= light.sum(1)[:, None]  # sums of it are means
-        noise = (weight / (0.5 * found[:, 3, None])) ** 2 * variance.reshape(n, size**2)
-        fourth = np.matmul(products * light[:, None], products.transpose(0, 2, 1))
-        sixth = np.matmul(products, (light * rho2**2)[:, :, None])[:, :, 0]
-        centre, twice = np.array([0.5, 0.5, 0.0]), np.array([1.0, 1.0, 2.0])  # xy is twice in the matrix
-        g = np.concatenate([products - centre[:, None], (rho2**2 - found[:, 6, None])[:, None]], axis=1)
-        scatter = np.matmul(g * noise[:, None], g.transpose(0, 2, 1))
-        change = np.zeros((n, 4, 4))
-        change[:, :3, :3] = 0.5 * fourth * twice - 0.5 * np.outer(centre, centre) - 0.5 * np.eye(3)
-        change[:, 3, :3] = twice * (
-            0.5 * (sixth - found[:, 6, None] * centre) - 2 * (fourth[:, 0] + fourth[:, 1])
-        )
-        change[:, 3, 3] = -1
+    means, scatter = moment_noise(images, variance, found, np.column_stack([a, b, c]))
+    fourth, sixth = means[:, FOURTH], means[:, 5:]
+    centre, twice = np.array([0.5, 0.5, 0.0]), np.array([1.0, 1.0, 2.0])  # xy is twice in the matrix
+    change = np.zeros((n, 4, 4))
+    change[:, :3, :3] = 0.5 * fourth * twice - 0.5 * np.outer(centre, centre) - 0.5 * np.eye(3)
+    with_weight = 0.5 * (sixth - found[:, 6, None] * centre)
+    change[:, 3, :3] = twice * (with_weight - 2 * (fourth[:, 0] + fourth[:, 1]))
+    change[:, 3, 3] = -1
     to_moments = np.zeros((n, 4, 4))
     to_moments[:, 0, 0], to_moments[:, 3, 3] = a**2, 1
     to_moments[:, 1, :3] = np.column_stack([b**2, c**2, 2 * b * c])
