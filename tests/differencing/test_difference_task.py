@@ -133,8 +133,19 @@ def test_different_sizes_are_an_error(pair):
     small = Exposure(np.ones((50, 60), "f4"), None, np.ones((50, 60), "f4"))
     with pytest.raises(InputError, match="different pixels"):
         DifferenceTask().run(template=pair.template, science=small)
+    brighter = Exposure(np.full((50, 60), 2, "f4"), None, np.ones((50, 60), "f4"))
     with pytest.raises(AlgorithmError):
-        DifferenceTask().run(template=small, science=small)
+        DifferenceTask().run(template=small, science=brighter)
+
+
+def test_an_image_against_itself_is_refused(pair):
+    """Also when a twentieth of its pixels differ: the noise of the rest cancels."""
+    with pytest.raises(InputError, match=r"the same image: 100\.0% of \d+ usable pixels are equal"):
+        DifferenceTask().run(template=pair.science, science=pair.science)
+    changed = pair.science.copy()
+    changed.image[::20] += 1
+    with pytest.raises(InputError, match=r"the same image: 95\.0% of"):
+        DifferenceTask().run(template=pair.science, science=changed)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5])

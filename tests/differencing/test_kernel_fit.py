@@ -10,7 +10,7 @@ from starmill.differencing.background import fit_differential_background
 from starmill.differencing.decorrelation import correlation_excess, whiten, whitening_filter
 from starmill.differencing.fit_error import fit_variance, kernel_error_modes
 from starmill.differencing.kernel_basis import delta_basis, gaussian_basis
-from starmill.differencing.kernel_fit import KernelModel, fit_kernel, solve_summed
+from starmill.differencing.kernel_fit import KernelModel, fit_kernel, solve_summed, stamp_quality
 from starmill.differencing.noise import image_variance
 from starmill.differencing.seeing import measure_seeing
 from starmill.differencing.selection import fit_selected_kernel
@@ -53,6 +53,24 @@ def test_kernel_sum_and_shape_are_recovered(pair):
     assert (image * y).sum() == pytest.approx(-0.1, abs=0.03)
     assert (image * (x - 0.2) ** 2).sum() == pytest.approx(1.8**2 - 1.3**2, rel=0.1)
     assert np.median(fit.chi2[fit.used]) == pytest.approx(1, abs=0.1)
+
+
+def test_chi2_is_one_also_with_noise_of_the_reference(pair):
+    """The normal matrix leaves the noise of the reference out; the chi2 that is told does not."""
+    rng = np.random.default_rng(11)
+    t, basis = pair.template, gaussian_basis(7, [1.3], [2])
+    scatter = 10 * np.sqrt(t.variance)
+    noisy = (t.image + scatter * rng.normal(size=t.image.shape)).astype(np.float32)
+    variance = (t.variance + scatter**2).astype(np.float32)
+    stamps, _ = system_of(pair, basis)
+    target, own = pair.science.image, pair.science.variance
+    system = build_stamp_system(
+        noisy, target, variance, own, GOOD, GOOD, stamps, basis, match_sigma=1.2, scale=0.8
+    )
+    fit = fit_kernel(system, model_of(basis, order=0))
+    quiet = stamp_quality(system, fit.model, fit.coefficients)
+    assert np.median(quiet.chi2[fit.used]) < 0.75
+    assert np.median(fit.chi2[fit.used]) == pytest.approx(1, abs=0.15)
 
 
 def test_variable_star_is_rejected_with_its_reason(pair):

@@ -38,7 +38,9 @@ def drawn_system(variation, seed, n=14):
     noise = np.stack([np.linalg.cholesky(m) @ rng.normal(size=len(basis)) for m in matrix])
     vector = np.einsum("sij,sj->si", matrix, local) + noise
     power = np.einsum("si,si->s", local, vector)
-    return StampSystem(x, y, matrix, vector, power, np.full(n, 600), np.zeros(n)), model, truth, norm
+    no_noise = np.zeros(n), np.zeros((len(basis), len(basis)))
+    system = StampSystem(x, y, matrix, vector, power, np.full(n, 600), np.zeros(n), *no_noise)
+    return system, model, truth, norm
 
 
 def kernel_error(model, coefficients, truth):

@@ -74,7 +74,8 @@ def test_score_has_unit_width_and_flux_is_unbiased(product, case):
         pytest.skip("a proper difference needs the kernel that sharpens the template")
     template, science, (x, y), empty = make(template_widths, science_widths)
     config = DifferenceConfig(
-        product=product, direction=direction, kernel_order=0, sum_order=0, background_order=0, wings=False, fit_error_modes=0
+        product=product, direction=direction, kernel_order=0, sum_order=0, background_order=0, wings=False,
+        fit_error_modes=0, score_limit=10.0,  # the width must be right without being measured
     )  # fmt: skip
     result = DifferenceTask(config).run(template=template, science=science)
     empty = empty & ~result.difference.mask.any("NO_DATA")

@@ -81,13 +81,14 @@ def fit_variance(
     """
     thin = reference[::5, ::5][~bad[::5, ::5]]
     light = reference - np.float32(np.median(thin) if len(thin) else 0)
+    if prefilter is not None:
+        light[bad] = 0
     total = np.zeros(reference.shape, np.float32)
     for image in kernel_error_modes(fit, *box.center, modes=modes):
         if prefilter is None:
             field = ConstantField(Box.from_shape(reference.shape), 1.0)
             error = convolve_image(light, SpatialKernel(image[None], [field]), bad=bad).image
         else:  # the filter is wide: Fourier transforms are faster
-            clean = np.where(bad, np.float32(0), light)
-            error = oaconvolve(clean, fftconvolve(image, prefilter).astype(np.float32), mode="same")
-        total += error**2
+            error = oaconvolve(light, fftconvolve(image, prefilter).astype(np.float32), mode="same")
+        total += np.square(error, out=error)
     return total

@@ -209,10 +209,11 @@ def fit_kernel(
     if not converged:
         solution = solve_normal_equations(solved.select(used), model, maximum_condition)
         quality = stamp_quality(system, model, solution.coefficients)
-    scatter = max(1.0, float(np.median(quality.chi2[used])))
+    chi2 = quality.chi2 + noise_chi2(system, model, solution.coefficients)
+    scatter = max(1.0, float(np.median(chi2[used])))
     return KernelFit(
         kernel=model.kernel(solution.coefficients), model=model, coefficients=solution.coefficients,
-        covariance=solution.covariance * scatter, chi2=quality.chi2, amplitude=quality.amplitude,
+        covariance=solution.covariance * scatter, chi2=chi2, amplitude=quality.amplitude,
         amplitude_error=quality.amplitude_error, status=status, iterations=iterations, converged=converged,
         condition=solution.condition, ridge=solution.ridge,
     )  # fmt: skip
@@ -230,7 +231,10 @@ class Solution:
 
 @dataclass(frozen=True)
 class StampQuality:
-    """Reduced chi2, flux ratio to the model and its error of every stamp, and the S/N of the model."""
+    """Reduced chi2, flux ratio to the model and its error of every stamp.
+
+    The chi2 is that of the match: what the noise of the reference adds to it is taken out, as in the normal matrix.
+    """
 
     chi2: np.ndarray
     amplitude: np.ndarray
@@ -356,6 +360,19 @@ def stamp_quality(
     power = np.maximum(power, 1e-30)
     chi2 = (system.target_power - 2 * product + power) / np.maximum(system.pixels - 1, 1)
     return StampQuality(chi2, product / power, 1 / np.sqrt(power))
+
+
+def noise_chi2(
+    system: StampSystem, model: KernelModel, coefficients: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Return the part of the reduced chi2 of every stamp that the normal matrix leaves out, ``(n_stamps,)``.
+
+    It is the noise of the convolved reference: 1 less the share of the target in the noise of the difference.
+    """
+    local = local_coefficients(system, model, coefficients)
+    images = model.images
+    squares = np.einsum("si,ij,sj->s", local, system.gram[np.ix_(images, images)], local, optimize=True)
+    return np.asarray(squares * system.noise_power / np.maximum(system.pixels - 1, 1))
 
 
 def local_coefficients(

@@ -52,5 +52,6 @@ def _same_convolution(image: NDArray[np.floating], kernel: NDArray[np.floating])
     ny, nx = image.shape
     half = kernel.shape[0] // 2
     shape = [fft.next_fast_len(side + 2 * half, real=True) for side in (ny, nx)]
-    product = fft.rfft2(image.astype(np.float32), shape) * fft.rfft2(kernel.astype(np.float32), shape)
-    return fft.irfft2(product, shape)[half : half + ny, half : half + nx]
+    product = fft.rfft2(image.astype(np.float32, copy=False), shape)
+    product *= fft.rfft2(kernel.astype(np.float32), shape)
+    return fft.irfft2(product, shape, overwrite_x=True)[half : half + ny, half : half + nx]

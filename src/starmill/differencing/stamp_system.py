@@ -43,6 +43,10 @@ class StampSystem:
         Pixels with weight.
     masked_fraction : (n,) array
         Share of the stamp without weight.
+    noise_power : (n,) array
+        Weighted sum of the noise of the reference that was taken out of the matrix, before the kernel.
+    gram : (n_basis, n_basis) array
+        Of one unit of it in the convolved reference.
     """
 
     x: np.ndarray
@@ -52,6 +56,8 @@ class StampSystem:
     target_power: np.ndarray
     pixels: np.ndarray
     masked_fraction: np.ndarray
+    noise_power: np.ndarray
+    gram: np.ndarray
 
     def __len__(self) -> int:
         return len(self.x)
@@ -71,7 +77,8 @@ class StampSystem:
 
     def select(self, keep: NDArray[np.bool_]) -> StampSystem:
         """Return the system of some of the stamps (index or bool array)."""
-        return StampSystem(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+        per_stamp = [name for name in self.__dataclass_fields__ if name != "gram"]
+        return replace(self, **{name: getattr(self, name)[keep] for name in per_stamp})
 
 
 def build_stamp_system(
@@ -127,7 +134,7 @@ def build_stamp_system(
     n, border = len(stamps), basis.half_width
     matrix = np.empty((n, len(basis), len(basis)))
     vector, power = np.empty((n, len(basis))), np.empty(n)
-    pixels, masked = np.empty(n, int), np.empty(n)
+    pixels, masked, lights = np.empty(n, int), np.empty(n), np.empty(n)
     if noise_correction is None:
         noise_correction = max(0.0, 1 - np.sqrt(len(basis) / (n * (2 * stamps.half_width + 1) ** 2))) ** 2
     gram = _noise_gram(basis, prefilter) * noise_correction
@@ -154,11 +161,13 @@ def build_stamp_system(
             constant = products[:-1, -1] / max(products[-1, -1], 1e-300)
             products = products[:-1, :-1] - np.outer(constant, products[-1, :-1])
             light = np.sum(weights * np.where(spoilt, 0, noise)[border:-border, border:-border])
-            matrix[s] = products[:-1, :-1] - light * gram
+            matrix[s], lights[s] = products[:-1, :-1] - light * gram, light
             vector[s], power[s] = products[:-1, -1], products[-1, -1]
 
     map_tiles(work, [range(i, min(i + _BATCH, n)) for i in range(0, n, _BATCH)])
-    return StampSystem(stamps.x + origin[0], stamps.y + origin[1], matrix, vector, power, pixels, masked)
+    return StampSystem(
+        stamps.x + origin[0], stamps.y + origin[1], matrix, vector, power, pixels, masked, lights, gram
+    )
 
 
 def _parts(x: int, y: int, half: int, border: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -148,7 +148,8 @@ def fit_wings(
     values, weight = values[usable], 1 / noise[usable]
     keep = np.abs(values - np.median(values)) * weight < 8
     for _ in range(4):
-        scaled = design[keep] * weight[keep][:, None]
+        scaled = design[keep]
+        scaled *= weight[keep][:, None]
         inverse = np.linalg.pinv(scaled.T @ scaled, rcond=1e-13, hermitian=True)
         coefficients = inverse @ (scaled.T @ (values[keep] * weight[keep]))
         keep = np.abs(values - design @ coefficients) * weight < 4

@@ -57,6 +57,9 @@ FEWEST_STARS = 5
 SMALL = 150
 """An image with a shorter side, pixels, may be a cutout around one object."""
 
+SAME = 0.9
+"""Share of equal pixels beyond which two images are one; noise of one count in whole numbers makes 0.28 equal."""
+
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 """Strengths of the smoothness of a delta basis that are tried, relative to the light of a typical stamp."""
 
@@ -113,7 +116,9 @@ class DifferenceTask(Task):
             prepared = template if isinstance(template, PreparedTemplate) else self.prepare(template)
             template = prepared.exposure
             self._check_inputs(template, science)
-            sides = with_some_seeing({"template": prepared.side, "science": self._side(science)})
+            sides = {"template": prepared.side, "science": self._side(science)}
+            self._check_noise(*sides.values())
+            sides = with_some_seeing(sides)
             sides = {
                 "template": self._hidden(sides["template"], template, exclude),
                 "science": self._hidden(sides["science"], science, exclude),
@@ -133,9 +138,8 @@ class DifferenceTask(Task):
                 stamps, fit, lone_error, light = found.stamps, found.fit, found.scale_error, found.light
             else:
                 stamps, fit = self._fit(reference, target, box, positions)
-            if not cutout and product == "difference" and self._needs_whitening(fit, reference, target, box):
-                (white, white_target), central = prefiltered(reference, target, fit, box)
-                stamps, fit = self._fit(white, white_target, box, positions, stamps, central)
+                if product == "difference" and self._needs_whitening(fit, reference, target, box):
+                    stamps, fit = self._fit_white(reference, target, box, positions, stamps, fit)
         with self.timer("subtract"):
             matched = self._subtract(reference, target, fit, box)
         with self.timer("finish"):
@@ -192,6 +196,15 @@ class DifferenceTask(Task):
         if template.box != science.box:
             raise InputError(
                 f"template and science are on different pixels: {template.box} and {science.box}; align them first"
+            )
+
+    def _check_noise(self, template: Side, science: Side) -> None:
+        """Refuse two images with the same noise, whose difference has none."""
+        good = ~(template.bad | science.bad)
+        share = float((template.image == science.image)[good].mean()) if good.any() else 0.0
+        if share > SAME:
+            raise InputError(
+                f"template and science are the same image: {share:.1%} of {good.sum()} usable pixels are equal"
             )
 
     def _side(self, exposure: Exposure) -> Side:
@@ -363,6 +376,19 @@ class DifferenceTask(Task):
         fits = {name: _first_that_works(fit, candidate, attempts) for name, candidate in bases.items()}
         return stamps, best_basis(fits)
 
+    def _fit_white(
+        self,
+        reference: Side,
+        target: Side,
+        box: Box,
+        positions: tuple[Array, Array] | None,
+        stamps: StampSet,
+        fit: KernelFit,
+    ) -> tuple[StampSet, KernelFit]:
+        """Fit again on images filtered so that their difference is white; they live no longer than this."""
+        (white, white_target), central = prefiltered(reference, target, fit, box)
+        return self._fit(white, white_target, box, positions, stamps, central)
+
     def _solve(
         self, system: StampSystem, basis: KernelBasis, box: Box, keywords: dict[str, Any]
     ) -> KernelFit:
@@ -402,18 +428,22 @@ class DifferenceTask(Task):
             origin=(box.x0, box.y0),
         )
         difference, variance = subtract_convolved(convolved, target.image, target.variance)
-        bad = target.bad | reference.bad | (convolved.lost > config.lost_limit)
+        matched, lost = convolved.image, convolved.lost
+        del convolved  # every plane of a large image counts
+        bad = target.bad | reference.bad | (lost > config.lost_limit)
         order, family = config.background_order, config.family
         background = fit_differential_background(difference, variance, bad, box, order=order, family=family)
-        matched = convolved.image
         wings = None
         if config.wings:
             flat = difference - background.field.image(box, np.float32)
             light = reference.ring_light(fit.kernel.half_width)
             wings = fit_wings(light, flat, variance, bad)
+            del flat
         if wings is not None:
             faint = wings.image(light)
-            matched, difference = matched + faint, difference - faint
+            matched += faint
+            difference -= faint
+            del faint
             background = fit_differential_background(
                 difference, variance, bad, box, order=order, family=family
             )
@@ -429,19 +459,21 @@ class DifferenceTask(Task):
                 forced=config.background_mesh == "always",
             )
         sky = background.field.image(box, np.float32)
+        difference -= sky
+        matched += sky
         without_level = replace(
             background, field=background.field + kernel_sum_field(fit.kernel) * -float(level)
         )
         return {
-            "difference": difference - sky, "variance": variance, "bad": bad, "lost": convolved.lost,
-            "background": without_level, "wings": wings, "matched": matched + sky,
+            "difference": difference, "variance": variance, "bad": bad, "lost": lost, "background": without_level,
+            "wings": wings, "matched": matched,
         }  # fmt: skip
 
     def _finish(
         self, matched: dict[str, Any], reference: Side, target: Side, fit: KernelFit, box: Box, direction: str
     ) -> dict[str, Any]:
-        """Whiten if needed, bring to the scale of the science image, and make the score image."""
-        difference, variance, bad = matched["difference"], matched["variance"], matched["bad"]
+        """Whiten if needed, bring to the scale of the science image, and make the score image; the planes are taken."""
+        difference, variance, bad = matched.pop("difference"), matched.pop("variance"), matched["bad"]
         psf, width, decorrelated = target.seeing.psf_image, 1.0, False
         if self._needs_whitening(fit, reference, target, box):
             difference, variance, psf = whitened(difference, bad, reference, target, fit.kernel, box, psf)

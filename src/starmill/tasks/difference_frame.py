@@ -12,6 +12,7 @@ from starmill.coaddition.registration import find_registration
 from starmill.coaddition.warp import same_grid, warp_by_map, warp_exposure
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.field import ConstantField
+from starmill.datamodel.masked_image import MaskedImage
 from starmill.datamodel.psf import PixelBasisPsf
 from starmill.differencing.noise import image_variance
 from starmill.differencing.seeing import bright_positions, measure_seeing
@@ -109,7 +110,7 @@ class DifferenceFrameTask(Task):
         Parameters
         ----------
         template, science : Exposure
-            Not changed.
+            Not changed; those of the result may share their pixels.
 
         Returns
         -------
@@ -149,7 +150,7 @@ class DifferenceFrameTask(Task):
     def _with_variance(self, exposure: Exposure, role: str) -> Exposure:
         """Return an exposure with a variance plane and a saturation mask; a plane of zeros means an unknown variance."""
         config = self.config
-        exposure = exposure.copy()
+        exposure = _with_own_mask(exposure)
         exposure.mask.set("NO_DATA", self._empty(exposure))
         bad = exposure.mask.any("NO_DATA", "BAD") | ~np.isfinite(exposure.image)
         level = exposure.info.saturation if config.saturation is None else config.saturation
@@ -170,7 +171,8 @@ class DifferenceFrameTask(Task):
             gain = exposure.info.gain if config.gain is None else config.gain
             read_noise = config.read_noise or np.nan_to_num(exposure.info.read_noise)
             bad |= exposure.mask.any("SAT")
-            exposure.variance = image_variance(exposure.image, bad, gain=gain, read_noise=read_noise)
+            variance = image_variance(exposure.image, bad, gain=gain, read_noise=read_noise)
+            exposure = _with_own_mask(exposure, variance)
         return exposure
 
     def _empty(self, exposure: Exposure) -> Array:
@@ -231,6 +233,20 @@ class DifferenceFrameTask(Task):
                 f"template and science do not overlap on the sky: none of {science.box.area} pixels is covered"
             )
         return warped
+
+
+def _with_own_mask(exposure: Exposure, variance: Array | None = None) -> Exposure:
+    """Return an exposure that shares image and, unless another is given, variance; the mask is its own."""
+    given = exposure.masked_image
+    own = exposure[exposure.box]
+    own.masked_image = MaskedImage(
+        given.image,
+        given.mask.copy() if variance is None else given.mask,
+        given.variance if variance is None else variance,
+        origin=given.origin,
+        unit=given.unit,
+    )
+    return own
 
 
 def excluded_discs(listed: list[str], science: Exposure) -> tuple[Array, Array, Array] | None:
