@@ -8,6 +8,7 @@ import pytest
 from starmill.datamodel.exposure import Exposure
 from starmill.datamodel.mask import Mask
 from starmill.differencing.proper import common_blur, psf_covariance
+from starmill.differencing.score import width_of_sky
 from starmill.tasks.difference import DifferenceConfig, DifferenceTask
 from starmill.tasks.difference_frame import DifferenceFrameConfig, DifferenceFrameTask
 
@@ -74,8 +75,7 @@ def test_score_has_unit_width_and_flux_is_unbiased(product, case):
         pytest.skip("a proper difference needs the kernel that sharpens the template")
     template, science, (x, y), empty = make(template_widths, science_widths)
     config = DifferenceConfig(
-        product=product, direction=direction, kernel_order=0, sum_order=0, background_order=0, wings=False,
-        fit_error_modes=0, score_limit=10.0,  # the width must be right without being measured
+        product=product, direction=direction, kernel_order=0, sum_order=0, background_order=0, wings=False, fit_error_modes=0
     )  # fmt: skip
     result = DifferenceTask(config).run(template=template, science=science)
     empty = empty & ~result.difference.mask.any("NO_DATA")
@@ -148,3 +148,13 @@ def test_new_sources_keep_no_shape_flags_in_blurred_products(product):
     assert near.sum() > 0.9 * len(x)
     for flag in ("sharp_flag", "extended_flag"):
         assert catalog[flag][near].mean() <= 0.06  # as in plain differences
+
+
+def test_width_of_sky_is_that_of_the_noise_among_sources():
+    rng = np.random.default_rng(4)
+    score = rng.normal(scale=1.3, size=40000)
+    assert width_of_sky(score) == pytest.approx(1.3, rel=0.015)
+    score[:4000] = rng.normal(scale=30, size=4000)
+    assert width_of_sky(score) == pytest.approx(1.3, rel=0.03)
+    assert width_of_sky(np.zeros(100)) == 0
+    assert width_of_sky(np.zeros(0)) == 1

@@ -6,7 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["matched_filter"]
+__all__ = ["matched_filter", "width_of_sky"]
+
+_CUT = 2.5  # of the width: further pixels are sources or what is left of stars
+_TRUNCATED = 0.95460  # standard deviation of a unit Gaussian within 2.5
+_ROUNDS = 20
 
 
 def matched_filter(
@@ -55,3 +59,29 @@ def _same_convolution(image: NDArray[np.floating], kernel: NDArray[np.floating])
     product = fft.rfft2(image.astype(np.float32, copy=False), shape)
     product *= fft.rfft2(kernel.astype(np.float32), shape)
     return fft.irfft2(product, shape, overwrite_x=True)[half : half + ny, half : half + nx]
+
+
+def width_of_sky(score: NDArray[np.floating]) -> float:
+    """Return the standard deviation of the part of a score image that is noise; 1 without values.
+
+    Parameters
+    ----------
+    score : (n,) array
+        Usable pixels, sources and what is left of stars among them.
+
+    Notes
+    -----
+    Standard deviation within 2.5 of itself about the mean, divided by that of a truncated Gaussian, from the range
+    between the 16th and the 84th percentile on until it stands still. Where two thirds of the pixels lie beside stars
+    and new sources the percentiles alone are 3 to 6 per cent too wide, this 1 to 3.
+    """
+    if len(score) == 0:
+        return 1.0
+    low, middle, high = np.percentile(score, [15.87, 50, 84.13])
+    width, mean = float(high - low) / 2, float(middle)
+    for _ in range(_ROUNDS):
+        kept = score[np.abs(score - mean) <= _CUT * width]
+        before, mean, width = width, float(kept.mean(dtype=float)), float(kept.std(dtype=float)) / _TRUNCATED
+        if abs(width - before) <= 1e-4 * before:
+            break
+    return width

@@ -33,7 +33,7 @@ from starmill.differencing.kernel_fit import KernelFit, KernelModel, fit_kernel
 from starmill.differencing.kernel_sum import kernel_sum_error, kernel_sum_field, kernel_sum_image
 from starmill.differencing.proper import blurred_side, common_blur, filter_difference, sharpening
 from starmill.differencing.quality import DifferenceQuality, judge_difference
-from starmill.differencing.score import matched_filter
+from starmill.differencing.score import matched_filter, width_of_sky
 from starmill.differencing.seeing import Seeing, faint_seeing, measure_seeing
 from starmill.differencing.selection import best_basis, fit_selected_kernel
 from starmill.differencing.sides import Side, discs, flux_ratio, with_some_seeing
@@ -504,7 +504,7 @@ class DifferenceTask(Task):
 
     def _unit_width(self, score: Array, bad: Array) -> tuple[Array, float]:
         """Return a score image divided by its width where correlated input noise makes it too wide, and the factor."""
-        empirical = _robust_width(score[::2, ::2][~bad[::2, ::2]])
+        empirical = width_of_sky(score[::2, ::2][~bad[::2, ::2]])
         return (
             (score / np.float32(empirical), empirical)
             if empirical > self.config.score_limit
@@ -566,11 +566,6 @@ class DifferenceTask(Task):
             "convolved the %s, kernel sum %.5f, %d of %d stamps, verdict: %s",
             direction, products["kernel_sum"], fit.used.sum(), len(fit.status), quality.verdict,
         )  # fmt: skip
-
-
-def _robust_width(values: Array) -> float:
-    """Return half the range between the 16th and 84th percentiles; 1 without values."""
-    return float(np.subtract(*np.percentile(values, [84.13, 15.87])) / 2) if len(values) else 1.0
 
 
 def _first_that_works(
