@@ -196,14 +196,12 @@ def isophotal_sums(pixels, n_sigma):
         hide_source(pixels, i, saved)
         sums[i, 0], sums[i, 1], sums[i, 2] = flux, spreads[0, 0], area
         if flux > 0.0:
-            mx /= flux
-            my /= flux
+            mx, my = mx / flux, my / flux
             sums[i, 3], sums[i, 4] = x0 + mx, y0 + my
             sums[i, 5] = mxx / flux - mx * mx
             sums[i, 6] = myy / flux - my * my
             sums[i, 7] = mxy / flux - mx * my
             _variances(spreads, mx, my, sums[i], errors[i])
         else:
-            for k in range(3, 8):
-                sums[i, k] = math.nan
+            sums[i, 3:] = math.nan
     return sums, errors
