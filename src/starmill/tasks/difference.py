@@ -201,10 +201,12 @@ class DifferenceTask(Task):
     def _check_noise(self, template: Side, science: Side) -> None:
         """Refuse two images with the same noise, whose difference has none."""
         good = ~(template.bad | science.bad)
-        share = float((template.image == science.image)[good].mean()) if good.any() else 0.0
+        usable = int(np.count_nonzero(good))
+        equal = int(np.count_nonzero(good & (template.image == science.image)))
+        share = equal / max(usable, 1)
         if share > SAME:
             raise InputError(
-                f"template and science are the same image: {share:.1%} of {good.sum()} usable pixels are equal"
+                f"template and science are the same image: {share:.1%} of {usable} usable pixels are equal"
             )
 
     def _side(self, exposure: Exposure) -> Side:
